@@ -1,0 +1,212 @@
+"""Configurations: frozen dataclasses that hold the defaults, and a strict loader for the YAML files in `configs/`."""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+# In an installed package the files lie inside it, in a checkout beside it.
+_PACKAGE = Path(__file__).resolve().parent
+CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the place and the remedy."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Encoder and decoder by name (see `networks.py`)."""
+
+    encoder: str = "conv"
+    decoder: str = "conv"
+    latent_dim: int = 32  # paper, section 5
+
+
+@dataclass(frozen=True)
+class ChannelConfig:
+    """Noise channel. All but `kind` concern Echo only; see `EchoDense`."""
+
+    kind: str = "echo"  # echo or gaussian
+    d_max: int = 99  # paper, section 5: batch - 1, which makes r = 0.8359
+    sampler: str = "ring"  # ring or gather
+    replace: bool = False
+    parametrisation: str = "standardised"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation with Adam."""
+
+    epochs: int = 200  # paper, section 5
+    batch_size: int = 100  # paper, section 5
+    learning_rate: float = 3e-4  # paper, section 5
+    decay_start: float = 0.5  # fraction of the steps; paper: linear to 0 over the last 100 of 200 epochs
+    dtype_policy: str = "float32"  # or mixed_bfloat16: convolutions in bfloat16, channel and losses in float32
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a trained model, but for the data.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    method: str
+    protocol: str = "paper"
+    beta: float = 1.0  # multiplies the rate
+    seed: int = 0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    channel: ChannelConfig = field(default_factory=ChannelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self):
+        # Imported here: the names that a configuration may use belong to modules that import Keras.
+        from echo_tf.echo import PARAMETRISATIONS, SAMPLERS
+        from echo_tf.networks import DECODERS, ENCODERS
+
+        choices = {
+            "protocol": ("paper",),
+            "network.encoder": tuple(ENCODERS),
+            "network.decoder": tuple(DECODERS),
+            "channel.kind": ("echo", "gaussian"),
+            "channel.sampler": SAMPLERS,
+            "channel.parametrisation": PARAMETRISATIONS,
+            "training.dtype_policy": ("float32", "mixed_bfloat16"),
+        }
+        at_least = {
+            "beta": 0,
+            "seed": 0,
+            "network.latent_dim": 1,
+            "channel.d_max": 1,
+            "training.epochs": 1,
+            "training.batch_size": 2,
+            "training.decay_start": 0,
+        }
+        values = flatten(self)
+        for key, allowed in choices.items():
+            if values[key] not in allowed:
+                raise ConfigError(f"Invalid value for `{key}`. Expected one of {allowed}. Received: {values[key]!r}")
+        for key, minimum in at_least.items():
+            if not (math.isfinite(values[key]) and values[key] >= minimum):
+                raise ConfigError(f"Invalid value for `{key}`. Expected at least {minimum}. Received: {values[key]}")
+        if not 0 < self.training.learning_rate < math.inf:
+            raise ConfigError(
+                "Invalid value for `training.learning_rate`. Expected a positive finite number. "
+                f"Received: {self.training.learning_rate}"
+            )
+        if self.training.decay_start > 1:
+            raise ConfigError(
+                "Invalid value for `training.decay_start`. Expected a fraction from 0 to 1. "
+                f"Received: {self.training.decay_start}"
+            )
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Values of a configuration by dotted key, `{"beta": 1.0, "training.epochs": 200, ...}`."""
+    flat = {}
+    for key, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def available_methods() -> list[str]:
+    """Names that `load_config` finds: the files of `configs/` but for the paper's results."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if path.stem != "paper")
+
+
+def load_config(name_or_path: str | Path, **overrides: Any) -> Config:
+    """Load a configuration by method name or from a YAML file.
+
+    Args:
+        name_or_path: A method (`"echo"`, see `available_methods`), or the path of a `.yaml` file.
+        **overrides: Values that replace those of the file, groups as dictionaries:
+            `load_config("echo", beta=0.5, training={"epochs": 10})`.
+
+    Returns:
+        The resolved `Config`. `method` is the name of the file.
+
+    Raises:
+        ConfigError: no such method or file, unknown key (the message names the nearest one), value of a wrong type or out
+            of its range.
+
+    Example:
+        >>> load_config("echo", training={"epochs": 10}).training.epochs
+        10
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = CONFIG_DIR / f"{name_or_path}.yaml"
+        if str(name_or_path) not in available_methods():
+            raise ConfigError(
+                f"Unknown method {str(name_or_path)!r}{_nearest(str(name_or_path), available_methods())}. "
+                f"Known methods: {', '.join(available_methods())}; or give the path of a .yaml file."
+            )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"No configuration file {path}. Give a method name or an existing .yaml file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a valid YAML file: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values. Received: {type(values).__name__}")
+    try:
+        return config_from_dict(_merge({"method": path.stem, **values}, overrides))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """Build a `Config` from nested dictionaries (the inverse of `dataclasses.asdict`).
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _from_dict(Config, values, "")
+
+
+def _merge(values: dict, overrides: dict) -> dict:
+    merged = dict(values)
+    for key, value in overrides.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _from_dict(cls: type, values: dict[str, Any], prefix: str):
+    types = get_type_hints(cls)
+    for key in values:
+        if key not in types:
+            raise ConfigError(f"unknown key `{prefix}{key}`{_nearest(str(key), list(types))}. Keys: {', '.join(types)}")
+    if "method" in types and "method" not in values:
+        raise ConfigError("key `method` is missing")
+    return cls(**{key: _convert(value, types[key], prefix + key) for key, value in values.items()})
+
+
+def _convert(value: Any, expected: type, key: str):
+    """Check by the type of the field: YAML reads `3e-4` as a string, and `no` as a boolean."""
+    if dataclasses.is_dataclass(expected):
+        if isinstance(value, dict):
+            return _from_dict(expected, value, key + ".")
+    elif expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is expected:
+        return value
+    wanted = "keys and values" if dataclasses.is_dataclass(expected) else expected.__name__
+    raise ConfigError(f"Invalid value for `{key}`. Expected {wanted}. Received: {value!r}")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""

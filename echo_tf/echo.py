@@ -1,0 +1,670 @@
+r"""The Echo noise channel of Brekelmans et al. 2019: noise, sample, exact rate, and the Keras layers.
+
+The channel is `z = f(x) + S(x) e` with noise made from the data themselves,
+
+    e = sum_{l >= 0} ( prod_{k < l} S(x_k) ) f(x_l),    x_0, x_1, ... i.i.d. from q(x),
+
+so that `z` and `e` have the same law and `I(X; Z) = -E sum_j log s_j(x)` exactly (Theorem 2.3).
+The sum is cut after `d_max` terms; `max_scale` bounds every `s_j` so that what is cut is lost in float32 anyway.
+
+Everything is in nats and per example: examples lie along axis 0, dimensions along the last axis.
+"""
+
+import logging
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.optimize import brentq
+
+logger = logging.getLogger(__name__)
+
+Tensor = Any
+Seed = int | keras.random.SeedGenerator | None
+
+SAMPLERS = ("ring", "gather")
+PARAMETRISATIONS = ("standardised", "literal")
+
+# Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
+VARIANCE_EPSILON = 1e-6
+
+
+def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> float:
+    """Largest scale `r` for which `d_max` echoes give the noise to within `precision`.
+
+    `r` solves `M r^d / (1 - r) = precision`, where the left side bounds what the echoes after the first `d` add to any
+    dimension when `|f_j| <= M` and `0 < s_j <= r`.
+
+    Args:
+        d_max: Integer >= 1, the number of echoes `d`.
+        max_mean: Float > 0, the bound `M` of `|f_j(x)|`.
+        precision: Float > 0, the largest error of the noise. The default is the spacing of float32 numbers at 1.
+
+    Returns:
+        `r` in (0, 1), float. `-log(r)` is the rate floor of one dimension in nats.
+
+    Raises:
+        ValueError: `d_max < 1`, or `max_mean` or `precision` is not a positive finite number.
+
+    Source: paper, section 2.2 (its 0.8359 is `max_scale(99)`).
+        Differs from the released code, whose default solves `M r^d = precision`, which bounds one dropped term instead of
+        all of them, and whose sampler and loss have different defaults for `r`.
+
+    Example:
+        >>> round(max_scale(99), 7)
+        0.8358656
+    """
+    if int(d_max) != d_max or d_max < 1:
+        raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
+    for name, value in (("max_mean", max_mean), ("precision", precision)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value}"
+            )
+    log_target = math.log(precision / max_mean)
+
+    # In the logit t of r both log r and log(1 - r) keep full precision at either end, and the left side increases.
+    def excess(t):
+        log_r, log_one_minus_r = -np.logaddexp(0.0, -t), -np.logaddexp(0.0, t)
+        return d_max * log_r - log_one_minus_r - log_target
+
+    logit = brentq(excess, -750.0, 750.0, xtol=1e-13)
+    return 1.0 / (1.0 + math.exp(-logit))
+
+
+def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int) -> Tensor:
+    """Noise at every place of a ring, from the `d_max` places that follow it.
+
+    The noise obeys `e_k = f_{k+1} + s_{k+1} e_{k+1}`. A block of n places maps the noise behind it to the noise in front of
+    it by `e -> total + decay * e`; blocks compose, so blocks of 1, 2, 4, ... places starting at every place come from
+    doubling, and the binary digits of `d_max` select those that add up to exactly `d_max` terms:
+    O(n dim log d_max) time, O(n dim) memory.
+    """
+    decay, total = ops.exp(log_scale), mean  # block of `size` places that starts at each place
+    sum_decay, sum_total, terms = None, None, 0  # the blocks selected so far
+    size = 1
+    while True:
+        if d_max & size:
+            if sum_total is None:
+                sum_decay, sum_total = decay, total
+            else:
+                sum_total = sum_total + sum_decay * ops.roll(total, -terms, axis=0)
+                sum_decay = sum_decay * ops.roll(decay, -terms, axis=0)
+            terms += size
+        if terms == d_max:
+            break
+        total = total + decay * ops.roll(total, -size, axis=0)
+        decay = decay * ops.roll(decay, -size, axis=0)
+        size *= 2
+    return ops.roll(sum_total, -1, axis=0)
+
+
+def ring_noise(mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int) -> Tensor:
+    """Echo noise of every example when `order`, read as a ring, gives the echoes.
+
+    The example at place `k` uses those at places `k + 1, ..., k + d_max` (modulo the batch), so its own sample never
+    occurs if `d_max < batch`. For a uniformly random `order` each example's echoes are a uniformly random ordering of the
+    others, exactly as with independent draws without replacement; only the dependence *between* examples differs
+    (on one ring `e_k = z_{k+1}` up to the truncation). Deterministic.
+
+    Args:
+        mean: `f(x)`. Shape `(batch, ..., dim)`, float.
+        log_scale: `log s(x)`, `log r` included. Same shape.
+        order: Permutation of `0, ..., batch - 1`. Shape `(batch,)`, integer.
+        d_max: Integer >= 1, number of echoes.
+
+    Returns:
+        Noise `e`, the same shape as `mean`; row i belongs to example i. O(batch dim log d_max) time, O(batch dim) memory.
+
+    Source: paper, equations 2 and 3; the linear-time evaluation is ours.
+    """
+    places = _echo_recurrence(ops.take(mean, order, axis=0), ops.take(log_scale, order, axis=0), d_max)
+    return ops.take(places, ops.argsort(order), axis=0)
+
+
+def gather_noise(mean: Tensor, log_scale: Tensor, orders: Tensor, d_max: int) -> Tensor:
+    """Echo noise of every example from its own list of echoes. Deterministic.
+
+    `e_i = sum_{l < d_max} f(x_{o_il}) exp( sum_{k < l} log s(x_{o_ik}) )` for row `o_i` of `orders`.
+
+    Args:
+        mean: `f(x)`. Shape `(batch, ..., dim)`, float.
+        log_scale: `log s(x)`, `log r` included. Same shape.
+        orders: Row i lists the echoes of example i. Shape `(examples, d_max)` or wider, integer.
+        d_max: Integer >= 1, number of echoes.
+
+    Returns:
+        Noise `e`. Shape `(examples, ..., dim)`. O(examples d_max dim) time and memory.
+
+    Source: paper, equations 2 and 3.
+    """
+    orders = orders[:, :d_max]
+    means = ops.take(mean, orders, axis=0)  # (examples, d_max, ..., dim)
+    log_scales = ops.take(log_scale, orders, axis=0)  # (examples, d_max, ..., dim)
+
+    log_weights = ops.cumsum(log_scales, axis=1) - log_scales  # exclusive: the first echo has weight 1
+
+    return ops.sum(means * ops.exp(log_weights), axis=1)
+
+
+def _short_batch_noise(mean: Tensor, log_scale: Tensor, d_max: int, seed: Seed) -> Tensor:
+    """Noise from `d_max` echoes drawn with replacement from the other examples of a batch too small to have as many."""
+    batch = ops.shape(mean)[0]
+    others = keras.random.randint((batch, d_max), 0, batch - 1, seed=seed)
+    orders = (ops.expand_dims(ops.arange(batch), 1) + 1 + others) % batch
+    return gather_noise(mean, log_scale, orders, d_max)
+
+
+def _check_sampler(sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise ValueError(
+            f"Invalid value received for argument `sampler`. Expected one of {SAMPLERS}. Received: sampler={sampler!r}"
+        )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    tensor = ops.convert_to_tensor(tensor)
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return tensor if dtype in ("float32", "float64") else ops.cast(tensor, "float32")
+
+
+def echo_noise(
+    mean: Tensor,
+    log_scale: Tensor,
+    *,
+    d_max: int | None = None,
+    sampler: str = "ring",
+    replace: bool = False,
+    seed: Seed = None,
+) -> Tensor:
+    """Random Echo noise: a draw from the marginal law of `z` for every example of the batch.
+
+    `e = sum_{l < d_max} ( prod_{k < l} s(x_k) ) f(x_l)` with echoes `x_0, x_1, ...` from the batch. No gradient is stopped:
+    every example is signal for itself and noise for others.
+
+    Args:
+        mean: `f(x)`. Shape `(batch, ..., dim)`, float. Echoes lie along axis 0.
+        log_scale: `log s(x) < 0`, `log r` included (see `max_scale`). Same shape.
+        d_max: Integer, number of echoes. `None` means `batch - 1`, for which the batch must be static; required when
+            `replace=True`.
+        sampler: `"ring"` takes all echo orders from one random permutation in O(batch dim log d_max) time; `"gather"`
+            draws an independent order for every example in O(batch d_max dim). The law of each example's noise is the
+            same; the dependence between examples is not (see `ring_noise`), which matters for statistics of one batch.
+        replace: Boolean. `False`: all echoes of an example differ and none is the example itself. `True`: echoes are
+            drawn uniformly from the whole batch, repeats and the own sample included; then the rate formula is
+            approximate, within 1 % only if the batch has at least `20 / (1 - r)` examples.
+        seed: A `keras.random.SeedGenerator` (fresh draw at each call), an integer (the same draw at each call), or `None`
+            (Keras' global generator).
+
+    Returns:
+        `e`, the same shape as `mean`, at least float32.
+
+    Raises:
+        ValueError: `d_max < 1`; `d_max > batch - 1` without replacement; `d_max=None` with replacement or with a batch
+            size that is not known in advance; unknown `sampler`.
+
+    Source: paper, equations 2 and 3 and section 2.2. Differs from the released code, which draws its permutations once
+        when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
+    """
+    mean, log_scale = _at_least_float32(mean), _at_least_float32(log_scale)
+    _check_sampler(sampler)
+    static_batch = mean.shape[0]
+    if d_max is None:
+        if replace or static_batch is None:
+            raise ValueError(
+                "Invalid value received for argument `d_max`. Expected an integer, because "
+                + ("replace=True has no natural number of echoes. " if replace else "the batch size is not static. ")
+                + "Received: d_max=None"
+            )
+        d_max = static_batch - 1
+    if int(d_max) != d_max or d_max < 1:
+        raise ValueError(
+            "Invalid value received for argument `d_max`. Expected an integer >= 1 (so a batch of at least 2). "
+            f"Received: d_max={d_max}, batch size {static_batch}"
+        )
+    if not replace and static_batch is not None and d_max > static_batch - 1:
+        raise ValueError(
+            f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {static_batch - 1} without "
+            f"replacement. Received: d_max={d_max}. Use larger batches, a smaller d_max, or replace=True."
+        )
+
+    batch = ops.shape(mean)[0]
+    if sampler == "ring" and not replace:
+        order = keras.random.shuffle(ops.arange(batch), seed=seed)
+        return ring_noise(mean, log_scale, order, d_max)
+    if sampler == "ring":
+        # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
+        places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
+        return _echo_recurrence(ops.take(mean, places, axis=0), ops.take(log_scale, places, axis=0), d_max)[:batch]
+    if replace:
+        orders = keras.random.randint((batch, d_max), 0, batch, seed=seed)
+    else:
+        # Sorting independent uniforms orders the examples at random; the 2 on the diagonal puts the own sample last.
+        keys = keras.random.uniform((batch, batch), seed=seed) + 2.0 * ops.eye(batch)
+        orders = ops.argsort(keys, axis=1)
+    return gather_noise(mean, log_scale, orders, d_max)
+
+
+def echo_sample(
+    mean: Tensor,
+    log_scale: Tensor,
+    *,
+    d_max: int | None = None,
+    sampler: str = "ring",
+    replace: bool = False,
+    seed: Seed = None,
+) -> Tensor:
+    """Output of the Echo channel, `z = f(x) + s(x) e`.
+
+    Args and errors are those of `echo_noise`.
+
+    Returns:
+        `z`, the same shape as `mean`, at least float32.
+
+    Source: paper, equation 1.
+    """
+    mean, log_scale = _at_least_float32(mean), _at_least_float32(log_scale)
+    noise = echo_noise(mean, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=seed)
+    return mean + ops.exp(log_scale) * noise
+
+
+def echo_rate(log_scale: Tensor) -> Tensor:
+    """Information that the Echo channel transmits about each example, exact and in closed form.
+
+    `rate(x) = -sum_j log s_j(x)`; its mean over `x` is `I(X; Z)`.
+
+    Args:
+        log_scale: `log s(x)`, `log r` included. Shape `(batch, ..., dim)`, float.
+
+    Returns:
+        Rate in nats per example. Shape `(batch,)`, at least float32.
+
+    Source: paper, Theorem 2.3.
+    """
+    log_scale = _at_least_float32(log_scale)
+    return -ops.sum(log_scale, axis=tuple(range(1, len(log_scale.shape))))
+
+
+def echo_moments(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of `z` (and of the noise) in closed form, for `x` uniform over the given examples.
+
+    Since `e` is independent of `x` and has the law of `z`,
+    `E z = E f / (1 - E s)` and, with `g = f - (1 - s) E z`, `Var z = E g^2 / (1 - E s^2)`.
+
+    Args:
+        mean: `f(x)`. Shape `(batch, dim)`, float.
+        log_scale: `log s(x)`, `log r` included. Same shape.
+
+    Returns:
+        `(E z, Var z)`, each of shape `(dim,)`.
+
+    Source: ours, from Lemma 2.2 of the paper.
+    """
+    scale = ops.exp(log_scale)
+    z_mean = ops.mean(mean, axis=0) / (1.0 - ops.mean(scale, axis=0))
+
+    deviation = mean - (1.0 - scale) * z_mean  # z - E z = deviation + s (e - E e)
+    return z_mean, ops.mean(ops.square(deviation), axis=0) / (1.0 - ops.mean(ops.square(scale), axis=0))
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class EchoLayer(keras.layers.Layer):
+    """The bare Echo channel: `z = f(x) + r s(x) e`, with the noise made from the batch and the exact rate.
+
+    Randomness is fresh at every call, in training and inference alike, and gradients flow through the echoes. The layer
+    works in float32 under any dtype policy and has no weights. It owns `r = max_scale(d_max, max_mean)`, so that noise,
+    signal and rate cannot use different ones.
+
+    A batch of at most `d_max` examples cannot give `d_max` different echoes. Each of its examples then draws `d_max` echoes
+    with replacement from the others: the truncation bound holds, but the rate formula is only approximate. A warning is
+    logged once (at level INFO where the batch size is only known at run time).
+
+    A decoder that reads the output of this layer tends to drive `f` into saturation, where nothing is learnt; `EchoDense`
+    contains the cure.
+
+    Args:
+        d_max: Integer >= 1, number of echoes. 99 fits batches of 100 or more.
+        max_mean: Float > 0, the bound `M` of `|f(x)|`. A precondition; it is not checked.
+        sampler: `"ring"` or `"gather"`, see `echo_noise`.
+        replace: Boolean, see `echo_noise`.
+        multiplicative: Boolean. `True` returns `exp(f + r s e)`, which has the same rate.
+        rate_weight: Float or `None`. If given, `rate_weight` times the mean rate is added to the loss of the model. Leave it
+            out where the layer is called more than once in a step: Keras then counts the losses differently by backend.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Call arguments:
+        inputs: `[mean, log_scale]`, `f(x)` with `|f| <= max_mean` and `log s(x) <= 0`, *without* `log r`.
+            Each of shape `(batch, ..., dim)`.
+
+    Returns:
+        `z`, float32, the shape of `mean`.
+
+    Raises:
+        ValueError: invalid arguments; a batch of one example.
+
+    Source: paper, section 2.
+
+    Example:
+        >>> layer = EchoLayer(d_max=3, seed=0)
+        >>> layer([np.zeros((4, 2)), np.zeros((4, 2))]).shape
+        TensorShape([4, 2])
+        >>> round(layer.rate_floor(2), 4) == round(-2 * math.log(max_scale(3)), 4)
+        True
+    """
+
+    def __init__(
+        self,
+        d_max: int = 99,
+        max_mean: float = 1.0,
+        sampler: str = "ring",
+        replace: bool = False,
+        multiplicative: bool = False,
+        rate_weight: float | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(dtype="float32", **kwargs)
+        _check_sampler(sampler)
+        self.max_scale = max_scale(d_max, max_mean)
+        self.log_max_scale = math.log(self.max_scale)
+        self.d_max = d_max
+        self.max_mean = max_mean
+        self.sampler = sampler
+        self.replace = replace
+        self.multiplicative = multiplicative
+        self.rate_weight = rate_weight
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._warned = False
+
+    def call(self, inputs):
+        mean, log_scale = inputs
+        if self.rate_weight is not None:
+            self.add_loss(self.rate_weight * ops.mean(self.rate(log_scale)))
+        return self.transmit(mean, log_scale, self.noise(mean, log_scale))
+
+    def transmit(self, mean: Tensor, log_scale: Tensor, noise: Tensor) -> Tensor:
+        """`f + r s e` for given noise (its exponential if `multiplicative`)."""
+        z = mean + ops.exp(log_scale + self.log_max_scale) * noise
+        return ops.exp(z) if self.multiplicative else z
+
+    def noise(self, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Fresh noise for every example of the batch, from the batch. `log_scale` is without `log r`."""
+        log_scale = log_scale + self.log_max_scale
+
+        def from_batch():
+            return echo_noise(
+                mean, log_scale, d_max=self.d_max, sampler=self.sampler, replace=self.replace, seed=self.seed_generator
+            )
+
+        def from_others():
+            return _short_batch_noise(mean, log_scale, self.d_max, self.seed_generator)
+
+        batch = mean.shape[0]  # None where it is only known at run time
+        if batch == 1:
+            raise ValueError(
+                f"{self.name} received a batch of one example, which has no others to make noise from. Pass at least 2 "
+                "examples, or use an EchoDense that has been trained: it keeps a reservoir of training examples."
+            )
+        if self.replace or (batch is not None and batch > self.d_max):
+            return from_batch()
+        self._warn_of_short_batch(batch)
+        if batch is not None:
+            return from_others()
+        return ops.cond(ops.shape(mean)[0] > self.d_max, from_batch, from_others)
+
+    def _warn_of_short_batch(self, batch: int | None) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        logger.log(
+            logging.INFO if batch is None else logging.WARNING,
+            "%s: a batch of %s gives fewer than d_max = %d different echoes; they are drawn with replacement from the other "
+            "examples, and the rate is approximate.",
+            self.name,
+            batch if batch is not None else f"{self.d_max} or fewer",
+            self.d_max,
+        )
+
+    def rate(self, log_scale: Tensor) -> Tensor:
+        """Exact rate, `-sum_j (log r + log s_j(x))`, in nats per example, shape `(batch,)`. `log_scale` is without `log r`."""
+        return echo_rate(_at_least_float32(log_scale) + self.log_max_scale)
+
+    def rate_floor(self, dim: int) -> float:
+        """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats."""
+        return -dim * self.log_max_scale
+
+    def compute_output_spec(self, inputs):
+        # Tracing `call` to find the shape would try it with made-up batch sizes.
+        return keras.KerasTensor(inputs[0].shape, "float32")
+
+    def get_config(self):
+        config = super().get_config()
+        del config["dtype"]  # always float32
+        names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "rate_weight", "seed")
+        return {**config, **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class EchoDense(keras.layers.Layer):
+    """Echo channel with its two heads: replaces the sampling block of a VAE in one line.
+
+    `f = tanh(W h + b)`, `log s = log_sigmoid(W' h + b')`, `z = f + r s e` with Echo noise `e` (see `EchoLayer`), and the
+    output is `z` standardised per dimension, `(z - E z) / sd(z)`.
+
+    Why standardised: Echo puts no price on mean or scale of `z`, and a decoder that reads `z` itself asks for an ever larger
+    constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, and functions of the parameters
+    (`echo_moments`), there is nothing to gain. The map is affine with constant coefficients at inference, so channel, noise
+    and rate stay exact. In training the moments are those of the batch, through which its examples depend on each other.
+
+    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights. At inference it gives the
+    moments, so that `f(x)` and the standardisation depend on `x` and stored constants only; echoes for batches of at most
+    `d_max` examples, down to one; and draws of the marginal. `refresh` renews it with the final parameters
+    (`RateDistortionModel.fit` does so itself); without it the pairs lag by some ten training steps.
+
+    Args:
+        units: Integer, dimension of `z`.
+        rate_weight: Float or `None`, see `EchoLayer`. This is beta, if the rest of the loss is a negative log likelihood
+            *summed* over pixels, in nats.
+        d_max, sampler, replace, seed: see `EchoLayer`. In training, and at inference as long as the layer is untrained,
+            batches of at most `d_max` examples are treated as there.
+        parametrisation: `"standardised"`, or `"literal"`, which returns `z` itself as the paper describes it.
+        reservoir_size: Integer > `d_max`, or `None` for 1,000 or `d_max + 1` if that is more.
+
+    Call arguments:
+        inputs: Features. Shape `(batch, features)`.
+        return_rate: Boolean, return `(z, rate)` instead of `z`.
+
+    Returns:
+        `z` of shape `(batch, units)`; rate in nats per example, shape `(batch,)`. Both float32.
+
+    Raises:
+        ValueError: invalid arguments; a batch of one example in training, or before training.
+
+    Source: paper, section 2 and appendix (heads). Differs: the standardisation is ours (the paper's parametrisation
+        collapses; the code of its submission centred `f` over the batch), as is the reservoir.
+
+    Example:
+        >>> layer = EchoDense(8, d_max=3, seed=0)
+        >>> z, rate = layer(np.ones((4, 16), "float32"), return_rate=True)
+        >>> z.shape, bool(np.all(rate >= layer.echo.rate_floor(8)))
+        (TensorShape([4, 8]), True)
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        rate_weight: float | None = 1.0,
+        d_max: int = 99,
+        sampler: str = "ring",
+        replace: bool = False,
+        parametrisation: str = "standardised",
+        reservoir_size: int | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(dtype="float32", **kwargs)
+        if parametrisation not in PARAMETRISATIONS:
+            raise ValueError(
+                f"Invalid value received for argument `parametrisation`. Expected one of {PARAMETRISATIONS}. "
+                f"Received: parametrisation={parametrisation!r}"
+            )
+        if reservoir_size is not None and reservoir_size <= d_max:
+            raise ValueError(
+                f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
+                f"Received: reservoir_size={reservoir_size}"
+            )
+        self.units = units
+        self.rate_weight = rate_weight
+        self.parametrisation = parametrisation
+        self.reservoir_size = reservoir_size
+        self.echo = EchoLayer(d_max=d_max, sampler=sampler, replace=replace, seed=seed)
+        self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
+        self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
+        # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
+        self._known_filled = False
+
+    @property
+    def seed_generator(self) -> keras.random.SeedGenerator:
+        return self.echo.seed_generator
+
+    def build(self, input_shape):
+        self.mean_head.build(input_shape)
+        self.log_scale_head.build(input_shape)
+        self.echo.built = True  # it has no weights and is not called, only its methods are
+        shape = (self.reservoir_size or max(1000, self.echo.d_max + 1), self.units)
+        self.reservoir_mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="reservoir_mean")
+        self.reservoir_log_scale = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="reservoir_log_scale"
+        )
+        self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
+
+    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
+        return self.mean_head(inputs), self.log_scale_head(inputs)
+
+    def call(self, inputs, return_rate=False, training=None):
+        mean, log_scale = self.statistics(inputs)
+        z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
+        if self.parametrisation == "standardised":
+            z = _standardise(z, *self._moments(mean, log_scale, training))
+        if training:
+            self._store(mean, log_scale)
+        rate = self.echo.rate(log_scale)
+        if self.rate_weight is not None:
+            self.add_loss(self.rate_weight * ops.mean(rate))
+        return (z, rate) if return_rate else z
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal law of the output: Echo noise of the reservoir, standardised like `z`.
+
+        Draws that come from one pass over the reservoir depend on each other; each has the exact law.
+
+        Args:
+            n: Integer >= 1, number of draws.
+
+        Returns:
+            Shape `(n, units)`, float32.
+
+        Raises:
+            ValueError: the layer is untrained, so that its reservoir is empty.
+        """
+        if not self._known_filled:
+            raise ValueError(
+                f"{self.name} has no training examples to draw from. Train it first, or call refresh(features) with the "
+                "features of at least two examples."
+            )
+        passes = -(-n // self.reservoir_mean.shape[0])
+        z = ops.concatenate([self._reservoir_noise() for _ in range(passes)])[:n]
+        return _standardise(z, *self._reservoir_moments()) if self.parametrisation == "standardised" else z
+
+    def refresh(self, inputs: Tensor) -> None:
+        """Renew the reservoir with the pairs of given examples under the present parameters.
+
+        Args:
+            inputs: Features of training examples, shape `(n, features)`. The reservoir takes the first `reservoir_size`;
+                fewer are repeated, which makes noise drawn from it approximate.
+
+        Raises:
+            ValueError: fewer than two examples.
+        """
+        if len(inputs) < 2:
+            raise ValueError(f"Expected the features of at least two examples. Received: {len(inputs)}")
+        mean, log_scale = self.statistics(inputs)
+        rows = ops.arange(self.reservoir_mean.shape[0]) % len(inputs)
+        self.reservoir_mean.assign(ops.take(mean, rows, axis=0))
+        self.reservoir_log_scale.assign(ops.take(log_scale, rows, axis=0))
+        self.reservoir_filled.assign(1.0)
+        self._known_filled = True
+
+    def _store(self, mean: Tensor, log_scale: Tensor) -> None:
+        """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
+        self._known_filled = True
+        size = self.reservoir_mean.shape[0]
+        repeated = ops.arange(size) % ops.shape(mean)[0]  # the first batch fills the reservoir
+        for reservoir, values in ((self.reservoir_mean, mean), (self.reservoir_log_scale, log_scale)):
+            values = ops.stop_gradient(values)
+            older = ops.where(self.reservoir_filled > 0, reservoir, ops.take(values, repeated, axis=0))
+            reservoir.assign(ops.concatenate([values, older])[:size])
+        self.reservoir_filled.assign(1.0)
+
+    def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
+        batch = ops.shape(mean)[0]  # an integer where it is known in advance
+
+        def from_batch():
+            return self.echo.noise(mean, log_scale)
+
+        def from_reservoir():
+            return self._reservoir_noise()[:batch]
+
+        is_static = mean.shape[0] is not None
+        if training or self.echo.replace or (is_static and batch > self.echo.d_max):
+            return from_batch()
+        if self._known_filled:
+            return from_reservoir() if is_static else ops.cond(batch > self.echo.d_max, from_batch, from_reservoir)
+        if is_static and batch == 1:
+            return from_batch()  # raises
+        use_reservoir = ops.logical_and(batch <= self.echo.d_max, self.reservoir_filled > 0)
+        return ops.cond(use_reservoir, from_reservoir, from_batch)
+
+    def _reservoir_noise(self) -> Tensor:
+        log_scale = self.reservoir_log_scale + self.echo.log_max_scale
+        return echo_noise(
+            self.reservoir_mean, log_scale, d_max=self.echo.d_max, sampler=self.echo.sampler, seed=self.seed_generator
+        )
+
+    def _moments(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
+        def of_batch():
+            return echo_moments(mean, log_scale + self.echo.log_max_scale)
+
+        if training:
+            return of_batch()
+        if self._known_filled:
+            return self._reservoir_moments()
+        return ops.cond(self.reservoir_filled > 0, self._reservoir_moments, of_batch)
+
+    def _reservoir_moments(self) -> tuple[Tensor, Tensor]:
+        log_scale = self.reservoir_log_scale + self.echo.log_max_scale
+        return echo_moments(ops.convert_to_tensor(self.reservoir_mean), log_scale)
+
+    def compute_output_spec(self, inputs, return_rate=False, training=None):
+        z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
+        return (z, keras.KerasTensor((inputs.shape[0],), "float32")) if return_rate else z
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self._known_filled = bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["dtype"]  # always float32
+        names = ("units", "rate_weight", "parametrisation", "reservoir_size")
+        echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
+        return {**config, **{name: getattr(self, name) for name in names}, **echo}
+
+
+def _standardise(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return (z - mean) / ops.sqrt(variance + VARIANCE_EPSILON)

@@ -1,0 +1,155 @@
+"""Figures from result files. Reads files only, no models."""
+
+from pathlib import Path
+
+import numpy as np
+
+from echo_tf.experiments import PICTURES
+from echo_tf.report import Row
+from echo_tf.training import read_metrics
+
+# Okabe-Ito colours, which colour-blind readers can tell apart; each method also has its marker.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
+_MARKERS = "osD^vPX*<"
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "figure.dpi": 120,
+            "figure.constrained_layout.use": True,
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+        }
+    )
+    return plt
+
+
+def _style(methods: list[str]) -> dict[str, dict]:
+    return {m: {"color": _COLOURS[i % 9], "marker": _MARKERS[i % 9]} for i, m in enumerate(sorted(set(methods)))}
+
+
+def _save(plt, figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def _by_dataset(items, key) -> dict[str, list]:
+    groups: dict[str, list] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def plot_comparison(rows: list[Row], path: Path) -> Path:
+    """Rate against distortion of every row, with the paper's points (hollow) and lines of equal -ELBO, per data set."""
+    plt = _pyplot()
+    groups = _by_dataset(rows, lambda row: row.dataset)
+    style = _style([row.method for row in rows])
+    figure, axes = plt.subplots(1, len(groups), figsize=(4.5 * len(groups), 3.8), squeeze=False)
+    for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
+        for row in members:
+            look = style[row.method]
+            point = (row.mean["rate_nats"], row.mean["distortion_nats"])
+            label = f"{row.method}, {row.epochs} epochs" + (f", β = {row.beta:g}" if row.beta != 1 else "")
+            bars = {"xerr": row.se["rate_nats"], "yerr": row.se["distortion_nats"]}
+            axis.errorbar(*point, **bars, linestyle="none", label=label, **look)
+            if row.paper is not None:
+                published = (row.paper["rate_nats"], row.paper["distortion_nats"])
+                axis.plot(*published, linestyle="none", markerfacecolor="none", label=f"{row.method}, paper", **look)
+        _lines_of_equal_elbo(axis)
+        axis.set(title=dataset, xlabel="rate (nats)", ylabel="distortion (nats)")
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry a label
+        axis.legend(handles.values(), handles.keys(), fontsize=7)
+    return _save(plt, figure, path)
+
+
+def _lines_of_equal_elbo(axis) -> None:
+    """Grey lines of slope -1 through the range of the axis, each with its -ELBO at beta = 1."""
+    axis.margins(0.25)
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    for total in np.linspace(left + bottom, right + top, 6)[1:-1]:
+        axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
+        x = min(right, total - bottom)
+        axis.annotate(f"{total:.1f}", (x, total - x), fontsize=6, color="0.5", ha="right", va="bottom")
+    axis.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def plot_curves(results: list[dict], folder: Path) -> list[Path]:
+    """Training curves of rate, distortion and objective over epochs, one figure per data set."""
+    plt = _pyplot()
+    paths = []
+    for dataset, members in _by_dataset(results, lambda result: result["dataset"]).items():
+        style = _style([result["config"]["method"] for result in members])
+        figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
+        for result in members:
+            metrics = read_metrics(Path(result["folder"]))
+            epochs = [line["epoch"] for line in metrics]
+            method = result["config"]["method"]
+            for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
+                look = {"color": style[method]["color"], "linewidth": 1.2}
+                axis.plot(epochs, [line[quantity] for line in metrics], label=f"{method}, training", **look)
+                if metrics and f"validation_{quantity}" in metrics[0]:
+                    values = [line[f"validation_{quantity}"] for line in metrics]
+                    axis.plot(epochs, values, linestyle="--", label=f"{method}, validation", **look)
+        for axis, title in zip(axes, ("objective: distortion + β rate", "rate", "distortion"), strict=True):
+            axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
+            lines = [value for line in axis.get_lines() for value in line.get_ydata()]
+            if lines:  # the first epochs would flatten all that follows
+                low, high = np.min(lines), np.quantile(lines, 0.9)
+                axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
+        handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+        axes[0].legend(handles.values(), handles.keys(), fontsize=7)
+        paths.append(_save(plt, figure, folder / f"curves_{dataset}.png"))
+    return paths
+
+
+def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
+    """Reconstructions and samples of the first seed of every method, one figure each per data set."""
+    plt = _pyplot()
+    paths = []
+    for dataset, members in _by_dataset(results, lambda result: result["dataset"]).items():
+        strips, samples = {}, {}
+        for result in members:
+            with np.load(Path(result["folder"]) / PICTURES, allow_pickle=False) as pictures:
+                config = result["config"]
+                name = f"{config['method']}\n{config['training']['epochs']} epochs\nβ = {config['beta']:g}"
+                strips.setdefault(result["split"], pictures["originals"])
+                strips.setdefault(name, pictures["reconstructions"])
+                samples.setdefault(name, pictures["samples"])
+        path = folder / f"reconstructions_{dataset}.png"
+        paths.append(_plot_strips(plt, strips, f"{dataset}: means of 10 reconstructions", path))
+        paths.append(_plot_strips(plt, samples, f"{dataset}: samples from the marginal", folder / f"samples_{dataset}.png"))
+    return paths
+
+
+def _plot_strips(plt, strips: dict[str, np.ndarray], title: str, path: Path) -> Path:
+    figure, axes = plt.subplots(len(strips), 1, figsize=(7.5, 0.8 * len(strips) + 0.5), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
+        axis.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    return _save(plt, figure, path)
+
+
+def plot_all(results: list[dict], rows: list[Row], folder: Path) -> list[Path]:
+    """All figures; returns their paths."""
+    return [
+        plot_comparison(rows, folder / "comparison.png"),
+        *plot_curves(results, folder),
+        *plot_pictures(results, folder),
+    ]

@@ -1,0 +1,203 @@
+"""Comparison of results on disk with the paper: grouping over seeds, verdicts, tables. Reads files only, no models."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from echo_tf.config import CONFIG_DIR, Config, config_from_dict, flatten
+from echo_tf.experiments import result_path
+from echo_tf.training import write_atomically
+
+QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
+SPLITS = ("test", "validation")
+TOLERANCE_NATS = 1.0
+
+NOT_COMPARABLE = "not comparable"
+AGREES = "agrees"
+DIFFERS = "differs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results of one setting over its seeds, beside the paper's.
+
+    `mean` and `se` are in nats by quantity. `se` is the standard error over seeds; of a single seed it is that of its own
+    evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
+    average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
+    """
+
+    dataset: str
+    method: str
+    protocol: str
+    epochs: int
+    beta: float
+    split: str
+    seeds: tuple[int, ...]
+    mean: dict[str, float]
+    se: dict[str, float]
+    paper: dict[str, float] | None
+    difference_nats: float | None
+    verdict: str
+    dtype_policy: str
+    source: str
+    unused_dimensions: float | None
+    unused_nats: float | None
+
+
+def paper_table() -> dict[str, dict[str, dict[str, float]]]:
+    """The paper's table 2 by data set and method, nats at beta = 1."""
+    return yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text(encoding="utf-8"))["table_2"]
+
+
+def read_results(out: Path) -> list[dict]:
+    """All results below `out`, in the order of their paths; each carries its folder as `folder`."""
+    folders = sorted(path for path in out.glob("*/*/*") if path.is_dir())
+    paths = [path for folder in folders for split in SPLITS if (path := result_path(folder, split)).exists()]
+    return [json.loads(path.read_text(encoding="utf-8")) | {"folder": str(path.parent)} for path in paths]
+
+
+def compare(results: list[dict]) -> list[Row]:
+    """Group results that differ in their seed only, and hold each group against the paper.
+
+    The verdict concerns -ELBO: it agrees if `|ours - paper| <= max(1 nat, 2 se)`. Only the paper's protocol, schedule and
+    data are compared, with every setting at its default but the dtype policy; all else is not comparable.
+    """
+    groups: dict[str, list[dict]] = {}
+    for result in results:
+        setting = {key: value for key, value in result["config"].items() if key != "seed"}
+        key = json.dumps([result["dataset"], result["split"], result["holdout"], result["source"], setting], sort_keys=True)
+        groups.setdefault(key, []).append(result)
+    rows = [_make_row(group) for group in groups.values()]
+    order = {name: i for i, name in enumerate(("digits", "binary_mnist", "omniglot", "fashion_mnist"))}
+    return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.beta, row.method))
+
+
+def _make_row(group: list[dict]) -> Row:
+    first = group[0]
+    config = first["config"]
+    mean, se = {}, {}
+    for quantity in QUANTITIES:
+        values = [result[quantity]["mean"] for result in group]
+        mean[quantity] = float(np.mean(values))
+        single = len(values) == 1
+        se[quantity] = first[quantity]["se"] if single else float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+    paper = paper_table().get(first["dataset"], {}).get(config["method"]) if config["beta"] == 1 else None
+    difference, verdict = None, NOT_COMPARABLE
+    if paper is not None:
+        difference = mean["neg_elbo_nats"] - paper["neg_elbo_nats"]
+        if _is_paper_setting(first):
+            agrees = abs(difference) <= max(TOLERANCE_NATS, 2 * se["neg_elbo_nats"])
+            verdict = AGREES if agrees else DIFFERS
+
+    unused_dimensions = unused_nats = None
+    if "rate_by_dimension_nats" in first:
+        rates = np.array([result["rate_by_dimension_nats"] for result in group])  # (seeds, dim)
+        unused = rates <= 2 * first["rate_floor_nats"] / rates.shape[1]
+        unused_dimensions, unused_nats = float(unused.sum(1).mean()), float((rates * unused).sum(1).mean())
+    return Row(
+        dataset=first["dataset"],
+        method=config["method"],
+        protocol=config["protocol"],
+        epochs=config["training"]["epochs"],
+        beta=config["beta"],
+        split=first["split"],
+        seeds=tuple(sorted(result["config"]["seed"] for result in group)),
+        mean=mean,
+        se=se,
+        paper=paper,
+        difference_nats=difference,
+        verdict=verdict,
+        dtype_policy=config["training"]["dtype_policy"],
+        source=first["source"],
+        unused_dimensions=unused_dimensions,
+        unused_nats=unused_nats,
+    )
+
+
+def _is_paper_setting(result: dict) -> bool:
+    free = ("method", "seed", "channel.kind", "training.dtype_policy")
+    found, default = flatten(config_from_dict(result["config"])), flatten(Config(method=""))
+    same = all(found[key] == default[key] for key in default if key not in free)
+    return same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
+
+
+_HEADER = (
+    "data",
+    "method",
+    "epochs",
+    "beta",
+    "seeds",
+    "rate",
+    "distortion",
+    "-ELBO",
+    "paper",
+    "difference",
+    "verdict",
+    "unused",
+)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    def value(quantity):
+        return f"{row.mean[quantity]:.2f} ± {row.se[quantity]:.2f}"
+
+    data = row.dataset + ("*" if row.source == "reconstruction" else "") + (" (valid.)" if row.split != "test" else "")
+    unused = "" if row.unused_dimensions is None else f"{row.unused_dimensions:.1f} ({row.unused_nats:.2f})"
+    return (
+        data,
+        row.method,
+        str(row.epochs),
+        f"{row.beta:g}",
+        str(len(row.seeds)),
+        *(value(quantity) for quantity in QUANTITIES),
+        "" if row.paper is None else f"{row.paper['neg_elbo_nats']:.1f}",
+        "" if row.difference_nats is None else f"{row.difference_nats:+.2f}",
+        row.verdict,
+        unused,
+    )
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    notes = [
+        "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only).",
+        "paper and diff.: -ELBO. Compared are only 200 epochs of the paper's protocol, schedule and data on the test set.",
+    ]
+    if any(row.unused_dimensions is not None for row in rows):
+        notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
+    if any(row.source == "reconstruction" for row in rows):
+        notes.append("* Omniglot from a reconstruction of chardata.mat, not from the published file.")
+    if any(row.split != "test" for row in rows):
+        notes.append("(valid.): measured on validation images; the test set was not read.")
+    policies = sorted({row.dtype_policy for row in rows})
+    protocols = sorted({row.protocol for row in rows})
+    notes.append(f"Protocol: {', '.join(protocols)}. Networks in {', '.join(policies)}; channel and losses in float32.")
+    return notes
+
+
+def text_table(rows: list[Row]) -> str:
+    """The comparison for a terminal."""
+    lines = [_HEADER, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
+    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([body[0], "-" * len(body[0]), *body[1:], "", *_notes(rows)])
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """The comparison as Markdown."""
+    lines = [_HEADER, ("---",) * len(_HEADER), *(_cells(row) for row in rows)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table + "\n\n" + "\n".join(f"- {note}" for note in _notes(rows)) + "\n"
+
+
+def write_tables(rows: list[Row], folder: Path) -> list[Path]:
+    """Write `comparison.md` and `comparison.json`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "comparison.md", folder / "comparison.json"]
+    write_atomically(paths[0], markdown_table(rows))
+    write_atomically(paths[1], json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return paths

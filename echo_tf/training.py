@@ -1,0 +1,183 @@
+"""Training of one model: batches, metrics per epoch, checkpoint and resume."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.config import Config
+from echo_tf.data import Dataset
+from echo_tf.model import build_model
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.keras"
+METRICS = "metrics.jsonl"
+
+
+class ImageBatches(keras.utils.PyDataset):
+    """Shuffled batches of uint8 images as float32, without the last incomplete one.
+
+    The order is a function of seed and epoch, so that a resumed training sees the same batches as an uninterrupted one.
+    Incomplete batches are left out, as in the released code: Echo needs `d_max` other examples.
+
+    Args:
+        images: uint8 array of shape `(n, 28, 28, 1)`.
+        white: Stored value that stands for 1.0.
+        batch_size: Integer <= n.
+        seed: Integer.
+
+    Raises:
+        ValueError: fewer images than `batch_size`.
+    """
+
+    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int):
+        super().__init__()
+        if len(images) < batch_size:
+            raise ValueError(
+                f"Invalid value received for argument `batch_size`. Expected at most {len(images)}, the number of images. "
+                f"Received: batch_size={batch_size}"
+            )
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.scale = np.float32(1.0 / white)
+        self.start(epoch=0)
+
+    def start(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, counted from 0."""
+        self.epoch = epoch
+        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.images))
+
+    def __len__(self):
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.images[rows].astype(np.float32) * self.scale
+
+    def on_epoch_end(self):
+        self.start(self.epoch + 1)
+
+
+class _Recorder(keras.callbacks.Callback):
+    """One line of metrics and a checkpoint after every epoch, each written so that an interruption cannot damage it."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.start
+        values = {key: float(value) for key, value in logs.items()}
+        record = {
+            "epoch": epoch + 1,
+            **{rename_metric(key): value for key, value in values.items()},
+            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "seconds": round(seconds, 3),
+        }
+        # The checkpoint comes last: an interruption between the two repeats the epoch, and its line is written anew.
+        lines = [*read_metrics(self.folder)[:epoch], record]
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+        save_checkpoint(self.model, self.folder / CHECKPOINT)
+
+
+def rename_metric(name: str) -> str:
+    """`val_rate` -> `validation_rate_nats`, as result files name quantities."""
+    return name.replace("val_", "validation_") + "_nats"
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of `metrics.jsonl`, one for each finished epoch."""
+    path = folder / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file by way of a temporary one, so that no reader ever finds half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(model: keras.Model, path: Path) -> None:
+    """Save model and optimizer, and the state of the noise, which Keras does not save."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # Keras wants the suffix
+    try:
+        model.save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    state = ops.convert_to_numpy(model.channel.seed_generator.state).tolist()
+    write_atomically(path.with_suffix(".json"), json.dumps({"seed_state": state}))
+
+
+def load_checkpoint(path: Path) -> keras.Model:
+    """The model that `save_checkpoint` saved, its noise continuing where it was."""
+    model = keras.saving.load_model(path)
+    state = json.loads(path.with_suffix(".json").read_text())["seed_state"]
+    model.channel.seed_generator.state.assign(np.array(state, "uint32"))
+    return model
+
+
+def discard_checkpoint(path: Path) -> None:
+    """Remove what `save_checkpoint` wrote."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def train(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    validate: bool = False,
+    callbacks: list[keras.callbacks.Callback] | None = None,
+) -> keras.Model:
+    """Train a model, or go on with a training that was interrupted.
+
+    Args:
+        config: The configuration. It must be the one with which `folder` was begun.
+        dataset: The data set; the training split is used, and the validation split if `validate`.
+        folder: Existing folder for `metrics.jsonl` and the checkpoint of the latest epoch.
+        validate: Boolean, measure the validation split after every epoch.
+        callbacks: Further Keras callbacks.
+
+    Returns:
+        The trained model, with the weights of the last epoch.
+
+    Raises:
+        DataError: `validate` without a validation split.
+        ValueError: fewer training images than a batch needs.
+    """
+    validation = dataset.images("validation") if validate else None
+    keras.utils.set_random_seed(config.seed)
+    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed)
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        model = load_checkpoint(checkpoint)
+        finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // len(batches)
+        batches.start(finished)
+        logger.info("%s: resumed after %d epochs", folder, finished)
+    else:
+        model, finished = build_model(config, steps_per_epoch=len(batches)), 0
+    model.fit(
+        batches,
+        epochs=config.training.epochs,
+        initial_epoch=finished,
+        validation_data=validation,
+        validation_batch_size=config.training.batch_size,
+        callbacks=[_Recorder(folder), *(callbacks or [])],
+        shuffle=False,  # ImageBatches does
+        verbose=0,
+    )
+    return model

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Train rate-distortion autoencoders, compare them with the paper's tables, and plot them.
+
+python reproduce.py                                     Echo and VAE on digits, a few minutes on two cores
+python reproduce.py --dataset binary_mnist              the paper's experiment: 200 epochs
+python reproduce.py --report                            tables and figures from what is on disk
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# Before TensorFlow is imported: its start-up messages would drown ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
+EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+# The paper's 200 epochs are for 24,000 images and more. Digits has 1,437: this many make a demonstration of a few minutes.
+DIGITS_EPOCHS = 40
+# Images held out for --split validation or --validate where a data set has no validation split of its own.
+HOLDOUT = {"digits": 237, "omniglot": 1_345, "fashion_mnist": 10_000}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", choices=DATASETS, default="digits")
+    add("--method", nargs="+", metavar="NAME", default=["echo", "vae"], help="names in configs/, .yaml files, or all")
+    add("--beta", nargs="+", type=float, help="weights of the rate (default: that of the method, 1)")
+    add("--seeds", type=int, default=1, metavar="N", help="train with seeds 0 to N - 1 (default: 1)")
+    add("--epochs", type=int, metavar="N", help=f"default: that of the method, 200; {DIGITS_EPOCHS} on digits")
+    add("--protocol", choices=["paper"], help="default: that of the method, paper")
+    add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
+    add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
+    add("--validate", action="store_true", help="also measure a validation split after every epoch")
+    add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
+    add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
+    add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
+    add("--dry-run", action="store_true", help="list the cells and stop")
+    add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
+    add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR")
+    add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
+    return options
+
+
+def plan_cells(options: argparse.Namespace) -> list:
+    """The cells that the options ask for."""
+    from echo_tf.config import available_methods, load_config
+    from echo_tf.experiments import plan
+
+    training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
+    if options.epochs is None and options.dataset == "digits":
+        training["epochs"] = DIGITS_EPOCHS
+    overrides = {"training": {key: value for key, value in training.items() if value is not None}}
+    if options.protocol is not None:
+        overrides["protocol"] = options.protocol
+    methods = available_methods() if options.method == ["all"] else options.method
+
+    configs = [load_config(method, **overrides) for method in methods]
+    holds_out = options.validate or options.split == "validation"
+    holdout = HOLDOUT.get(options.dataset, 0) if holds_out else 0
+    return plan(options.dataset, configs, options.beta, range(options.seeds), holdout)
+
+
+def train_cells(options: argparse.Namespace, cells: list) -> None:
+    """Train and evaluate all cells that are not finished."""
+    from echo_tf.data import load_dataset
+    from echo_tf.experiments import is_finished, run_cell
+
+    finished = [is_finished(cell, options.out, options.split) for cell in cells]
+    for cell, done in zip(cells, finished, strict=True):
+        if done:
+            print(f"{cell.folder(options.out)}: finished before")
+    if all(finished):
+        return
+    dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+    for number, cell in enumerate(cells, 1):
+        if finished[number - 1]:
+            continue
+        print(f"[{number}/{len(cells)}] {cell.folder(options.out)}")
+        callbacks = _callbacks(options, cell)
+        result = run_cell(cell, dataset, options.out, split=options.split, validate=options.validate, callbacks=callbacks)
+        means = ", ".join(f"{name} {result[key]['mean']:.2f}" for name, key in _QUANTITIES)
+        print(f"    {options.split}: {means} nats, trained in {result['training_seconds']:.0f} s")
+
+
+_QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
+
+
+def _callbacks(options: argparse.Namespace, cell) -> list:
+    import keras
+    from tqdm import tqdm
+
+    class Progress(keras.callbacks.Callback):
+        """One bar with the remaining time over all epochs of a cell; it leaves the metrics on the device."""
+
+        def on_train_begin(self, logs=None):
+            steps = self.params["steps"]
+            finished = int(self.model.optimizer.iterations.numpy()) if self.model.optimizer.built else 0
+            self.bar = tqdm(total=steps * self.params["epochs"], initial=finished, unit="step", mininterval=1.0, leave=False)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.bar.update()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.bar.set_postfix(epoch=epoch + 1, rate=f"{logs['rate']:.1f}", distortion=f"{logs['distortion']:.1f}")
+
+        def on_train_end(self, logs=None):
+            self.bar.close()
+
+    callbacks = [Progress()]
+    if options.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(cell.folder(options.out) / "tensorboard"))
+    return callbacks
+
+
+def report(options: argparse.Namespace) -> list:
+    """Print the comparison, write tables and figures, and name them. Returns the rows of the table."""
+    from echo_tf import plots
+    from echo_tf.report import compare, read_results, text_table, write_tables
+
+    results = read_results(options.out)
+    if not results:
+        raise FileNotFoundError(f"No results in {options.out}. Train first, or point --out at a folder with results.")
+    rows = compare(results)
+    folder = options.out / "report"
+    paths = [*write_tables(rows, folder), *plots.plot_all(results, rows, folder)]
+    print("\n" + text_table(rows) + "\n")
+    if options.publish:
+        options.publish.mkdir(parents=True, exist_ok=True)
+        paths = [Path(shutil.copy(path, options.publish / path.name)) for path in paths]
+    print("Look at:")
+    for path in paths:
+        print(f"    {path}")
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new batch size
+
+    from echo_tf.config import ConfigError
+    from echo_tf.data import DataError
+    from echo_tf.experiments import CellError
+    from echo_tf.report import DIFFERS
+
+    try:
+        if not options.report:
+            cells = plan_cells(options)
+            if options.dry_run:
+                for cell in cells:
+                    print(cell.folder(options.out))
+                return EXIT_OK
+            train_cells(options, cells)
+        rows = report(options)
+    except (ConfigError, DataError, CellError, OSError) as error:
+        print(f"reproduce.py: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\nreproduce.py: interrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_MISSED if options.strict and any(row.verdict == DIFFERS for row in rows) else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
