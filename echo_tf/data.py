@@ -1,9 +1,12 @@
 """Data sets: uint8 images in memory, cached as one `.npz` a data set, prepared by TensorFlow Datasets when absent."""
 
 import os
+import socket
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -177,8 +180,8 @@ def _read_cache(name: str, path: Path) -> Dataset:
     spec = _SPECS[name]
     remedy = "Delete or replace the file; it is made anew when it is missing."
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = dict(members)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}). {remedy}") from None
 
@@ -221,12 +224,15 @@ def _prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
         raise DataError(f"{data_dir} cannot be made ({error}). Choose another --data-dir.") from None
 
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     import echo_tf.datasets.omniglot_chardata  # noqa: F401  (registers the builder)
 
     download = tfds.download.DownloadConfig(manual_dir=raw_dir)
     try:
         builder = tfds.builder(spec.builder, data_dir=data_dir / "tfds")
+        if raw_dir is None and not builder.data_path.exists():
+            _check_hosts(builder.url_infos)
         builder.download_and_prepare(download_config=download)
         arrays = {}
         for split, size in spec.sizes.items():
@@ -237,12 +243,21 @@ def _prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
                 arrays[f"{split}_{spec.label_key}"] = batch[spec.label_feature]
         if name == "omniglot":
             arrays["is_original"] = np.array(builder.info.metadata["is_original"])
-    except tfds.download.NonMatchingChecksumError as error:
-        raise DataError(f"A raw file of {name} is not the published one: {error} Fetch it anew. {remedy}") from None
+    except NonMatchingChecksumError as error:
+        raise DataError(f"A raw file of {name} is not the published one ({_first_line(error)}). Fetch it anew.") from None
     except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{name} is not in {data_dir} and could not be prepared ({reason}). {remedy}") from error
+        raise DataError(f"{name} is not in {data_dir} and cannot be prepared ({_first_line(error)}). {remedy}") from error
     _write_npz(data_dir / f"{name}.npz", arrays)
+
+
+def _check_hosts(urls: Iterable[str]) -> None:
+    """Fail at once without a network: TFDS would try again for minutes."""
+    for host in {urlsplit(url).hostname for url in urls}:
+        socket.getaddrinfo(host, None)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

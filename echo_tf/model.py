@@ -32,9 +32,9 @@ class RateDistortionModel(keras.Model):
 
     Example:
         >>> model = build_model("echo")
-        >>> outputs = model(np.zeros((100, 28, 28, 1), "float32"))
-        >>> sorted(outputs), outputs["rate"].shape
-        (['logits', 'rate', 'z'], TensorShape([100]))
+        >>> outputs = model.predict(np.zeros((100, 28, 28, 1), "float32"), batch_size=100, verbose=0)
+        >>> {name: values.shape for name, values in sorted(outputs.items())}
+        {'logits': (100, 28, 28, 1), 'rate': (100,), 'z': (100, 32)}
     """
 
     def __init__(self, config: Config | dict, **kwargs):
@@ -77,7 +77,8 @@ class RateDistortionModel(keras.Model):
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which the stored constants of the Echo channel are those of the final parameters.
 
-        They are also renewed before each validation.
+        They are also renewed before each validation. From a generator, which cannot be read a second time, they stay the
+        running ones of the last training steps; `refresh_channel` renews them.
         """
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         return super().fit(x, *args, callbacks=[_RefreshChannel(x), *callbacks], **kwargs)
@@ -132,7 +133,8 @@ class _RefreshChannel(keras.callbacks.Callback):
         self._refresh()
 
     def _refresh(self):
-        if isinstance(self.model.channel, EchoDense):
+        is_generator = hasattr(self.data, "__next__")
+        if isinstance(self.model.channel, EchoDense) and not is_generator:
             self.model.refresh_channel(_first_images(self.data, self.model.channel.reservoir_mean.shape[0]))
 
 

@@ -1,0 +1,23 @@
+import os
+from pathlib import Path
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data_dir():
+    """Folder with the real data sets; without it a developer's run skips, CI fails."""
+    folder = os.environ.get("ECHO_TF_DATA")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    message = "set ECHO_TF_DATA to a folder with binary_mnist.npz, fashion_mnist.npz and omniglot.npz"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)

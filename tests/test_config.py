@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+
+from echo_tf.config import Config, ConfigError, available_methods, config_from_dict, load_config
+
+
+def test_paper_defaults():
+    config = load_config("echo")
+    training = config.training
+    assert (training.epochs, training.batch_size, training.learning_rate, config.channel.d_max) == (200, 100, 3e-4, 99)
+    assert (config.method, config.protocol, config.beta, config.network.latent_dim) == ("echo", "paper", 1.0, 32)
+
+
+@pytest.mark.parametrize("method", available_methods())
+def test_every_method_loads_and_survives_a_dictionary(method):
+    config = load_config(method)
+    assert config.method == method
+    assert config_from_dict(dataclasses.asdict(config)) == config
+
+
+def test_overrides_merge_into_groups():
+    config = load_config("vae", beta=2, training={"epochs": 3})
+    assert config == dataclasses.replace(
+        load_config("vae"), beta=2.0, training=dataclasses.replace(load_config("vae").training, epochs=3)
+    )
+
+
+def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training:\n  learning_rate: 1e-3\n")
+    config = load_config(path)
+    assert config == Config(method="mine", training=dataclasses.replace(Config(method="").training, learning_rate=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("betta: 1", r"unknown key `betta` \(did you mean `beta`\?\)"),
+        ("training:\n  epoch: 3", r"unknown key `training.epoch` \(did you mean `epochs`\?\)"),
+        ("training: 3", "Expected keys and values"),
+        ("beta: much", "`beta`. Expected float"),
+        ("beta: yes", "`beta`. Expected float"),
+        ("beta: -1", "`beta`. Expected at least 0"),
+        ("beta: .nan", "`beta`. Expected at least 0"),
+        ("seed: 1.5", "`seed`. Expected int"),
+        ("channel:\n  kind: gauss", "Expected one of"),
+        ("channel:\n  sampler: loop", "Expected one of"),
+        ("training:\n  batch_size: 1", "`training.batch_size`. Expected at least 2"),
+        ("training:\n  learning_rate: 0", "positive finite"),
+        ("training:\n  decay_start: 1.5", "fraction from 0 to 1"),
+        ("[1, 2]", "keys and values"),
+        ("a: [", "not a valid YAML file"),
+    ],
+)
+def test_invalid_file_names_itself_and_the_place(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert "bad.yaml" in str(error.value)
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"Unknown method 'ecko' \(did you mean `echo`\?\)"):
+        load_config("ecko")
+    with pytest.raises(ConfigError, match="No configuration file"):
+        load_config("missing.yaml")

@@ -1,0 +1,436 @@
+import itertools
+import logging
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.stats import ks_2samp
+
+import echo_tf
+from echo_tf.echo import EchoDense, EchoLayer, echo_moments, echo_noise, gather_noise, max_scale, ring_noise
+
+SAMPLERS = ("ring", "gather")
+
+
+def pairs(batch, dim=3, seed=0, max_scale=0.9):
+    """Random (mean, log_scale) with |mean| < 1 and scales up to `max_scale`, float64."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (batch, dim)), np.log(rng.uniform(0.1, max_scale, (batch, dim)))
+
+
+def direct_noise(mean, log_scale, echoes):
+    """The sum of the paper, term by term, in float64: noise of one example with the given echoes."""
+    noise, weight = np.zeros(mean.shape[1:]), np.ones(mean.shape[1:])
+    for k in echoes:
+        noise += weight * mean[k]
+        weight *= np.exp(log_scale[k])
+    return noise
+
+
+class TestMaxScale:
+    @pytest.mark.parametrize(("d_max", "expected"), [(99, 0.8358656), (999, 0.980307), (100, 0.837292), (49, 0.704522)])
+    def test_known_values(self, d_max, expected):
+        assert max_scale(d_max) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize("d_max", [1, 2, 99, 4000, 10**7])
+    @pytest.mark.parametrize("max_mean", [1e-3, 1.0, 1e6])
+    @pytest.mark.parametrize("precision", [2**-53, 2**-23, 2**-7])
+    def test_solves_its_equation(self, d_max, max_mean, precision):
+        r = max_scale(d_max, max_mean, precision)
+        assert 0 < r < 1
+        # Compared in logarithms; near r = 1 the spacing of floats in 1 - r limits what r itself can satisfy.
+        error = math.log(max_mean) + d_max * math.log(r) - math.log1p(-r) - math.log(precision)
+        rounding = 2**-52 * (d_max / r + 1 / (1 - r))
+        assert abs(error) < 10 * rounding + 1e-9
+
+    def test_floor_of_the_paper(self):
+        assert EchoLayer(d_max=99).rate_floor(32) == pytest.approx(5.7372, abs=5e-5)
+
+    @pytest.mark.parametrize("arguments", [(0,), (-1,), (1.5,), (99, 0.0), (99, -1.0), (99, math.inf), (99, 1.0, 0.0)])
+    def test_invalid(self, arguments):
+        with pytest.raises(ValueError, match="Invalid value received for argument"):
+            max_scale(*arguments)
+
+
+class TestDeterministicNoise:
+    @pytest.mark.parametrize(("batch", "d_max"), [(2, 1), (5, 4), (7, 3), (100, 99), (100, 64), (33, 31)])
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_equals_direct_sum(self, sampler, batch, d_max):
+        mean, log_scale = pairs(batch)
+        rng = np.random.default_rng(1)
+        if sampler == "ring":
+            order = rng.permutation(batch)
+            place = np.argsort(order)
+            echoes = [order[(place[i] + 1 + np.arange(d_max)) % batch] for i in range(batch)]
+            noise = ring_noise(mean.astype("float32"), log_scale.astype("float32"), order, d_max)
+        else:
+            echoes = np.stack([rng.permutation(np.delete(np.arange(batch), i)) for i in range(batch)])
+            noise = gather_noise(mean.astype("float32"), log_scale.astype("float32"), echoes, d_max)
+        expected = [direct_noise(mean, log_scale, row[:d_max]) for row in echoes]
+        np.testing.assert_allclose(noise, expected, atol=1e-5)
+
+    def test_ring_noise_is_the_next_output(self):
+        mean, log_scale = pairs(200, max_scale=max_scale(150))
+        order = np.random.default_rng(0).permutation(200)
+        noise = np.asarray(ring_noise(mean, log_scale, order, 150))[order]
+        z = mean[order] + np.exp(log_scale[order]) * noise
+        np.testing.assert_allclose(noise, np.roll(z, -1, axis=0), atol=2 * 2**-23)
+
+    def test_more_axes(self):
+        mean, log_scale = pairs(10, dim=6)
+        order = np.random.default_rng(0).permutation(10)
+        flat = ring_noise(mean, log_scale, order, 9)
+        shaped = ring_noise(mean.reshape(10, 1, 2, 3), log_scale.reshape(10, 1, 2, 3), order, 9)
+        np.testing.assert_array_equal(np.reshape(shaped, (10, 6)), flat)
+
+
+class TestEchoNoise:
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_moments_for_a_fixed_batch_equal_enumeration(self, sampler):
+        batch, d_max, draws = 5, 3, 1500
+        mean, log_scale = pairs(batch, dim=2)
+        generator = keras.random.SeedGenerator(0)
+        noise = np.stack(
+            [echo_noise(mean, log_scale, d_max=d_max, sampler=sampler, seed=generator) for _ in range(draws)]
+        )  # (draws, batch, dim)
+        for i in range(batch):
+            orders = itertools.permutations([k for k in range(batch) if k != i], d_max)
+            values = np.array([direct_noise(mean, log_scale, order) for order in orders])  # all equally likely
+            # Mean, and second moments with the covariance among them: each within 5 standard errors of its estimate.
+            products = values[:, :, None] * values[:, None, :]
+            sampled = noise[:, i, :, None] * noise[:, i, None, :]
+            for estimate, truth in ((noise[:, i], values), (sampled, products)):
+                error = np.abs(estimate.mean(0) - truth.mean(0))
+                assert np.all(error < 5 * truth.std(0) / math.sqrt(draws) + 1e-12)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_with_replacement_draws_from_the_whole_batch(self, sampler):
+        batch, d_max, draws = 4, 2, 1500
+        mean, log_scale = pairs(batch, dim=2)
+        generator = keras.random.SeedGenerator(0)
+        noise = np.stack(
+            [echo_noise(mean, log_scale, d_max=d_max, sampler=sampler, replace=True, seed=generator) for _ in range(draws)]
+        )
+        values = np.array([direct_noise(mean, log_scale, order) for order in itertools.product(range(batch), repeat=d_max)])
+        for i in range(batch):
+            error = np.abs(noise[:, i].mean(0) - values.mean(0))
+            assert np.all(error < 5 * values.std(0) / math.sqrt(draws))
+            squares, square_values = np.square(noise[:, i]), np.square(values)
+            error = np.abs(squares.mean(0) - square_values.mean(0))
+            assert np.all(error < 5 * square_values.std(0) / math.sqrt(draws))
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_gaussian_source_has_the_variance_of_the_series(self, sampler):
+        s, batch, columns = 0.7, 60, 20_000
+        # Each column is a batch of its own; only one value is taken of each, so that all are independent.
+        f = np.random.default_rng(0).normal(size=(batch, columns, 1)).astype("float32")
+        if sampler == "gather":
+            f = f[:, :2000]
+        noise = np.asarray(echo_noise(f, np.full_like(f, math.log(s)), d_max=batch - 1, sampler=sampler, seed=0))[0]
+        expected = 1 / (1 - s**2)
+        assert abs(noise.var() - expected) < 5 * expected * math.sqrt(2 / len(noise))
+
+    @staticmethod
+    def variances_differ(a, b):
+        """Two-sample test of Gaussian variances at 5 standard errors of the logarithm of their ratio."""
+        return abs(math.log(a.var() / b.var())) > 5 * math.sqrt(2 / len(a) + 2 / len(b))
+
+    def test_noise_and_output_have_one_law(self):
+        layer = EchoLayer(d_max=99, seed=0)
+        # Half the columns, each a fresh batch, give a value of z, the others a value of e: at the largest scale, s = r.
+        f = np.random.default_rng(0).normal(size=(100, 400_000, 1)).astype("float32")
+        log_s = np.zeros_like(f)
+        noise = layer.noise(f, log_s)
+        z = np.asarray(layer.transmit(f, log_s, noise))[0, :200_000, 0]
+        e = np.asarray(noise)[0, 200_000:, 0]
+        assert not self.variances_differ(z, e)
+        assert ks_2samp(z, e).pvalue > 1e-6
+        # The released code's default for another r, in z only: the test must see it.
+        wrong = 0.852635 / layer.max_scale
+        z_wrong = f[0, :200_000, 0] + (z - f[0, :200_000, 0]) * wrong
+        assert self.variances_differ(z_wrong, e)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_own_sample_is_no_echo(self, sampler):
+        batch = 6
+        for i in range(batch):
+            mean = np.zeros((batch, 1))
+            mean[i] = 1.0
+            noise = np.asarray(echo_noise(mean, np.full((batch, 1), -0.5), sampler=sampler))
+            assert noise[i] == 0
+            assert np.all(np.delete(noise, i) > 0)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_seeds(self, sampler):
+        mean, log_scale = pairs(20)
+        generator = keras.random.SeedGenerator(1)
+        draw = lambda seed: np.asarray(echo_noise(mean, log_scale, sampler=sampler, seed=seed))  # noqa: E731
+        assert not np.array_equal(draw(generator), draw(generator))
+        assert not np.array_equal(draw(None), draw(None))
+        np.testing.assert_array_equal(draw(3), draw(3))
+        assert not np.array_equal(draw(3), draw(4))
+
+    def test_default_uses_all_others(self):
+        mean, log_scale = pairs(8)
+        np.testing.assert_array_equal(echo_noise(mean, log_scale, seed=1), echo_noise(mean, log_scale, d_max=7, seed=1))
+
+    def test_low_precision_input_gives_float32(self):
+        mean = ops.ones((4, 2), dtype="bfloat16")
+        assert keras.backend.standardize_dtype(echo_noise(mean, -mean).dtype) == "float32"
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_gradient_through_neighbours(self, sampler):
+        import tensorflow as tf
+
+        mean, log_scale = (tf.constant(value) for value in pairs(5))
+        with tf.GradientTape() as tape:
+            tape.watch([mean, log_scale])
+            first = tf.reduce_sum(echo_noise(mean, log_scale, sampler=sampler, seed=0)[0])
+        mean_gradient, scale_gradient = (
+            np.asarray(tf.convert_to_tensor(gradient)) for gradient in tape.gradient(first, [mean, log_scale])
+        )
+        assert np.all(mean_gradient[0] == 0)
+        assert np.all(scale_gradient[0] == 0)
+        assert np.all(mean_gradient[1:] != 0)
+        assert np.count_nonzero(np.all(scale_gradient[1:] != 0, axis=1)) == 3  # the last echo's scale multiplies nothing
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"d_max": 0}, "integer >= 1"),
+            ({"d_max": 4}, "at most batch - 1 = 3"),
+            ({"replace": True}, "d_max=None"),
+            ({"sampler": "loop"}, "sampler='loop'"),
+        ],
+    )
+    def test_invalid(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            echo_noise(*pairs(4), **arguments)
+
+
+def test_rate_is_minus_the_sum_of_logs():
+    _, log_scale = pairs(4, dim=6)
+    np.testing.assert_allclose(echo_tf.echo_rate(log_scale), -log_scale.sum(1))
+    np.testing.assert_allclose(echo_tf.echo_rate(log_scale.reshape(4, 1, 2, 3)), -log_scale.sum(1))
+
+
+def test_sample_is_signal_plus_scaled_noise():
+    mean, log_scale = pairs(10)
+    expected = mean + np.exp(log_scale) * echo_noise(mean, log_scale, seed=2)
+    np.testing.assert_allclose(echo_tf.echo_sample(mean, log_scale, seed=2), expected)
+
+
+def test_moments_equal_those_of_long_sequences():
+    mean, log_scale = pairs(6, max_scale=0.8)
+    # With replacement and d_max large the noise has the law for x uniform over these six examples.
+    generator = keras.random.SeedGenerator(0)
+    draws = np.concatenate(
+        [
+            np.asarray(gather_noise(mean, log_scale, keras.random.randint((5000, 80), 0, 6, seed=generator), 80))
+            for _ in range(4)
+        ]
+    )
+    z_mean, z_variance = (np.asarray(value) for value in echo_moments(mean, log_scale))
+    assert np.all(np.abs(draws.mean(0) - z_mean) < 5 * draws.std(0) / math.sqrt(len(draws)))
+    squares = np.square(draws - z_mean)
+    assert np.all(np.abs(squares.mean(0) - z_variance) < 5 * squares.std(0) / math.sqrt(len(draws)))
+
+
+class TestEchoLayer:
+    @staticmethod
+    def inputs(batch, dim=4, seed=0):
+        rng = np.random.default_rng(seed)
+        mean, log_scale = np.tanh(rng.normal(size=(batch, dim))), -np.log1p(np.exp(-rng.normal(size=(batch, dim))))
+        return mean.astype("float32"), log_scale.astype("float32")
+
+    def test_rate_uses_the_same_scale_as_the_output(self):
+        layer = EchoLayer(d_max=9, seed=0)
+        mean, log_scale = self.inputs(20)
+        np.testing.assert_allclose(layer.rate(log_scale), -(log_scale + math.log(max_scale(9))).sum(1), rtol=1e-6)
+        noise = layer.noise(mean, log_scale)
+        expected = mean + max_scale(9) * np.exp(log_scale) * noise
+        np.testing.assert_allclose(layer.transmit(mean, log_scale, noise), expected, rtol=1e-5, atol=1e-6)
+
+    def test_rate_is_never_below_the_floor(self):
+        layer = EchoLayer()
+        log_scale = np.zeros((3, 32), "float32")
+        log_scale[1] = -1e-9
+        assert np.all(layer.rate(log_scale) >= layer.rate_floor(32) * (1 - 1e-6))
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_fresh_at_every_call_and_the_same_with_and_without_training(self, sampler):
+        layer = EchoLayer(d_max=9, sampler=sampler, seed=0)
+        inputs = self.inputs(20)
+        assert not np.array_equal(layer(inputs), layer(inputs))
+        initial = np.asarray(layer.seed_generator.state)
+        with_training = keras.Sequential([layer])
+        first = np.asarray(with_training(inputs, training=True))
+        layer.seed_generator.state.assign(initial)
+        np.testing.assert_array_equal(with_training(inputs, training=False), first)
+
+    def test_float32_under_mixed_precision(self):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            layer = EchoLayer(d_max=3)
+            mean, log_scale = self.inputs(8)
+            z = layer([ops.cast(mean, "bfloat16"), ops.cast(log_scale, "bfloat16")])
+            assert keras.backend.standardize_dtype(z.dtype) == "float32"
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    def test_multiplicative_is_the_exponential(self):
+        inputs = self.inputs(8)
+        additive, multiplicative = EchoLayer(d_max=7, seed=1), EchoLayer(d_max=7, seed=1, multiplicative=True)
+        np.testing.assert_allclose(multiplicative(inputs), np.exp(additive(inputs)), rtol=1e-6)
+        np.testing.assert_array_equal(multiplicative.rate(inputs[1]), additive.rate(inputs[1]))
+
+    def test_rate_weight_adds_the_mean_rate(self):
+        layer = EchoLayer(d_max=7, rate_weight=0.5)
+        inputs = self.inputs(8)
+        layer(inputs)
+        (loss,) = layer.losses
+        assert float(loss) == pytest.approx(0.5 * float(np.mean(layer.rate(inputs[1]))), rel=1e-6)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_short_batch_draws_from_the_others_and_warns_once(self, sampler, caplog):
+        layer = EchoLayer(d_max=50, sampler=sampler, seed=0)
+        mean, log_scale = self.inputs(2, dim=1)
+        with caplog.at_level(logging.INFO, logger="echo_tf"):
+            noise = [np.asarray(layer.noise(mean, log_scale)) for _ in range(2)]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        # With one other example all d_max echoes are that one: a geometric series to within the truncation.
+        other = mean[::-1] / (1 - np.exp(log_scale[::-1]) * layer.max_scale)
+        np.testing.assert_allclose(noise[0], other, rtol=1e-4)
+        np.testing.assert_array_equal(noise[0], noise[1])
+
+    def test_batch_of_one_is_refused(self):
+        with pytest.raises(ValueError, match="at least 2 examples"):
+            EchoLayer(d_max=3)(self.inputs(1))
+
+    def test_unknown_batch_size(self):
+        mean, log_scale = keras.Input((4,)), keras.Input((4,))
+        model = keras.Model([mean, log_scale], EchoLayer(d_max=9, seed=0)([mean, log_scale]))
+        assert model.output_shape == (None, 4)
+        assert model.predict(self.inputs(25), batch_size=10, verbose=0).shape == (25, 4)
+
+    def test_save_and_load(self, tmp_path):
+        mean, log_scale = keras.Input((4,)), keras.Input((4,))
+        layer = EchoLayer(d_max=9, max_mean=2.0, sampler="gather", multiplicative=True, seed=5, name="channel")
+        model = keras.Model([mean, log_scale], layer([mean, log_scale]))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.get_layer("channel").get_config() == layer.get_config()
+        inputs = self.inputs(20)
+        np.testing.assert_array_equal(loaded(inputs), model(inputs))  # both generators start from seed 5
+
+
+class TestEchoDense:
+    @staticmethod
+    def trained(batch=20, d_max=9, **options):
+        layer = EchoDense(3, d_max=d_max, seed=0, **options)
+        features = np.random.default_rng(0).normal(size=(batch, 8)).astype("float32")
+        layer(features, training=True)
+        return layer, features
+
+    def test_rate_is_added_to_the_loss(self):
+        layer = EchoDense(3, d_max=9, rate_weight=2.0)
+        _, rate = layer(np.ones((20, 8), "float32"), return_rate=True)
+        assert float(layer.losses[0]) == pytest.approx(2.0 * float(np.mean(rate)), rel=1e-6)
+        assert not EchoDense(3, rate_weight=None, d_max=9).losses
+
+    def test_output_is_standardised(self):
+        layer, _ = self.trained()
+        features = np.random.default_rng(1).normal(size=(1000, 8)).astype("float32")
+        layer.refresh(features)
+        # Values of one ring depend on each other: the spread of its means over passes tells the standard error.
+        passes = np.stack([np.asarray(layer(features)) for _ in range(40)])
+        for values, truth in ((passes, 0.0), (np.square(passes), 1.0)):
+            means = values.mean(axis=1)
+            assert np.all(np.abs(means.mean(0) - truth) < 5 * means.std(0, ddof=1) / math.sqrt(40) + 1e-3)
+
+    def test_literal_output_is_the_channel(self):
+        layer, features = self.trained(parametrisation="literal")
+        state = np.asarray(layer.seed_generator.state)
+        z = np.asarray(layer(features))
+        layer.seed_generator.state.assign(state)
+        mean, log_scale = layer.statistics(features)
+        np.testing.assert_array_equal(z, layer.echo([mean, log_scale]))
+
+    def test_inference_depends_on_the_example_and_constants_only(self):
+        layer, features = self.trained()
+        state = np.asarray(layer.seed_generator.state)
+        outputs = []
+        for batch in (features[:1], features[:5], np.concatenate([features[:1], features[:1] + 3.0])):
+            layer.seed_generator.state.assign(state)
+            outputs.append(np.asarray(layer(batch))[0])
+        np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(outputs[2], outputs[0], rtol=1e-5, atol=1e-6)
+
+    def test_large_batches_make_their_own_echoes(self):
+        layer, features = self.trained()
+        layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))
+        mean, log_scale = layer.statistics(features)
+        assert np.all(np.isfinite(layer._noise(mean, log_scale, training=False)))
+        assert not np.any(np.isfinite(layer._noise(mean[:5], log_scale[:5], training=False)))
+
+    def test_reservoir_keeps_the_latest_pairs(self):
+        layer = EchoDense(3, d_max=9, reservoir_size=30)
+        batches = np.random.default_rng(0).normal(size=(3, 20, 8)).astype("float32")
+        for batch in batches:
+            layer(batch, training=True)
+        latest = np.concatenate([batches[2], batches[1, :10]])
+        np.testing.assert_allclose(layer.reservoir_mean, layer.statistics(latest)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.reservoir_log_scale, layer.statistics(latest)[1], rtol=1e-5, atol=1e-6)
+        layer.refresh(batches[0])
+        np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[0])[0], rtol=1e-5, atol=1e-6)
+
+    def test_training_ignores_the_reservoir(self):
+        layer, features = self.trained()
+        layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))
+        assert np.all(np.isfinite(layer(features[:5], training=True)))
+
+    def test_marginal_has_the_law_of_the_output(self):
+        layer, _ = self.trained()
+        features = np.random.default_rng(1).normal(size=(1000, 8)).astype("float32")
+        layer.refresh(features)
+        draws = np.stack([np.asarray(layer.sample_marginal(1000)) for _ in range(40)])
+        outputs = np.stack([np.asarray(layer(features)) for _ in range(40)])
+        for power in (1, 2, 4):
+            a, b = (np.power(values, power).mean(axis=1) for values in (draws, outputs))
+            se = np.sqrt((a.var(0, ddof=1) + b.var(0, ddof=1)) / 40)
+            assert np.all(np.abs(a.mean(0) - b.mean(0)) < 5 * se)
+        assert layer.sample_marginal(2500).shape == (2500, 3)
+
+    def test_untrained_layer_says_what_to_do(self):
+        layer = EchoDense(3, d_max=9)
+        features = np.ones((1, 8), "float32")
+        with pytest.raises(ValueError, match="at least 2 examples"):
+            layer(features)
+        with pytest.raises(ValueError, match="Train it first"):
+            layer.sample_marginal(3)
+        with pytest.raises(ValueError, match="at least two examples"):
+            layer.refresh(features)
+        assert layer(np.ones((4, 8), "float32")).shape == (4, 3)
+
+    def test_save_and_load(self, tmp_path):
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, EchoDense(3, d_max=9, seed=0, name="channel")(inputs))
+        model.compile(optimizer="sgd", loss="mse")
+        features = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+        model.fit(features, np.zeros((40, 3)), batch_size=20, verbose=0)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        original, copy = model.get_layer("channel"), loaded.get_layer("channel")
+        for before, after in zip(original.weights, copy.weights, strict=True):
+            np.testing.assert_array_equal(before, after)
+        copy.seed_generator.state.assign(original.seed_generator.state)
+        np.testing.assert_array_equal(
+            model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0)
+        )
+
+    @pytest.mark.parametrize("arguments", [{"parametrisation": "none"}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}])
+    def test_invalid(self, arguments):
+        with pytest.raises(ValueError, match="Invalid value received for argument"):
+            EchoDense(3, **{"d_max": 9, **arguments})

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from echo_tf.config import load_config
+from echo_tf.report import AGREES, DIFFERS, NOT_COMPARABLE, compare, markdown_table, paper_table, read_results, text_table
+
+
+def result(method="echo", dataset="binary_mnist", neg_elbo=90.0, seed=0, split="test", source="original", **overrides):
+    values = {"rate_nats": 26.0, "distortion_nats": neg_elbo - 26.0, "neg_elbo_nats": neg_elbo}
+    made = {
+        "dataset": dataset,
+        "config": dataclasses.asdict(load_config(method, seed=seed, **overrides)),
+        "holdout": 0,
+        "split": split,
+        "source": source,
+        **{key: {"mean": value, "se": 0.03, "se_images": 0.2} for key, value in values.items()},
+    }
+    if method == "echo":
+        made |= {"rate_floor_nats": 32 * 0.2, "rate_by_dimension_nats": [0.25, 0.4] + [1.0] * 30}
+    return made
+
+
+def test_paper_has_all_methods_and_adds_up():
+    for dataset, methods in paper_table().items():
+        assert len(methods) == 9
+        for method, row in methods.items():
+            total = row["rate_nats"] + row["distortion_nats"]
+            misprint = (dataset, method) == ("binary_mnist", "vae_vamp")
+            assert (abs(total - row["neg_elbo_nats"]) < 0.11) != misprint
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([88.9], AGREES),
+        ([89.71], DIFFERS),  # more than 1 nat from 88.7
+        ([87.0], DIFFERS),
+        ([88.0, 92.0], AGREES),  # 1.3 nats off, but the standard error is 2
+    ],
+)
+def test_verdict(values, verdict):
+    (row,) = compare([result(neg_elbo=value, seed=seed) for seed, value in enumerate(values)])
+    assert row.verdict == verdict
+    assert row.difference_nats == pytest.approx(np.mean(values) - 88.7)
+    assert row.seeds == tuple(range(len(values)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"epochs": 10}},
+        {"training": {"learning_rate": 1e-3}},
+        {"channel": {"d_max": 50}},
+        {"split": "validation"},
+        {"source": "reconstruction"},
+        {"dataset": "digits"},
+        {"beta": 0.5},
+    ],
+)
+def test_other_settings_are_not_compared(changes):
+    (row,) = compare([result(neg_elbo=88.7, **changes)])
+    assert row.verdict == NOT_COMPARABLE
+
+
+def test_precision_of_the_networks_does_not_hinder_comparison():
+    (row,) = compare([result(neg_elbo=88.7, training={"dtype_policy": "mixed_bfloat16"})])
+    assert row.verdict == AGREES
+
+
+def test_means_and_standard_errors_over_seeds():
+    rows = compare([result(neg_elbo=90.0), result(neg_elbo=92.0, seed=1), result("vae", neg_elbo=91.0)])
+    echo, vae = rows
+    assert (echo.mean["neg_elbo_nats"], echo.se["neg_elbo_nats"]) == (91.0, pytest.approx(1.0))
+    assert (vae.mean["neg_elbo_nats"], vae.se["neg_elbo_nats"]) == (91.0, 0.03)
+
+
+def test_unused_dimensions():
+    (row,) = compare([result()])
+    assert (row.unused_dimensions, row.unused_nats) == (2, pytest.approx(0.65))  # at no more than twice 0.2
+    (row,) = compare([result("vae")])
+    assert row.unused_dimensions is None
+
+
+def test_settings_are_kept_apart():
+    rows = compare([result(), result(training={"epochs": 3}), result(beta=2.0), result(split="validation")])
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize("table", [text_table, markdown_table])
+def test_tables_tell_all(table):
+    rows = compare([result(neg_elbo=89.0), result("vae", dataset="omniglot", source="reconstruction")])
+    text = table(rows)
+    for part in ("88.7", "+0.30", "agrees", "omniglot*", "reconstruction", "not comparable", "Protocol: paper", "float32"):
+        assert part in text
+
+
+def test_reads_results_from_folders(tmp_path):
+    folder = tmp_path / "binary_mnist" / "echo" / "cell"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result()))
+    (folder / "result_validation.json").write_text(json.dumps(result(split="validation")))
+    (tmp_path / "binary_mnist" / "vae" / "unfinished").mkdir(parents=True)
+    results = read_results(tmp_path)
+    assert [found["split"] for found in results] == ["test", "validation"]
+    assert {found["folder"] for found in results} == {str(folder)}

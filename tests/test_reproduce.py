@@ -1,0 +1,189 @@
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import echo_tf.data
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def reproduce():
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def out(reproduce, tmp_path_factory):
+    """Folder of a finished run of one epoch."""
+    out = tmp_path_factory.mktemp("runs")
+    assert reproduce.main(["--epochs", "1", "--out", str(out)]) == 0
+    return out
+
+
+ECHO = Path("digits", "echo", "paper-epochs=1-beta=1-seed=0")
+
+
+def test_leaves_all_files(out):
+    files = {path.name for path in (out / ECHO).iterdir()}
+    assert files == {"cell.json", "metrics.jsonl", "model.keras", "model.json", "pictures.npz", "result.json"}
+    report = {path.name for path in (out / "report").iterdir()}
+    assert report == {
+        "comparison.md",
+        "comparison.json",
+        "comparison.png",
+        "curves_digits.png",
+        "reconstructions_digits.png",
+        "samples_digits.png",
+    }
+    result = json.loads((out / ECHO / "result.json").read_text())
+    total = result["rate_nats"]["mean"] + result["distortion_nats"]["mean"]
+    assert result["neg_elbo_nats"]["mean"] == pytest.approx(total)
+    assert result["rate_nats"]["mean"] >= result["rate_floor_nats"] == pytest.approx(5.7372, abs=1e-4)
+    assert result["evaluated_images"] == 360
+    assert {"python", "versions", "backend", "devices", "git_commit"} <= set(result["environment"])
+
+
+def test_finished_cells_are_skipped(reproduce, out, capsys):
+    before = (out / ECHO / "result.json").stat().st_mtime_ns
+    assert reproduce.main(["--epochs", "1", "--out", str(out)]) == 0
+    assert (out / ECHO / "result.json").stat().st_mtime_ns == before
+    printed = capsys.readouterr().out
+    assert printed.count("finished before") == 2
+    assert "comparison.png" in printed
+
+
+def test_report_and_publish(reproduce, out, tmp_path, capsys):
+    assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
+    assert "not comparable" in capsys.readouterr().out
+    assert len(list((tmp_path / "results").iterdir())) == 6
+
+
+def test_another_split_uses_the_trained_model(reproduce, tmp_path, capsys):
+    arguments = ["--epochs", "1", "--method", "vae", "--validate", "--out", str(tmp_path)]
+    assert reproduce.main([*arguments, "--split", "validation"]) == 0
+    (model,) = tmp_path.glob("*/*/*/model.keras")
+    trained = model.stat().st_mtime_ns
+    assert not list(tmp_path.glob("*/*/*/result.json"))
+    assert reproduce.main(arguments) == 0
+    assert model.stat().st_mtime_ns == trained
+    assert len(list(tmp_path.glob("*/*/*/result*.json"))) == 2
+
+
+def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
+    arguments = ["--dataset", "binary_mnist", "--method", "echo", "vae", "--beta", "0.5", "2", "--seeds", "2", "--dry-run"]
+    assert reproduce.main([*arguments, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert lines[0] == str(tmp_path / "binary_mnist" / "echo" / "paper-epochs=200-beta=0.5-seed=0")
+    assert not list(tmp_path.iterdir())
+
+
+def test_strict_fails_where_the_paper_is_missed(reproduce, out, tmp_path):
+    cell = tmp_path / "binary_mnist" / "echo" / "made-up"
+    shutil.copytree(out / ECHO, cell)
+    result = json.loads((cell / "result.json").read_text())
+    result["dataset"] = "binary_mnist"
+    result["config"]["training"]["epochs"] = 200
+    (cell / "result.json").write_text(json.dumps(result))
+    assert reproduce.main(["--report", "--out", str(tmp_path)]) == 0
+    assert reproduce.main(["--report", "--out", str(tmp_path), "--strict"]) == 1
+
+
+class TestErrors:
+    """Status 2, one message on standard error that says what to do, no traceback, nothing changed on disk."""
+
+    @pytest.fixture
+    def fails(self, reproduce, capsys):
+        def run(*arguments):
+            assert reproduce.main(list(arguments)) == 2
+            message = capsys.readouterr().err.strip().splitlines()[-1]
+            assert message.startswith("reproduce.py: ")
+            return message
+
+        return run
+
+    def test_missing_data(self, fails, tmp_path, monkeypatch):
+        def no_network(*arguments):
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr("socket.getaddrinfo", no_network)
+        message = fails("--dataset", "binary_mnist", "--data-dir", str(tmp_path), "--out", str(tmp_path / "runs"))
+        assert "binary_mnist.npz" in message
+        assert "--raw-dir" in message
+        assert not (tmp_path / "runs").exists()
+
+    def test_damaged_data(self, fails, tmp_path):
+        path = tmp_path / "omniglot.npz"
+        path.write_bytes(b"PK damaged")
+        assert "omniglot.npz cannot be read" in fails("--dataset", "omniglot", "--data-dir", str(tmp_path))
+        assert path.read_bytes() == b"PK damaged"
+
+    def test_wrong_shape(self, fails, tmp_path):
+        np.savez(tmp_path / "omniglot.npz", train=np.zeros((3, 28, 28), np.uint8))
+        assert "`train` must be uint8 of shape (24345, 28, 28)" in fails("--dataset", "omniglot", "--data-dir", str(tmp_path))
+
+    def test_unknown_method(self, fails):
+        assert "did you mean `echo`?" in fails("--method", "ecko")
+
+    def test_bad_configuration(self, fails, tmp_path):
+        (tmp_path / "mine.yaml").write_text("chanel: {}")
+        assert "did you mean `channel`?" in fails("--method", str(tmp_path / "mine.yaml"))
+
+    @pytest.mark.parametrize("arguments", [("--beta", "-1"), ("--epochs", "0")])
+    def test_bad_value(self, fails, arguments):
+        assert "Expected at least" in fails(*arguments)
+
+    @pytest.mark.parametrize("arguments", [("--dataset", "mnist"), ("--seeds", "0"), ("--beta", "x"), ("--nothing",)])
+    def test_bad_command_line(self, reproduce, arguments):
+        with pytest.raises(SystemExit) as error:
+            reproduce.main(list(arguments))
+        assert error.value.code == 2
+
+    def test_output_folder_is_a_file(self, fails, tmp_path):
+        path = tmp_path / "file"
+        path.write_text("precious")
+        assert str(path) in fails("--epochs", "1", "--out", str(path))
+        assert path.read_text() == "precious"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
+    def test_unwritable_output_folder(self, fails, tmp_path):
+        tmp_path.chmod(0o500)
+        assert str(tmp_path) in fails("--epochs", "1", "--out", str(tmp_path / "runs"))
+
+    def test_folder_of_another_configuration(self, fails, out, tmp_path):
+        shutil.copytree(out, tmp_path / "runs")
+        path = tmp_path / "mine" / "echo.yaml"
+        path.parent.mkdir()
+        path.write_text("channel: {d_max: 50}")
+        before = (tmp_path / "runs" / ECHO / "result.json").read_bytes()
+        message = fails("--epochs", "1", "--method", str(path), "--out", str(tmp_path / "runs"))
+        assert "channel.d_max: 99 there, 50 asked for" in message
+        assert (tmp_path / "runs" / ECHO / "result.json").read_bytes() == before
+
+    def test_nothing_to_report(self, fails, tmp_path):
+        assert "No results" in fails("--report", "--out", str(tmp_path))
+
+
+@pytest.mark.data
+def test_real_data_reach_the_command(reproduce, real_data_dir, tmp_path, monkeypatch):
+    """Binary MNIST through the whole command, cut to a few hundred images after loading."""
+    load = echo_tf.data.load_dataset
+
+    def first_images(*arguments):
+        dataset = load(*arguments)
+        splits = {split: images[:300] for split, images in dataset.splits.items()}
+        return type(dataset)(dataset.name, splits, dataset.white, {})
+
+    monkeypatch.setattr("echo_tf.data.load_dataset", first_images)
+    monkeypatch.setenv("ECHO_TF_DATA", str(real_data_dir))
+    assert reproduce.main(["--dataset", "binary_mnist", "--epochs", "2", "--method", "echo", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("binary_mnist/echo/*/result.json")
+    assert json.loads(path.read_text())["distortion_nats"]["mean"] < 784 * np.log(2)

@@ -1,0 +1,124 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from echo_tf.config import TrainingConfig, load_config
+from echo_tf.data import DataError, load_dataset
+from echo_tf.optimizers import ConstantThenLinear, make_optimizer
+from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train, write_atomically
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = load_dataset("digits")
+    splits = {"train": dataset.raw("train")[:60], "test": dataset.raw("test")[:20]}
+    return type(dataset)("digits", splits, 255, {})
+
+
+def config(epochs=3, method="echo", seed=0):
+    channel = {"d_max": 9}
+    return load_config(method, seed=seed, channel=channel, training={"epochs": epochs, "batch_size": 20})
+
+
+class TestSchedule:
+    def test_constant_then_linear_to_zero(self):
+        schedule = ConstantThenLinear(3e-4, total_steps=200, decay_start=0.5)
+        rates = [float(schedule(step)) for step in (0, 99, 100, 150, 199, 200, 250)]
+        np.testing.assert_allclose(rates, [3e-4, 3e-4, 3e-4, 1.5e-4, 3e-6, 0, 0], rtol=1e-4, atol=1e-12)
+
+    def test_without_decay(self):
+        schedule = ConstantThenLinear(1e-3, total_steps=10, decay_start=1.0)
+        assert float(schedule(9)) == pytest.approx(1e-3)
+
+    def test_survives_its_config(self):
+        schedule = ConstantThenLinear(1e-3, 10, 0.25)
+        assert ConstantThenLinear.from_config(schedule.get_config()).get_config() == schedule.get_config()
+
+    def test_optimizer_follows_the_configuration(self):
+        optimizer = make_optimizer(TrainingConfig(epochs=10, learning_rate=1e-3), steps_per_epoch=7)
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert optimizer.get_config()["learning_rate"]["config"]["total_steps"] == 70
+        assert float(make_optimizer(TrainingConfig()).learning_rate) == pytest.approx(3e-4)
+
+
+class TestImageBatches:
+    images = np.arange(25, dtype=np.uint8)[:, None, None, None] * np.ones((1, 28, 28, 1), np.uint8)
+
+    def epoch(self, batches):
+        values = [np.rint(batches[i][:, 0, 0, 0] * 255).astype(int).tolist() for i in range(len(batches))]
+        batches.on_epoch_end()
+        return values
+
+    def test_epochs_are_different_orders_without_the_remainder(self):
+        batches = ImageBatches(self.images, 255, batch_size=10, seed=0)
+        first, second = self.epoch(batches), self.epoch(batches)
+        assert [len(batch) for batch in first] == [10, 10]
+        assert len(set(sum(first, []))) == 20
+        assert first != second
+
+    def test_order_is_a_function_of_seed_and_epoch(self):
+        batches, resumed = (ImageBatches(self.images, 255, batch_size=10, seed=3) for _ in range(2))
+        self.epoch(batches)
+        resumed.start(epoch=1)
+        assert self.epoch(batches) == self.epoch(resumed)
+        assert self.epoch(ImageBatches(self.images, 255, 10, seed=4)) != self.epoch(ImageBatches(self.images, 255, 10, seed=3))
+
+    def test_images_are_scaled_to_one(self):
+        batch = ImageBatches(self.images, 24, batch_size=25, seed=0)[0]
+        assert batch.dtype == np.float32
+        assert batch.max() == 1
+
+    def test_too_few_images(self):
+        with pytest.raises(ValueError, match="at most 25"):
+            ImageBatches(self.images, 255, batch_size=26, seed=0)
+
+
+class _Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["echo", "vae"])
+def test_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, digits, method):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    train(config(method=method), digits, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(method=method), digits, parts, callbacks=[_Interrupt()])
+    assert len(read_metrics(parts)) == 2
+    resumed = train(config(method=method), digits, parts)
+    assert int(resumed.optimizer.iterations) == 9
+    for a, b in zip(read_metrics(whole), read_metrics(parts), strict=True):
+        assert a["epoch"] == b["epoch"]
+        for key in ("loss_nats", "rate_nats", "distortion_nats"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4)  # float32 sums in another order
+
+
+def test_metrics_are_per_epoch_and_in_nats(tmp_path, digits):
+    train(config(epochs=2), digits.holdout(20), tmp_path, validate=True)
+    lines = read_metrics(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"loss_nats", "rate_nats", "distortion_nats", "validation_rate_nats", "learning_rate", "seconds"} <= set(lines[0])
+    assert (tmp_path / CHECKPOINT).exists()
+
+
+def test_validation_needs_a_split(tmp_path, digits):
+    with pytest.raises(DataError, match="no validation split"):
+        train(config(), digits, tmp_path, validate=True)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_atomically(path, json.dumps([1]))
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, json.dumps([2]))
+    assert path.read_text() == "[1]"
+    assert list(tmp_path.iterdir()) == [path]
