@@ -454,19 +454,23 @@ class EchoDense(keras.layers.Layer):
     output is `z` standardised per dimension, `(z - E z) / sd(z)`.
 
     Why standardised: Echo puts no price on mean or scale of `z`, and a decoder that reads `z` itself asks for an ever larger
-    constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, and functions of the parameters
-    (`echo_moments`), there is nothing to gain. The map is affine with constant coefficients at inference, so channel, noise
-    and rate stay exact. In training the moments are those of the batch, through which its examples depend on each other.
+    constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out as functions of the parameters
+    (`echo_moments` of the batch) there is nothing to gain. But the moments of 100 examples jitter, which costs about as much
+    distortion as the noise of a precise dimension. So after `freeze_after` training steps, when the decoder has learnt to
+    use `z`, the moments become constants. At inference they are constants throughout. The map is affine, so channel, noise
+    and rate are exact whatever it is; as long as it is made from the training batch, its examples depend on each other.
 
-    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights. At inference it gives the
-    moments, so that `f(x)` and the standardisation depend on `x` and stored constants only; echoes for batches of at most
-    `d_max` examples, down to one; and draws of the marginal. `refresh` renews it with the final parameters
-    (`RateDistortionModel.fit` does so itself); without it the pairs lag by some ten training steps.
+    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights. Until they are frozen the
+    constants are its moments. At inference it also gives the echoes for batches of at most `d_max` examples, down to one,
+    and draws of the marginal. `refresh` renews it with the final parameters (`RateDistortionModel.fit` does so itself);
+    without it the pairs lag by some ten training steps.
 
     Args:
         units: Integer, dimension of `z`.
         rate_weight: Float or `None`, see `EchoLayer`. This is beta, if the rest of the loss is a negative log likelihood
             *summed* over pixels, in nats.
+        freeze_after: Integer >= 1 or `None` for never, number of training steps after which the moments become constants.
+            About when the learning rate starts to fall is a good time.
         d_max, sampler, replace, seed: see `EchoLayer`. In training, and at inference as long as the layer is untrained,
             batches of at most `d_max` examples are treated as there.
         parametrisation: `"standardised"`, or `"literal"`, which returns `z` itself as the paper describes it.
@@ -497,6 +501,7 @@ class EchoDense(keras.layers.Layer):
         units: int,
         *,
         rate_weight: float | None = 1.0,
+        freeze_after: int | None = None,
         d_max: int = 99,
         sampler: str = "ring",
         replace: bool = False,
@@ -511,6 +516,11 @@ class EchoDense(keras.layers.Layer):
                 f"Invalid value received for argument `parametrisation`. Expected one of {PARAMETRISATIONS}. "
                 f"Received: parametrisation={parametrisation!r}"
             )
+        if freeze_after is not None and freeze_after < 1:
+            raise ValueError(
+                "Invalid value received for argument `freeze_after`. Expected an integer >= 1 or None. "
+                f"Received: freeze_after={freeze_after}"
+            )
         if reservoir_size is not None and reservoir_size <= d_max:
             raise ValueError(
                 f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
@@ -518,6 +528,7 @@ class EchoDense(keras.layers.Layer):
             )
         self.units = units
         self.rate_weight = rate_weight
+        self.freeze_after = freeze_after
         self.parametrisation = parametrisation
         self.reservoir_size = reservoir_size
         self.echo = EchoLayer(d_max=d_max, sampler=sampler, replace=replace, seed=seed)
@@ -540,6 +551,11 @@ class EchoDense(keras.layers.Layer):
             shape=shape, initializer="zeros", trainable=False, name="reservoir_log_scale"
         )
         self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
+        self.z_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="z_mean")
+        self.z_variance = self.add_weight(shape=(self.units,), initializer="ones", trainable=False, name="z_variance")
+        self.training_steps = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="training_steps"
+        )
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
@@ -578,7 +594,7 @@ class EchoDense(keras.layers.Layer):
             )
         passes = -(-n // self.reservoir_mean.shape[0])
         z = ops.concatenate([self._reservoir_noise() for _ in range(passes)])[:n]
-        return _standardise(z, *self._reservoir_moments()) if self.parametrisation == "standardised" else z
+        return _standardise(z, self.z_mean, self.z_variance) if self.parametrisation == "standardised" else z
 
     def refresh(self, inputs: Tensor) -> None:
         """Renew the reservoir with the pairs of given examples under the present parameters.
@@ -594,21 +610,31 @@ class EchoDense(keras.layers.Layer):
             raise ValueError(f"Expected the features of at least two examples. Received: {len(inputs)}")
         mean, log_scale = self.statistics(inputs)
         rows = ops.arange(self.reservoir_mean.shape[0]) % len(inputs)
-        self.reservoir_mean.assign(ops.take(mean, rows, axis=0))
-        self.reservoir_log_scale.assign(ops.take(log_scale, rows, axis=0))
-        self.reservoir_filled.assign(1.0)
-        self._known_filled = True
+        self._set_reservoir(ops.take(mean, rows, axis=0), ops.take(log_scale, rows, axis=0))
 
     def _store(self, mean: Tensor, log_scale: Tensor) -> None:
         """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
-        self._known_filled = True
         size = self.reservoir_mean.shape[0]
         repeated = ops.arange(size) % ops.shape(mean)[0]  # the first batch fills the reservoir
+        latest = []
         for reservoir, values in ((self.reservoir_mean, mean), (self.reservoir_log_scale, log_scale)):
             values = ops.stop_gradient(values)
             older = ops.where(self.reservoir_filled > 0, reservoir, ops.take(values, repeated, axis=0))
-            reservoir.assign(ops.concatenate([values, older])[:size])
+            latest.append(ops.concatenate([values, older])[:size])
+        self._set_reservoir(*latest)
+        self.training_steps.assign_add(1)
+
+    def _set_reservoir(self, mean: Tensor, log_scale: Tensor) -> None:
+        self.reservoir_mean.assign(mean)
+        self.reservoir_log_scale.assign(log_scale)
         self.reservoir_filled.assign(1.0)
+        self._known_filled = True
+        moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
+        for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
+            constant.assign(ops.where(self._is_frozen(), constant, value))
+
+    def _is_frozen(self) -> Tensor | bool:
+        return False if self.freeze_after is None else self.training_steps >= self.freeze_after
 
     def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
         batch = ops.shape(mean)[0]  # an integer where it is known in advance
@@ -636,18 +662,10 @@ class EchoDense(keras.layers.Layer):
         )
 
     def _moments(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
-        def of_batch():
-            return echo_moments(mean, log_scale + self.echo.log_max_scale)
-
-        if training:
-            return of_batch()
-        if self._known_filled:
-            return self._reservoir_moments()
-        return ops.cond(self.reservoir_filled > 0, self._reservoir_moments, of_batch)
-
-    def _reservoir_moments(self) -> tuple[Tensor, Tensor]:
-        log_scale = self.reservoir_log_scale + self.echo.log_max_scale
-        return echo_moments(ops.convert_to_tensor(self.reservoir_mean), log_scale)
+        use_constants = self._is_frozen() if training else self.reservoir_filled > 0
+        of_batch = echo_moments(mean, log_scale + self.echo.log_max_scale)
+        constants = (self.z_mean, self.z_variance)
+        return tuple(ops.where(use_constants, c, b) for c, b in zip(constants, of_batch, strict=True))
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
@@ -660,7 +678,7 @@ class EchoDense(keras.layers.Layer):
     def get_config(self):
         config = super().get_config()
         del config["dtype"]  # always float32
-        names = ("units", "rate_weight", "parametrisation", "reservoir_size")
+        names = ("units", "rate_weight", "freeze_after", "parametrisation", "reservoir_size")
         echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
         return {**config, **{name: getattr(self, name) for name in names}, **echo}
 

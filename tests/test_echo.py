@@ -426,9 +426,7 @@ class TestEchoDense:
         for before, after in zip(original.weights, copy.weights, strict=True):
             np.testing.assert_array_equal(before, after)
         copy.seed_generator.state.assign(original.seed_generator.state)
-        np.testing.assert_array_equal(
-            model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0)
-        )
+        np.testing.assert_array_equal(model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0))
 
     @pytest.mark.parametrize("arguments", [{"parametrisation": "none"}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}])
     def test_invalid(self, arguments):
