@@ -19,7 +19,6 @@ from echo_tf.training import CHECKPOINT, discard_checkpoint, read_metrics, save_
 
 CELL = "cell.json"
 MODEL = "model.keras"
-PICTURES = "pictures.npz"
 PICTURE_COUNT = 10
 
 _PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-probability", "numpy", "scipy")
@@ -69,7 +68,16 @@ def plan(
 
 def result_path(folder: Path, split: str) -> Path:
     """File with the final evaluation of a cell: `result.json` for the test set, `result_validation.json` for the other."""
-    return folder / ("result.json" if split == "test" else f"result_{split}.json")
+    return folder / f"result{_suffix(split)}.json"
+
+
+def pictures_path(folder: Path, split: str) -> Path:
+    """File with images of a split, their reconstructions, and samples."""
+    return folder / f"pictures{_suffix(split)}.npz"
+
+
+def _suffix(split: str) -> str:
+    return "" if split == "test" else f"_{split}"
 
 
 def is_finished(cell: Cell, out: Path, split: str = "test") -> bool:
@@ -159,7 +167,7 @@ def run_cell(
     if cell.config.channel.kind == "echo":
         result["rate_floor_nats"] = model.channel.echo.rate_floor(cell.config.network.latent_dim)
         result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rate_by_dimension(model, images)]
-    _save_pictures(folder / PICTURES, model, images[:PICTURE_COUNT])
+    _save_pictures(pictures_path(folder, split), model, images[:PICTURE_COUNT])
     write_atomically(result_path(folder, split), json.dumps(result, indent=2))  # last: it says that the cell is finished
     return result
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.experiments import PICTURES
+from echo_tf.experiments import pictures_path
 from echo_tf.report import Row
 from echo_tf.training import read_metrics
 
-# Okabe-Ito colours, which colour-blind readers can tell apart; each method also has its marker.
+# Okabe-Ito colours, which colour-blind readers can tell apart: one a method. Markers: one a setting.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
 _MARKERS = "osD^vPX*<"
 
@@ -34,8 +34,8 @@ def _pyplot():
     return plt
 
 
-def _style(methods: list[str]) -> dict[str, dict]:
-    return {m: {"color": _COLOURS[i % 9], "marker": _MARKERS[i % 9]} for i, m in enumerate(sorted(set(methods)))}
+def _colours(methods: list[str]) -> dict[str, str]:
+    return {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(sorted(set(methods)))}
 
 
 def _save(plt, figure, path: Path) -> Path:
@@ -45,8 +45,8 @@ def _save(plt, figure, path: Path) -> Path:
     return path
 
 
-def _by_dataset(items, key) -> dict[str, list]:
-    groups: dict[str, list] = {}
+def _grouped(items, key) -> dict:
+    groups: dict = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
@@ -55,30 +55,43 @@ def _by_dataset(items, key) -> dict[str, list]:
 def plot_comparison(rows: list[Row], path: Path) -> Path:
     """Rate against distortion of every row, with the paper's points (hollow) and lines of equal -ELBO, per data set."""
     plt = _pyplot()
-    groups = _by_dataset(rows, lambda row: row.dataset)
-    style = _style([row.method for row in rows])
+    groups = _grouped(rows, lambda row: row.dataset)
+    colours = _colours([row.method for row in rows])
+    settings = sorted({(row.split, row.epochs, row.beta) for row in rows})
     figure, axes = plt.subplots(1, len(groups), figsize=(4.5 * len(groups), 3.8), squeeze=False)
     for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
         for row in members:
-            look = style[row.method]
-            point = (row.mean["rate_nats"], row.mean["distortion_nats"])
-            label = f"{row.method}, {row.epochs} epochs" + (f", β = {row.beta:g}" if row.beta != 1 else "")
-            bars = {"xerr": row.se["rate_nats"], "yerr": row.se["distortion_nats"]}
-            axis.errorbar(*point, **bars, linestyle="none", label=label, **look)
+            marker = _MARKERS[settings.index((row.split, row.epochs, row.beta)) % len(_MARKERS)]
+            look = {"color": colours[row.method], "marker": marker, "linestyle": "none"}
+            label = f"{row.method}, {row.epochs} epochs"
+            label += (f", β = {row.beta:g}" if row.beta != 1 else "") + (f", {row.split}" if row.split != "test" else "")
+            axis.errorbar(
+                row.mean["rate_nats"],
+                row.mean["distortion_nats"],
+                xerr=row.se["rate_nats"],
+                yerr=row.se["distortion_nats"],
+                label=label,
+                **look,
+            )
             if row.paper is not None:
                 published = (row.paper["rate_nats"], row.paper["distortion_nats"])
-                axis.plot(*published, linestyle="none", markerfacecolor="none", label=f"{row.method}, paper", **look)
+                axis.plot(*published, **(look | {"marker": "o"}), markerfacecolor="none", label=f"{row.method}, paper")
         _lines_of_equal_elbo(axis)
         axis.set(title=dataset, xlabel="rate (nats)", ylabel="distortion (nats)")
-        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry a label
-        axis.legend(handles.values(), handles.keys(), fontsize=7)
+        _legend(axis)
     return _save(plt, figure, path)
+
+
+def _legend(axis) -> None:
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry a label
+    axis.legend(handles.values(), handles.keys(), fontsize=7)
 
 
 def _lines_of_equal_elbo(axis) -> None:
     """Grey lines of slope -1 through the range of the axis, each with its -ELBO at beta = 1."""
-    axis.margins(0.25)
+    axis.margins(0.3)
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    left = max(left, 0.0)
     for total in np.linspace(left + bottom, right + top, 6)[1:-1]:
         axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
         x = min(right, total - bottom)
@@ -90,47 +103,50 @@ def plot_curves(results: list[dict], folder: Path) -> list[Path]:
     """Training curves of rate, distortion and objective over epochs, one figure per data set."""
     plt = _pyplot()
     paths = []
-    for dataset, members in _by_dataset(results, lambda result: result["dataset"]).items():
-        style = _style([result["config"]["method"] for result in members])
+    for dataset, members in _grouped(results, lambda result: result["dataset"]).items():
+        colours = _colours([result["config"]["method"] for result in members])
         figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
         for result in members:
             metrics = read_metrics(Path(result["folder"]))
             epochs = [line["epoch"] for line in metrics]
             method = result["config"]["method"]
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
-                look = {"color": style[method]["color"], "linewidth": 1.2}
+                look = {"color": colours[method], "linewidth": 1.2}
                 axis.plot(epochs, [line[quantity] for line in metrics], label=f"{method}, training", **look)
                 if metrics and f"validation_{quantity}" in metrics[0]:
                     values = [line[f"validation_{quantity}"] for line in metrics]
                     axis.plot(epochs, values, linestyle="--", label=f"{method}, validation", **look)
         for axis, title in zip(axes, ("objective: distortion + β rate", "rate", "distortion"), strict=True):
             axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
             if lines:  # the first epochs would flatten all that follows
                 low, high = np.min(lines), np.quantile(lines, 0.9)
                 axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
-        handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        axes[0].legend(handles.values(), handles.keys(), fontsize=7)
+        _legend(axes[0])
         paths.append(_save(plt, figure, folder / f"curves_{dataset}.png"))
     return paths
 
 
 def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
-    """Reconstructions and samples of the first seed of every method, one figure each per data set."""
+    """Reconstructions and samples of the first seed of every setting, two figures for each data set and split."""
     plt = _pyplot()
     paths = []
-    for dataset, members in _by_dataset(results, lambda result: result["dataset"]).items():
+    for (dataset, split), members in _grouped(results, lambda result: (result["dataset"], result["split"])).items():
         strips, samples = {}, {}
         for result in members:
-            with np.load(Path(result["folder"]) / PICTURES, allow_pickle=False) as pictures:
+            with np.load(pictures_path(Path(result["folder"]), split), allow_pickle=False) as pictures:
                 config = result["config"]
                 name = f"{config['method']}\n{config['training']['epochs']} epochs\nβ = {config['beta']:g}"
-                strips.setdefault(result["split"], pictures["originals"])
+                strips.setdefault(f"{split}\nimages", pictures["originals"])
                 strips.setdefault(name, pictures["reconstructions"])
                 samples.setdefault(name, pictures["samples"])
-        path = folder / f"reconstructions_{dataset}.png"
-        paths.append(_plot_strips(plt, strips, f"{dataset}: means of 10 reconstructions", path))
-        paths.append(_plot_strips(plt, samples, f"{dataset}: samples from the marginal", folder / f"samples_{dataset}.png"))
+        name = dataset if split == "test" else f"{dataset}_{split}"
+        for kind, title, images in (
+            ("reconstructions", "means of 10 reconstructions", strips),
+            ("samples", "samples from the marginal", samples),
+        ):
+            paths.append(_plot_strips(plt, images, f"{dataset}: {title}", folder / f"{kind}_{name}.png"))
     return paths
 
 

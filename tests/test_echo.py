@@ -386,6 +386,25 @@ class TestEchoDense:
         layer.refresh(batches[0])
         np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[0])[0], rtol=1e-5, atol=1e-6)
 
+    def test_moments_are_of_the_batch_until_they_freeze(self):
+        layer = EchoDense(3, d_max=9, freeze_after=2, seed=0)
+        batches = np.random.default_rng(0).normal(size=(3, 20, 8)).astype("float32")
+
+        def moments(batch):
+            mean, log_scale = layer.statistics(batch)
+            expected = echo_moments(mean, log_scale + layer.echo.log_max_scale)
+            return np.stack(layer._moments(mean, log_scale, training=True)), np.stack(expected)
+
+        for batch in batches[:2]:
+            layer(batch, training=True)
+            if batch is batches[0]:
+                np.testing.assert_array_equal(*moments(batch))
+        constants = np.stack([layer.z_mean, layer.z_variance])
+        layer(batches[2] + 1.0, training=True)
+        layer.refresh(batches[2])
+        np.testing.assert_array_equal(np.stack([layer.z_mean, layer.z_variance]), constants)
+        np.testing.assert_array_equal(moments(batches[2])[0], constants)
+
     def test_training_ignores_the_reservoir(self):
         layer, features = self.trained()
         layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))
@@ -428,7 +447,9 @@ class TestEchoDense:
         copy.seed_generator.state.assign(original.seed_generator.state)
         np.testing.assert_array_equal(model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0))
 
-    @pytest.mark.parametrize("arguments", [{"parametrisation": "none"}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}])
+    @pytest.mark.parametrize(
+        "arguments", [{"parametrisation": "none"}, {"freeze_after": 0}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}]
+    )
     def test_invalid(self, arguments):
         with pytest.raises(ValueError, match="Invalid value received for argument"):
             EchoDense(3, **{"d_max": 9, **arguments})

@@ -106,6 +106,14 @@ def test_rates_are_at_or_above_the_floor():
     assert np.all(rate >= model.channel.echo.rate_floor(32) * (1 - 1e-6))
 
 
+def test_schedule_needs_the_number_of_steps():
+    config = small("echo", training={"epochs": 4})
+    model = echo_tf.build_model(config, steps_per_epoch=10)
+    assert model.channel.freeze_after == 20
+    assert float(model.optimizer.get_config()["learning_rate"]["config"]["total_steps"]) == 40
+    assert echo_tf.build_model(config).channel.freeze_after is None
+
+
 def test_data_sets_renew_the_reservoir_too():
     import tensorflow as tf
 
