@@ -36,7 +36,7 @@ class ChannelConfig:
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
-    freeze_at: float = 0.5  # fraction of the steps after which the standardisation is constant; at 1 it never is
+    freeze_at: float = 1.0  # fraction of the steps after which the standardisation is constant; at 1 it never is
 
 
 @dataclass(frozen=True)

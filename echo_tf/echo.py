@@ -27,6 +27,9 @@ Seed = int | keras.random.SeedGenerator | None
 SAMPLERS = ("ring", "gather")
 PARAMETRISATIONS = ("standardised", "literal")
 
+# Weight of the pull of E f towards 0 in EchoDense. Its direction is free, so that the size matters little.
+CENTRING = 3.0
+
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
 VARIANCE_EPSILON = 1e-6
 
@@ -563,6 +566,8 @@ class EchoDense(keras.layers.Layer):
 
     def call(self, inputs, return_rate=False, training=None):
         mean, log_scale = self.statistics(inputs)
+        if self.parametrisation == "standardised":
+            mean = _pull_to_centre(mean)
         z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
         if self.parametrisation == "standardised":
             z = _standardise(z, *self._moments(mean, log_scale, training))
@@ -600,8 +605,9 @@ class EchoDense(keras.layers.Layer):
         """Renew the reservoir with the pairs of given examples under the present parameters.
 
         Args:
-            inputs: Features of training examples, shape `(n, features)`. The reservoir takes the first `reservoir_size`;
-                fewer are repeated, which makes noise drawn from it approximate.
+            inputs: Features of training examples, shape `(n, features)`. The moments are those of all, if they are not
+                frozen; some 10,000 make them precise. The reservoir takes the first `reservoir_size`; fewer are repeated,
+                which makes noise drawn from it approximate.
 
         Raises:
             ValueError: fewer than two examples.
@@ -611,6 +617,7 @@ class EchoDense(keras.layers.Layer):
         mean, log_scale = self.statistics(inputs)
         rows = ops.arange(self.reservoir_mean.shape[0]) % len(inputs)
         self._set_reservoir(ops.take(mean, rows, axis=0), ops.take(log_scale, rows, axis=0))
+        self._set_moments(mean, log_scale)
 
     def _store(self, mean: Tensor, log_scale: Tensor) -> None:
         """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
@@ -622,6 +629,7 @@ class EchoDense(keras.layers.Layer):
             older = ops.where(self.reservoir_filled > 0, reservoir, ops.take(values, repeated, axis=0))
             latest.append(ops.concatenate([values, older])[:size])
         self._set_reservoir(*latest)
+        self._set_moments(*latest)
         self.training_steps.assign_add(1)
 
     def _set_reservoir(self, mean: Tensor, log_scale: Tensor) -> None:
@@ -629,6 +637,9 @@ class EchoDense(keras.layers.Layer):
         self.reservoir_log_scale.assign(log_scale)
         self.reservoir_filled.assign(1.0)
         self._known_filled = True
+
+    def _set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
+        """Make the moments of `z` for given pairs the constants, unless they are frozen."""
         moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
         for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
             constant.assign(ops.where(self._is_frozen(), constant, value))
@@ -681,6 +692,17 @@ class EchoDense(keras.layers.Layer):
         names = ("units", "rate_weight", "freeze_after", "parametrisation", "reservoir_size")
         echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
         return {**config, **{name: getattr(self, name) for name in names}, **echo}
+
+
+@ops.custom_gradient
+def _pull_to_centre(mean: Tensor):
+    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`."""
+    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
+
+    def gradient(*arguments, upstream=None):
+        return (upstream if upstream is not None else arguments[0]) + pull
+
+    return mean, gradient
 
 
 def _standardise(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

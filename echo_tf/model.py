@@ -16,6 +16,10 @@ from echo_tf.optimizers import make_optimizer
 
 Tensor = Any
 
+# Training images whose moments become the constants of an Echo channel. With 1,000 instead the sampling error of the moments
+# costs about 0.4 nats of distortion on Binary MNIST.
+REFRESH_IMAGES = 10_000
+
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class RateDistortionModel(keras.Model):
@@ -92,7 +96,7 @@ class RateDistortionModel(keras.Model):
         """Renew what the channel stores about the training set (Echo; others store nothing).
 
         Args:
-            images: Training images, shape `(n, 28, 28, 1)` in [0, 1]; 1,000 are enough.
+            images: Training images, shape `(n, 28, 28, 1)` in [0, 1]; some 10,000, see `EchoDense.refresh`.
         """
         if isinstance(self.channel, EchoDense):
             self.channel.refresh(self._features(images))
@@ -140,7 +144,7 @@ class _RefreshChannel(keras.callbacks.Callback):
     def _refresh(self):
         is_generator = hasattr(self.data, "__next__")
         if isinstance(self.model.channel, EchoDense) and not is_generator:
-            self.model.refresh_channel(_first_images(self.data, self.model.channel.reservoir_mean.shape[0]))
+            self.model.refresh_channel(_first_images(self.data, REFRESH_IMAGES))
 
 
 def _first_images(data: Any, n: int) -> np.ndarray:
