@@ -38,7 +38,7 @@ class GaussianChannel(keras.layers.Layer):
     """
 
     def __init__(self, units: int, *, seed: int | None = None, **kwargs):
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.units = units
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -64,6 +64,4 @@ class GaussianChannel(keras.layers.Layer):
         return keras.random.normal((n, self.units), seed=self.seed_generator)
 
     def get_config(self):
-        config = super().get_config()
-        del config["dtype"]  # always float32
-        return {**config, "units": self.units, "seed": self.seed}
+        return {**super().get_config(), "units": self.units, "seed": self.seed}

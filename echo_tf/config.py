@@ -36,7 +36,6 @@ class ChannelConfig:
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
-    freeze_at: float = 1.0  # fraction of the steps after which the standardisation is constant; at 1 it never is
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,11 @@ class Config:
                 "Invalid value for `training.learning_rate`. Expected a positive finite number. "
                 f"Received: {self.training.learning_rate}"
             )
-        for key in ("training.decay_start", "channel.freeze_at"):
-            if not 0 <= values[key] <= 1:
-                raise ConfigError(f"Invalid value for `{key}`. Expected a fraction from 0 to 1. Received: {values[key]}")
+        if not 0 <= self.training.decay_start <= 1:
+            raise ConfigError(
+                "Invalid value for `training.decay_start`. Expected a fraction from 0 to 1. "
+                f"Received: {self.training.decay_start}"
+            )
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -156,8 +157,11 @@ def load_config(name_or_path: str | Path, **overrides: Any) -> Config:
         raise ConfigError(f"{path} is not a valid YAML file: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values. Received: {type(values).__name__}")
+    if "method" in values:
+        raise ConfigError(f"{path}: key `method` is not allowed, the method is named by the file")
     try:
-        return config_from_dict(_merge({"method": path.stem, **values}, overrides))
+        from_file = config_from_dict({"method": path.stem, **values})
+        return config_from_dict(_merge(dataclasses.asdict(from_file), overrides))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,9 +113,9 @@ DATASETS = ("digits", *_SPECS)
 
 # Raw files by the names under which TFDS looks for them.
 _RAW_FILES = {
-    "binary_mnist": "binarized_mnist_{train,valid,test}.amat",
-    "fashion_mnist": "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz",
-    "omniglot": "chardata.mat",
+    "binary_mnist": [f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")],
+    "fashion_mnist": [f"{p}-{kind}-ubyte.gz" for p in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")],
+    "omniglot": ["chardata.mat"],
 }
 
 
@@ -180,9 +181,11 @@ def _read_cache(name: str, path: Path) -> Dataset:
     spec = _SPECS[name]
     remedy = "Delete or replace the file; it is made anew when it is missing."
     try:
+        with zipfile.ZipFile(path):  # np.load would also take a single array
+            pass
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = dict(members)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}). {remedy}") from None
 
     splits, labels = {}, {}
@@ -209,10 +212,12 @@ def _prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
     spec = _SPECS[name]
     remedy = (
         f"Point --data-dir (or ${DATA_DIR_VARIABLE}) at a folder that holds {name}.npz, or --raw-dir at one that holds "
-        f"{_RAW_FILES[name]}."
+        f"{', '.join(_RAW_FILES[name])}."
     )
-    if raw_dir is not None and not raw_dir.is_dir():
-        raise DataError(f"No folder {raw_dir} with raw files. {remedy}")
+    if raw_dir is not None:  # else TFDS would look for what is missing in the network
+        missing = [file for file in _RAW_FILES[name] if not (raw_dir / file).is_file()]
+        if missing:
+            raise DataError(f"{raw_dir} does not hold {', '.join(missing)}. {remedy}")
     if raw_dir is None and name == "omniglot":
         raise DataError(
             f"{name} is neither in {data_dir} nor downloadable: chardata.mat has no stable public address. It is in the "

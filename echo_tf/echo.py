@@ -12,6 +12,7 @@ Everything is in nats and per example: examples lie along axis 0, dimensions alo
 
 import logging
 import math
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ Seed = int | keras.random.SeedGenerator | None
 SAMPLERS = ("ring", "gather")
 PARAMETRISATIONS = ("standardised", "literal")
 
-# Weight of the pull of E f towards 0 in EchoDense. Its direction is free, so that the size matters little.
+# Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
 
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
@@ -49,7 +50,7 @@ def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> f
         `r` in (0, 1), float. `-log(r)` is the rate floor of one dimension in nats.
 
     Raises:
-        ValueError: `d_max < 1`, or `max_mean` or `precision` is not a positive finite number.
+        ValueError: `d_max` is not an integer >= 1, or `max_mean` or `precision` is not a positive finite number.
 
     Source: paper, section 2.2 (its 0.8359 is `max_scale(99)`).
         Differs from the released code, whose default solves `M r^d = precision`, which bounds one dropped term instead of
@@ -59,8 +60,7 @@ def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> f
         >>> round(max_scale(99), 7)
         0.8358656
     """
-    if int(d_max) != d_max or d_max < 1:
-        raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
+    _check_d_max(d_max)
     for name, value in (("max_mean", max_mean), ("precision", precision)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(
@@ -160,6 +160,11 @@ def _short_batch_noise(mean: Tensor, log_scale: Tensor, d_max: int, seed: Seed) 
     return gather_noise(mean, log_scale, orders, d_max)
 
 
+def _check_d_max(d_max: int) -> None:
+    if not isinstance(d_max, Integral) or d_max < 1:
+        raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
+
+
 def _check_sampler(sampler: str) -> None:
     if sampler not in SAMPLERS:
         raise ValueError(
@@ -205,8 +210,9 @@ def echo_noise(
         `e`, the same shape as `mean`, at least float32.
 
     Raises:
-        ValueError: `d_max < 1`; `d_max > batch - 1` without replacement; `d_max=None` with replacement or with a batch
-            size that is not known in advance; unknown `sampler`.
+        ValueError: `d_max` is not an integer >= 1; `d_max > batch - 1` without replacement (checked only if the batch size
+            is static: `EchoLayer` checks at run time too); `d_max=None` with replacement or with a batch size that is not
+            static; unknown `sampler`.
 
     Source: paper, equations 2 and 3 and section 2.2. Differs from the released code, which draws its permutations once
         when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
@@ -222,11 +228,7 @@ def echo_noise(
                 + "Received: d_max=None"
             )
         d_max = static_batch - 1
-    if int(d_max) != d_max or d_max < 1:
-        raise ValueError(
-            "Invalid value received for argument `d_max`. Expected an integer >= 1 (so a batch of at least 2). "
-            f"Received: d_max={d_max}, batch size {static_batch}"
-        )
+    _check_d_max(d_max)
     if not replace and static_batch is not None and d_max > static_batch - 1:
         raise ValueError(
             f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {static_batch - 1} without "
@@ -345,7 +347,8 @@ class EchoLayer(keras.layers.Layer):
         `z`, float32, the shape of `mean`.
 
     Raises:
-        ValueError: invalid arguments; a batch of one example.
+        ValueError: invalid arguments; a batch of one example (where its size is only known at run time, the error is the
+            backend's, about an empty range of random integers).
 
     Source: paper, section 2.
 
@@ -367,7 +370,7 @@ class EchoLayer(keras.layers.Layer):
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         _check_sampler(sampler)
         self.max_scale = max_scale(d_max, max_mean)
         self.log_max_scale = math.log(self.max_scale)
@@ -444,7 +447,6 @@ class EchoLayer(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        del config["dtype"]  # always float32
         names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "rate_weight", "seed")
         return {**config, **{name: getattr(self, name) for name in names}}
 
@@ -457,23 +459,25 @@ class EchoDense(keras.layers.Layer):
     output is `z` standardised per dimension, `(z - E z) / sd(z)`.
 
     Why standardised: Echo puts no price on mean or scale of `z`, and a decoder that reads `z` itself asks for an ever larger
-    constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out as functions of the parameters
-    (`echo_moments` of the batch) there is nothing to gain. But the moments of 100 examples jitter, which costs about as much
-    distortion as the noise of a precise dimension. So after `freeze_after` training steps, when the decoder has learnt to
-    use `z`, the moments become constants. At inference they are constants throughout. The map is affine, so channel, noise
-    and rate are exact whatever it is; as long as it is made from the training batch, its examples depend on each other.
+    constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, as functions of the parameters
+    (`echo_moments` of the batch), there is nothing to gain. The map is affine, so channel, noise and rate are exact whatever
+    it is; but made from the training batch it lets its examples depend on each other. At inference the moments are constants.
 
-    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights. Until they are frozen the
-    constants are its moments. At inference it also gives the echoes for batches of at most `d_max` examples, down to one,
-    and draws of the marginal. `refresh` renews it with the final parameters (`RateDistortionModel.fit` does so itself);
-    without it the pairs lag by some ten training steps.
+    Why the pull: nothing is left to hold `E f` then. It drifts into saturation too, only slowly, and dimensions off the centre
+    multiply the sampling error of the batch moments. So the gradient of `CENTRING * sum_j (E f_j)^2` is added to that of
+    `f`, though not to the loss. If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly; by
+    that much the point of rest differs from the optimum. In a loss that is not in nats per example the pull weighs more or
+    less.
+
+    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
+    inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
+    marginal. `refresh` renews all with the final parameters (`RateDistortionModel.fit` does so itself); without it the pairs
+    lag by some ten training steps, and moments of a thousand pairs are less precise than those of ten thousand.
 
     Args:
         units: Integer, dimension of `z`.
         rate_weight: Float or `None`, see `EchoLayer`. This is beta, if the rest of the loss is a negative log likelihood
             *summed* over pixels, in nats.
-        freeze_after: Integer >= 1 or `None` for never, number of training steps after which the moments become constants.
-            About when the learning rate starts to fall is a good time.
         d_max, sampler, replace, seed: see `EchoLayer`. In training, and at inference as long as the layer is untrained,
             batches of at most `d_max` examples are treated as there.
         parametrisation: `"standardised"`, or `"literal"`, which returns `z` itself as the paper describes it.
@@ -504,7 +508,6 @@ class EchoDense(keras.layers.Layer):
         units: int,
         *,
         rate_weight: float | None = 1.0,
-        freeze_after: int | None = None,
         d_max: int = 99,
         sampler: str = "ring",
         replace: bool = False,
@@ -513,16 +516,11 @@ class EchoDense(keras.layers.Layer):
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         if parametrisation not in PARAMETRISATIONS:
             raise ValueError(
                 f"Invalid value received for argument `parametrisation`. Expected one of {PARAMETRISATIONS}. "
                 f"Received: parametrisation={parametrisation!r}"
-            )
-        if freeze_after is not None and freeze_after < 1:
-            raise ValueError(
-                "Invalid value received for argument `freeze_after`. Expected an integer >= 1 or None. "
-                f"Received: freeze_after={freeze_after}"
             )
         if reservoir_size is not None and reservoir_size <= d_max:
             raise ValueError(
@@ -531,7 +529,6 @@ class EchoDense(keras.layers.Layer):
             )
         self.units = units
         self.rate_weight = rate_weight
-        self.freeze_after = freeze_after
         self.parametrisation = parametrisation
         self.reservoir_size = reservoir_size
         self.echo = EchoLayer(d_max=d_max, sampler=sampler, replace=replace, seed=seed)
@@ -556,9 +553,6 @@ class EchoDense(keras.layers.Layer):
         self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
         self.z_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="z_mean")
         self.z_variance = self.add_weight(shape=(self.units,), initializer="ones", trainable=False, name="z_variance")
-        self.training_steps = self.add_weight(
-            shape=(), initializer="zeros", dtype="int32", trainable=False, name="training_steps"
-        )
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
@@ -592,7 +586,7 @@ class EchoDense(keras.layers.Layer):
         Raises:
             ValueError: the layer is untrained, so that its reservoir is empty.
         """
-        if not self._known_filled:
+        if not ops.convert_to_numpy(self.reservoir_filled) > 0:
             raise ValueError(
                 f"{self.name} has no training examples to draw from. Train it first, or call refresh(features) with the "
                 "features of at least two examples."
@@ -605,9 +599,9 @@ class EchoDense(keras.layers.Layer):
         """Renew the reservoir with the pairs of given examples under the present parameters.
 
         Args:
-            inputs: Features of training examples, shape `(n, features)`. The moments are those of all, if they are not
-                frozen; some 10,000 make them precise. The reservoir takes the first `reservoir_size`; fewer are repeated,
-                which makes noise drawn from it approximate.
+            inputs: Features of training examples, shape `(n, features)`. The moments are those of all; some 10,000 make them
+                precise. The reservoir takes the first `reservoir_size`; fewer are repeated, which makes noise drawn from it
+                approximate.
 
         Raises:
             ValueError: fewer than two examples.
@@ -626,11 +620,10 @@ class EchoDense(keras.layers.Layer):
         latest = []
         for reservoir, values in ((self.reservoir_mean, mean), (self.reservoir_log_scale, log_scale)):
             values = ops.stop_gradient(values)
-            older = ops.where(self.reservoir_filled > 0, reservoir, ops.take(values, repeated, axis=0))
+            older = ops.where(self.reservoir_filled > 0, ops.convert_to_tensor(reservoir), ops.take(values, repeated, axis=0))
             latest.append(ops.concatenate([values, older])[:size])
         self._set_reservoir(*latest)
         self._set_moments(*latest)
-        self.training_steps.assign_add(1)
 
     def _set_reservoir(self, mean: Tensor, log_scale: Tensor) -> None:
         self.reservoir_mean.assign(mean)
@@ -639,13 +632,9 @@ class EchoDense(keras.layers.Layer):
         self._known_filled = True
 
     def _set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
-        """Make the moments of `z` for given pairs the constants, unless they are frozen."""
-        moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
-        for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
-            constant.assign(ops.where(self._is_frozen(), constant, value))
-
-    def _is_frozen(self) -> Tensor | bool:
-        return False if self.freeze_after is None else self.training_steps >= self.freeze_after
+        z_mean, z_variance = echo_moments(mean, log_scale + self.echo.log_max_scale)
+        self.z_mean.assign(z_mean)
+        self.z_variance.assign(z_variance)
 
     def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
         batch = ops.shape(mean)[0]  # an integer where it is known in advance
@@ -657,26 +646,34 @@ class EchoDense(keras.layers.Layer):
             return self._reservoir_noise()[:batch]
 
         is_static = mean.shape[0] is not None
-        if training or self.echo.replace or (is_static and batch > self.echo.d_max):
+        if training or (is_static and batch > self.echo.d_max):
             return from_batch()
         if self._known_filled:
             return from_reservoir() if is_static else ops.cond(batch > self.echo.d_max, from_batch, from_reservoir)
-        if is_static and batch == 1:
-            return from_batch()  # raises
-        use_reservoir = ops.logical_and(batch <= self.echo.d_max, self.reservoir_filled > 0)
-        return ops.cond(use_reservoir, from_reservoir, from_batch)
+        if not is_static:
+            use_reservoir = ops.logical_and(batch <= self.echo.d_max, self.reservoir_filled > 0)
+            return ops.cond(use_reservoir, from_reservoir, from_batch)
+        # Where the batch is static on JAX too, whose `cond` cannot advance a seed generator.
+        return ops.where(self.reservoir_filled > 0, from_reservoir(), from_batch())
 
     def _reservoir_noise(self) -> Tensor:
         log_scale = self.reservoir_log_scale + self.echo.log_max_scale
         return echo_noise(
-            self.reservoir_mean, log_scale, d_max=self.echo.d_max, sampler=self.echo.sampler, seed=self.seed_generator
+            self.reservoir_mean,
+            log_scale,
+            d_max=self.echo.d_max,
+            sampler=self.echo.sampler,
+            replace=self.echo.replace,
+            seed=self.seed_generator,
         )
 
     def _moments(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
-        use_constants = self._is_frozen() if training else self.reservoir_filled > 0
         of_batch = echo_moments(mean, log_scale + self.echo.log_max_scale)
-        constants = (self.z_mean, self.z_variance)
-        return tuple(ops.where(use_constants, c, b) for c, b in zip(constants, of_batch, strict=True))
+        if training:
+            return of_batch
+        constants = (ops.convert_to_tensor(self.z_mean), ops.convert_to_tensor(self.z_variance))
+        is_filled = self.reservoir_filled > 0
+        return tuple(ops.where(is_filled, c, b) for c, b in zip(constants, of_batch, strict=True))
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
@@ -688,15 +685,14 @@ class EchoDense(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        del config["dtype"]  # always float32
-        names = ("units", "rate_weight", "freeze_after", "parametrisation", "reservoir_size")
+        names = ("units", "rate_weight", "parametrisation", "reservoir_size")
         echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
         return {**config, **{name: getattr(self, name) for name in names}, **echo}
 
 
 @ops.custom_gradient
 def _pull_to_centre(mean: Tensor):
-    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`."""
+    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
     pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
 
     def gradient(*arguments, upstream=None):

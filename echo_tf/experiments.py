@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from echo_tf.config import Config, config_from_dict, flatten
 from echo_tf.data import Dataset
 from echo_tf.evaluation import SHUFFLES, evaluate, rate_by_dimension
-from echo_tf.training import CHECKPOINT, discard_checkpoint, read_metrics, save_checkpoint, train, write_atomically
+from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train, write_atomically
 
 CELL = "cell.json"
 MODEL = "model.keras"
@@ -54,13 +53,11 @@ class Cell:
         return dataclasses.asdict(self)
 
 
-def plan(
-    dataset: str, configs: Iterable[Config], betas: Iterable[float] | None, seeds: Iterable[int], holdout: int = 0
-) -> list[Cell]:
-    """All cells for the given configurations, betas (`None`: that of each configuration) and seeds, seed by seed."""
+def plan(dataset: str, configs: list[Config], betas: list[float] | None, seeds: int, holdout: int = 0) -> list[Cell]:
+    """Cells for configurations, betas (`None`: that of each configuration) and `seeds` seeds from its own on, seed by seed."""
     return [
-        Cell(dataset, dataclasses.replace(config, beta=beta, seed=seed), holdout)
-        for seed in seeds
+        Cell(dataset, dataclasses.replace(config, beta=beta, seed=config.seed + i), holdout)
+        for i in range(seeds)
         for config in configs
         for beta in (betas or [config.beta])
     ]
@@ -148,8 +145,8 @@ def run_cell(
         model = keras.saving.load_model(folder / MODEL)
     else:
         model = train(cell.config, dataset, folder, validate=validate, callbacks=callbacks)
-        save_checkpoint(model, folder / MODEL)
-        discard_checkpoint(folder / CHECKPOINT)
+        save_atomically(model, folder / MODEL)
+        (folder / CHECKPOINT).unlink()
 
     images = dataset.images(split)
     batch_size = cell.config.training.batch_size

@@ -31,8 +31,6 @@ class RateDistortionModel(keras.Model):
 
     Args:
         config: The `Config`, or its dictionary.
-        total_steps: Integer, number of training steps, which dates the events that the configuration gives as fractions of
-            the training; `None` leaves them out.
 
     Source: paper, equation 8 (objective) and section 5 (Bernoulli decoder).
 
@@ -43,21 +41,18 @@ class RateDistortionModel(keras.Model):
         {'logits': (100, 28, 28, 1), 'rate': (100,), 'z': (100, 32)}
     """
 
-    def __init__(self, config: Config | dict, total_steps: int | None = None, **kwargs):
+    def __init__(self, config: Config | dict, **kwargs):
         config = config if isinstance(config, Config) else config_from_dict(config)
         # The networks alone follow the dtype policy; images, channel and losses are float32.
         super().__init__(dtype="float32", **kwargs)
         self.config = config
-        self.total_steps = total_steps
         network, channel, policy = config.network, config.channel, config.training.dtype_policy
         self.encoder = ENCODERS[network.encoder](dtype=policy)
         self.decoder = DECODERS[network.decoder](network.latent_dim, dtype=policy)
         if channel.kind == "echo":
-            freezes = total_steps is not None and channel.freeze_at < 1
             self.channel = EchoDense(
                 network.latent_dim,
                 rate_weight=None,  # the rate enters the objective in compute_loss
-                freeze_after=max(1, round(channel.freeze_at * total_steps)) if freezes else None,
                 d_max=channel.d_max,
                 sampler=channel.sampler,
                 replace=channel.replace,
@@ -124,8 +119,15 @@ class RateDistortionModel(keras.Model):
     def _features(self, images: np.ndarray) -> np.ndarray:
         return self.encoder.predict(np.asarray(images), verbose=0)
 
+    def save_own_variables(self, store):
+        # Keras saves no state of seed generators; with it a training that is resumed draws the noise that it would have.
+        store["seed_state"] = ops.convert_to_numpy(self.channel.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.channel.seed_generator.state.assign(store["seed_state"][()])
+
     def get_config(self):
-        return {"config": dataclasses.asdict(self.config), "total_steps": self.total_steps}
+        return {"config": dataclasses.asdict(self.config)}
 
 
 class _RefreshChannel(keras.callbacks.Callback):
@@ -166,8 +168,8 @@ def build_model(config: Config | dict | str, steps_per_epoch: int | None = None)
 
     Args:
         config: A `Config`, its dictionary, or the name of a method (`"echo"`, `"vae"`).
-        steps_per_epoch: Integer; with it learning rate and channel follow the schedule of the configuration, without it the
-            learning rate is constant and the standardisation of an Echo channel is never frozen.
+        steps_per_epoch: Integer; with it Adam follows the schedule of the configuration, without it the learning rate is
+            constant.
 
     Returns:
         A compiled `RateDistortionModel` with its weights built.
@@ -177,9 +179,7 @@ def build_model(config: Config | dict | str, steps_per_epoch: int | None = None)
     """
     if isinstance(config, str):
         config = load_config(config)
-    config = config if isinstance(config, Config) else config_from_dict(config)
-    total_steps = None if steps_per_epoch is None else config.training.epochs * steps_per_epoch
-    model = RateDistortionModel(config, total_steps)
+    model = RateDistortionModel(config)
     model.build((None, *IMAGE_SHAPE))
-    model.compile(optimizer=make_optimizer(config.training, total_steps))
+    model.compile(optimizer=make_optimizer(model.config.training, steps_per_epoch))
     return model

@@ -39,8 +39,9 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def make_optimizer(config: TrainingConfig, total_steps: int | None = None) -> keras.optimizers.Optimizer:
-    """Adam of the paper (Keras' defaults otherwise); with `total_steps` it follows the schedule, else a constant rate."""
-    if total_steps is None:
+def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -> keras.optimizers.Optimizer:
+    """Adam of the paper (Keras' defaults otherwise); with `steps_per_epoch` it follows the schedule, else a constant rate."""
+    if steps_per_epoch is None:
         return keras.optimizers.Adam(config.learning_rate)
+    total_steps = config.epochs * steps_per_epoch
     return keras.optimizers.Adam(ConstantThenLinear(config.learning_rate, total_steps, config.decay_start))

@@ -57,14 +57,15 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
     plt = _pyplot()
     groups = _grouped(rows, lambda row: row.dataset)
     colours = _colours([row.method for row in rows])
-    settings = sorted({(row.split, row.epochs, row.beta) for row in rows})
+    settings = sorted({_setting(row) for row in rows})
     figure, axes = plt.subplots(1, len(groups), figsize=(4.5 * len(groups), 3.8), squeeze=False)
     for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
         for row in members:
-            marker = _MARKERS[settings.index((row.split, row.epochs, row.beta)) % len(_MARKERS)]
+            marker = _MARKERS[settings.index(_setting(row)) % len(_MARKERS)]
             look = {"color": colours[row.method], "marker": marker, "linestyle": "none"}
             label = f"{row.method}, {row.epochs} epochs"
             label += (f", β = {row.beta:g}" if row.beta != 1 else "") + (f", {row.split}" if row.split != "test" else "")
+            label += f", held out {row.holdout}" if row.holdout else ""
             axis.errorbar(
                 row.mean["rate_nats"],
                 row.mean["distortion_nats"],
@@ -80,6 +81,10 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
         axis.set(title=dataset, xlabel="rate (nats)", ylabel="distortion (nats)")
         _legend(axis)
     return _save(plt, figure, path)
+
+
+def _setting(row: Row) -> tuple:
+    return (row.split, row.holdout, row.epochs, row.beta)
 
 
 def _legend(axis) -> None:
@@ -113,9 +118,9 @@ def plot_curves(results: list[dict], folder: Path) -> list[Path]:
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
                 look = {"color": colours[method], "linewidth": 1.2}
                 axis.plot(epochs, [line[quantity] for line in metrics], label=f"{method}, training", **look)
-                if metrics and f"validation_{quantity}" in metrics[0]:
-                    values = [line[f"validation_{quantity}"] for line in metrics]
-                    axis.plot(epochs, values, linestyle="--", label=f"{method}, validation", **look)
+                validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
+                if validated:
+                    axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{method}, validation", **look)
         for axis, title in zip(axes, ("objective: distortion + β rate", "rate", "distortion"), strict=True):
             axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -138,6 +143,7 @@ def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
             with np.load(pictures_path(Path(result["folder"]), split), allow_pickle=False) as pictures:
                 config = result["config"]
                 name = f"{config['method']}\n{config['training']['epochs']} epochs\nβ = {config['beta']:g}"
+                name += f"\nheld out {result['holdout']}" if result["holdout"] else ""
                 strips.setdefault(f"{split}\nimages", pictures["originals"])
                 strips.setdefault(name, pictures["reconstructions"])
                 samples.setdefault(name, pictures["samples"])

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from echo_tf.config import CONFIG_DIR, Config, config_from_dict, flatten
+from echo_tf.echo import max_scale
 from echo_tf.experiments import result_path
 from echo_tf.training import write_atomically
 
@@ -28,6 +29,8 @@ class Row:
     `mean` and `se` are in nats by quantity. `se` is the standard error over seeds; of a single seed it is that of its own
     evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
     average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
+    `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were repeated: with
+    replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`.
     """
 
     dataset: str
@@ -44,6 +47,8 @@ class Row:
     verdict: str
     dtype_policy: str
     source: str
+    holdout: int
+    approximate: bool
     unused_dimensions: float | None
     unused_nats: float | None
 
@@ -53,11 +58,33 @@ def paper_table() -> dict[str, dict[str, dict[str, float]]]:
     return yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text(encoding="utf-8"))["table_2"]
 
 
+class ResultError(RuntimeError):
+    """A result file that cannot be read; the message names it."""
+
+
 def read_results(out: Path) -> list[dict]:
-    """All results below `out`, in the order of their paths; each carries its folder as `folder`."""
+    """All results below `out`, in the order of their paths; each carries its folder as `folder`.
+
+    Raises:
+        ResultError: a file that is no result.
+    """
     folders = sorted(path for path in out.glob("*/*/*") if path.is_dir())
     paths = [path for folder in folders for split in SPLITS if (path := result_path(folder, split)).exists()]
-    return [json.loads(path.read_text(encoding="utf-8")) | {"folder": str(path.parent)} for path in paths]
+    return [_read_result(path) for path in paths]
+
+
+def _read_result(path: Path) -> dict:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        config_from_dict(result["config"])
+        complete = all(math.isfinite(result[quantity][part]) for quantity in QUANTITIES for part in ("mean", "se"))
+        if not complete or not {"dataset", "split", "holdout", "source"} <= result.keys():
+            raise ValueError("incomplete")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultError(
+            f"{path} is not a result of this program ({error!r}). Delete it; its cell is then made anew."
+        ) from None
+    return result | {"folder": str(path.parent)}
 
 
 def compare(results: list[dict]) -> list[Row]:
@@ -114,9 +141,19 @@ def _make_row(group: list[dict]) -> Row:
         verdict=verdict,
         dtype_policy=config["training"]["dtype_policy"],
         source=first["source"],
+        holdout=first["holdout"],
+        approximate=_is_approximate(config),
         unused_dimensions=unused_dimensions,
         unused_nats=unused_nats,
     )
+
+
+def _is_approximate(config: dict) -> bool:
+    channel, batch_size = config["channel"], config["training"]["batch_size"]
+    if channel["kind"] != "echo":
+        return False
+    needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
+    return batch_size < needed
 
 
 def _is_paper_setting(result: dict) -> bool:
@@ -147,25 +184,28 @@ def _cells(row: Row) -> tuple[str, ...]:
         return f"{row.mean[quantity]:.2f} ± {row.se[quantity]:.2f}"
 
     data = row.dataset + ("*" if row.source == "reconstruction" else "") + (" (valid.)" if row.split != "test" else "")
-    unused = "" if row.unused_dimensions is None else f"{row.unused_dimensions:.1f} ({row.unused_nats:.2f})"
+    data += f" -{row.holdout}" if row.holdout else ""
     return (
         data,
         row.method,
         str(row.epochs),
         f"{row.beta:g}",
         str(len(row.seeds)),
-        *(value(quantity) for quantity in QUANTITIES),
-        "" if row.paper is None else f"{row.paper['neg_elbo_nats']:.1f}",
+        ("≈ " if row.approximate else "") + value("rate_nats"),
+        value("distortion_nats"),
+        value("neg_elbo_nats"),
+        "" if row.paper is None else " / ".join(f"{row.paper[quantity]:.1f}" for quantity in QUANTITIES),
         "" if row.difference_nats is None else f"{row.difference_nats:+.2f}",
         row.verdict,
-        unused,
+        "" if row.unused_dimensions is None else f"{row.unused_dimensions:.1f} ({row.unused_nats:.2f})",
     )
 
 
 def _notes(rows: list[Row]) -> list[str]:
     notes = [
         "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only).",
-        "paper and diff.: -ELBO. Compared are only 200 epochs of the paper's protocol, schedule and data on the test set.",
+        "paper: rate / distortion / -ELBO; diff.: of -ELBO. Compared are only 200 epochs of the paper's protocol, schedule and "
+        "data on the test set.",
     ]
     if any(row.unused_dimensions is not None for row in rows):
         notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
@@ -173,6 +213,10 @@ def _notes(rows: list[Row]) -> list[str]:
         notes.append("* Omniglot from a reconstruction of chardata.mat, not from the published file.")
     if any(row.split != "test" for row in rows):
         notes.append("(valid.): measured on validation images; the test set was not read.")
+    if any(row.holdout for row in rows):
+        notes.append("A number behind the data set: so many training images were held out.")
+    if any(row.approximate for row in rows):
+        notes.append("≈: echoes were repeated, so that the formula of the rate is approximate.")
     policies = sorted({row.dtype_policy for row in rows})
     protocols = sorted({row.protocol for row in rows})
     notes.append(f"Protocol: {', '.join(protocols)}. Networks in {', '.join(policies)}; channel and losses in float32.")

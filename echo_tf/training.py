@@ -10,12 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.config import Config
+from echo_tf.config import Config, ConfigError
 from echo_tf.data import Dataset
 from echo_tf.model import build_model
 
 logger = logging.getLogger(__name__)
 
+# In the folder of a training.
 CHECKPOINT = "checkpoint.keras"
 METRICS = "metrics.jsonl"
 
@@ -33,15 +34,15 @@ class ImageBatches(keras.utils.PyDataset):
         seed: Integer.
 
     Raises:
-        ValueError: fewer images than `batch_size`.
+        ConfigError: fewer images than `batch_size`.
     """
 
     def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int):
         super().__init__()
         if len(images) < batch_size:
-            raise ValueError(
-                f"Invalid value received for argument `batch_size`. Expected at most {len(images)}, the number of images. "
-                f"Received: batch_size={batch_size}"
+            raise ConfigError(
+                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images. "
+                f"Received: {batch_size}"
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.scale = np.float32(1.0 / white)
@@ -85,7 +86,7 @@ class _Recorder(keras.callbacks.Callback):
         # The checkpoint comes last: an interruption between the two repeats the epoch, and its line is written anew.
         lines = [*read_metrics(self.folder)[:epoch], record]
         write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
-        save_checkpoint(self.model, self.folder / CHECKPOINT)
+        save_atomically(self.model, self.folder / CHECKPOINT)
 
 
 def rename_metric(name: str) -> str:
@@ -109,30 +110,14 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_checkpoint(model: keras.Model, path: Path) -> None:
-    """Save model and optimizer, and the state of the noise, which Keras does not save."""
+def save_atomically(model: keras.Model, path: Path) -> None:
+    """Save model, optimizer and state of the noise to a `.keras` file, so that no half of it ever bears that name."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # Keras wants the suffix
     try:
         model.save(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    state = ops.convert_to_numpy(model.channel.seed_generator.state).tolist()
-    write_atomically(path.with_suffix(".json"), json.dumps({"seed_state": state}))
-
-
-def load_checkpoint(path: Path) -> keras.Model:
-    """The model that `save_checkpoint` saved, its noise continuing where it was."""
-    model = keras.saving.load_model(path)
-    state = json.loads(path.with_suffix(".json").read_text())["seed_state"]
-    model.channel.seed_generator.state.assign(np.array(state, "uint32"))
-    return model
-
-
-def discard_checkpoint(path: Path) -> None:
-    """Remove what `save_checkpoint` wrote."""
-    path.unlink(missing_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def train(
@@ -157,14 +142,14 @@ def train(
 
     Raises:
         DataError: `validate` without a validation split.
-        ValueError: fewer training images than a batch needs.
+        ConfigError: fewer training images than a batch needs.
     """
     validation = dataset.images("validation") if validate else None
     keras.utils.set_random_seed(config.seed)
     batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        model = load_checkpoint(checkpoint)
+        model = keras.saving.load_model(checkpoint)
         finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // len(batches)
         batches.start(finished)
         logger.info("%s: resumed after %d epochs", folder, finished)

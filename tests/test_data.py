@@ -111,6 +111,23 @@ class TestCache:
             load_dataset("binary_mnist", tmp_path)
         assert path.stat().st_size == kept
 
+    def test_single_array_or_flipped_bytes(self, tmp_path, monkeypatch):
+        tiny_specs(monkeypatch)
+        path = tmp_path / "binary_mnist.npz"
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+        with pytest.raises(DataError, match="cannot be read"):
+            load_dataset("binary_mnist", tmp_path)
+        np.savez_compressed(path, **arrays())
+        contents = bytearray(path.read_bytes())
+        for start in range(0, len(contents) - 4, 40):
+            damaged = contents[:start] + b"\xff\xff\xff\xff" + contents[start + 4 :]
+            path.write_bytes(damaged)
+            try:
+                load_dataset("binary_mnist", tmp_path)
+            except DataError:
+                continue  # damage to what nobody reads may pass, but nothing else is raised
+
     def test_unknown_name(self):
         with pytest.raises(ValueError, match="Unknown data set 'mnist'"):
             load_dataset("mnist")
@@ -183,8 +200,14 @@ class TestPreparation:
             load_dataset(name, tmp_path)
 
     def test_no_raw_folder(self, tmp_path):
-        with pytest.raises(DataError, match="No folder"):
+        with pytest.raises(DataError, match=r"missing does not hold binarized_mnist_train\.amat"):
             load_dataset("binary_mnist", tmp_path, tmp_path / "missing")
+
+    def test_incomplete_raw_folder_never_asks_the_network(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("socket.getaddrinfo", None)
+        (tmp_path / "binarized_mnist_test.amat").touch()
+        with pytest.raises(DataError, match=r"does not hold binarized_mnist_train\.amat, binarized_mnist_valid\.amat\. Point"):
+            load_dataset("binary_mnist", tmp_path / "cache", tmp_path)
 
     def test_failed_download(self, tmp_path, monkeypatch):
         import tensorflow_datasets as tfds
@@ -192,6 +215,7 @@ class TestPreparation:
         def fail(*args, **kwargs):
             raise ConnectionError("no route to host")
 
+        monkeypatch.setattr("socket.getaddrinfo", lambda *arguments: [])
         monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
         with pytest.raises(DataError, match=r"no route to host.*--data-dir.*--raw-dir"):
             load_dataset("binary_mnist", tmp_path)

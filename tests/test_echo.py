@@ -9,7 +9,17 @@ from keras import ops
 from scipy.stats import ks_2samp
 
 import echo_tf
-from echo_tf.echo import EchoDense, EchoLayer, echo_moments, echo_noise, gather_noise, max_scale, ring_noise
+from echo_tf.echo import (
+    CENTRING,
+    EchoDense,
+    EchoLayer,
+    _pull_to_centre,
+    echo_moments,
+    echo_noise,
+    gather_noise,
+    max_scale,
+    ring_noise,
+)
 
 SAMPLERS = ("ring", "gather")
 
@@ -48,7 +58,9 @@ class TestMaxScale:
     def test_floor_of_the_paper(self):
         assert EchoLayer(d_max=99).rate_floor(32) == pytest.approx(5.7372, abs=5e-5)
 
-    @pytest.mark.parametrize("arguments", [(0,), (-1,), (1.5,), (99, 0.0), (99, -1.0), (99, math.inf), (99, 1.0, 0.0)])
+    @pytest.mark.parametrize(
+        "arguments", [(0,), (-1,), (1.5,), (5.0,), (math.inf,), (99, 0.0), (99, -1.0), (99, math.inf), (99, 1.0, 0.0)]
+    )
     def test_invalid(self, arguments):
         with pytest.raises(ValueError, match="Invalid value received for argument"):
             max_scale(*arguments)
@@ -260,15 +272,10 @@ class TestEchoLayer:
         assert np.all(layer.rate(log_scale) >= layer.rate_floor(32) * (1 - 1e-6))
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_fresh_at_every_call_and_the_same_with_and_without_training(self, sampler):
+    def test_fresh_at_every_call(self, sampler):
         layer = EchoLayer(d_max=9, sampler=sampler, seed=0)
         inputs = self.inputs(20)
         assert not np.array_equal(layer(inputs), layer(inputs))
-        initial = np.asarray(layer.seed_generator.state)
-        with_training = keras.Sequential([layer])
-        first = np.asarray(with_training(inputs, training=True))
-        layer.seed_generator.state.assign(initial)
-        np.testing.assert_array_equal(with_training(inputs, training=False), first)
 
     def test_float32_under_mixed_precision(self):
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -375,6 +382,21 @@ class TestEchoDense:
         assert np.all(np.isfinite(layer._noise(mean, log_scale, training=False)))
         assert not np.any(np.isfinite(layer._noise(mean[:5], log_scale[:5], training=False)))
 
+    def test_noise_is_there_in_training_and_inference(self):
+        layer, features = self.trained(parametrisation="literal")
+        state = np.asarray(layer.seed_generator.state)
+        outputs = []
+        for training in (True, False):
+            layer.seed_generator.state.assign(state)
+            outputs.append(np.asarray(layer(features, training=training)))
+        np.testing.assert_array_equal(*outputs)
+        assert not np.array_equal(layer(features, training=False), layer(features, training=False))
+
+    def test_replacement_uses_the_reservoir_too(self):
+        layer, features = self.trained(replace=True)
+        draws = [np.asarray(layer(features[:1])) for _ in range(5)]
+        assert np.std(draws, axis=0).min() > 0.01
+
     def test_reservoir_keeps_the_latest_pairs(self):
         layer = EchoDense(3, d_max=9, reservoir_size=30)
         batches = np.random.default_rng(0).normal(size=(3, 20, 8)).astype("float32")
@@ -386,24 +408,35 @@ class TestEchoDense:
         layer.refresh(batches[0])
         np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[0])[0], rtol=1e-5, atol=1e-6)
 
-    def test_moments_are_of_the_batch_until_they_freeze(self):
-        layer = EchoDense(3, d_max=9, freeze_after=2, seed=0)
-        batches = np.random.default_rng(0).normal(size=(3, 20, 8)).astype("float32")
+    def test_moments_are_of_the_batch_in_training_and_constants_at_inference(self):
+        layer = EchoDense(3, d_max=9, seed=0)
+        batches = np.random.default_rng(0).normal(size=(2, 20, 8)).astype("float32")
 
-        def moments(batch):
+        def moments(batch, training):
+            return np.stack(layer._moments(*layer.statistics(batch), training))
+
+        def expected(batch):
             mean, log_scale = layer.statistics(batch)
-            expected = echo_moments(mean, log_scale + layer.echo.log_max_scale)
-            return np.stack(layer._moments(mean, log_scale, training=True)), np.stack(expected)
+            return np.stack(echo_moments(mean, log_scale + layer.echo.log_max_scale))
 
-        for batch in batches[:2]:
-            layer(batch, training=True)
-            if batch is batches[0]:
-                np.testing.assert_array_equal(*moments(batch))
-        constants = np.stack([layer.z_mean, layer.z_variance])
-        layer(batches[2] + 1.0, training=True)
-        layer.refresh(batches[2])
-        np.testing.assert_array_equal(np.stack([layer.z_mean, layer.z_variance]), constants)
-        np.testing.assert_array_equal(moments(batches[2])[0], constants)
+        np.testing.assert_allclose(moments(batches[0], training=False), expected(batches[0]), rtol=1e-6)  # untrained
+        layer(batches[0], training=True)
+        np.testing.assert_allclose(moments(batches[1], training=True), expected(batches[1]), rtol=1e-6)
+        np.testing.assert_allclose(moments(batches[1], training=False), expected(batches[0]), rtol=1e-4)
+        layer.refresh(batches.reshape(40, 8))
+        np.testing.assert_allclose(moments(batches[0], training=False), expected(batches.reshape(40, 8)), rtol=1e-6)
+
+    def test_pull_to_centre_is_a_gradient_only(self):
+        import tensorflow as tf
+
+        mean = tf.constant(np.random.default_rng(0).uniform(-1, 1, (6, 3)))
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(mean)
+            pulled = _pull_to_centre(mean)
+            loss = tf.reduce_sum(tf.sin(pulled))
+            expected = tf.reduce_sum(tf.sin(mean)) + CENTRING * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
+        np.testing.assert_array_equal(pulled, mean)
+        np.testing.assert_allclose(tape.gradient(loss, mean), tape.gradient(expected, mean))
 
     def test_training_ignores_the_reservoir(self):
         layer, features = self.trained()
@@ -447,9 +480,7 @@ class TestEchoDense:
         copy.seed_generator.state.assign(original.seed_generator.state)
         np.testing.assert_array_equal(model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0))
 
-    @pytest.mark.parametrize(
-        "arguments", [{"parametrisation": "none"}, {"freeze_after": 0}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}]
-    )
+    @pytest.mark.parametrize("arguments", [{"parametrisation": "none"}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}])
     def test_invalid(self, arguments):
         with pytest.raises(ValueError, match="Invalid value received for argument"):
             EchoDense(3, **{"d_max": 9, **arguments})

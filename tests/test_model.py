@@ -84,7 +84,7 @@ def test_save_and_load(method, tmp_path):
         model.channel.statistics(model.encoder(data)), loaded.channel.statistics(loaded.encoder(data)), strict=True
     ):
         np.testing.assert_array_equal(before, after)
-    loaded.channel.seed_generator.state.assign(model.channel.seed_generator.state)
+    np.testing.assert_array_equal(loaded.channel.seed_generator.state, model.channel.seed_generator.state)
     before, after = model.predict(data, verbose=0), loaded.predict(data, verbose=0)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
@@ -106,14 +106,6 @@ def test_rates_are_at_or_above_the_floor():
     assert np.all(rate >= model.channel.echo.rate_floor(32) * (1 - 1e-6))
 
 
-def test_schedule_needs_the_number_of_steps():
-    config = small("echo", training={"epochs": 4})
-    model = echo_tf.build_model(config, steps_per_epoch=10)
-    assert model.channel.freeze_after == 20
-    assert float(model.optimizer.get_config()["learning_rate"]["config"]["total_steps"]) == 40
-    assert echo_tf.build_model(config).channel.freeze_after is None
-
-
 def test_data_sets_renew_the_reservoir_too():
     import tensorflow as tf
 
@@ -126,7 +118,7 @@ def test_data_sets_renew_the_reservoir_too():
 
 def test_generators_leave_the_running_reservoir():
     model = echo_tf.build_model(small("echo"))
-    model.fit((images(10, seed) for seed in range(4)), verbose=0)
+    model.fit((images(10, seed) for seed in range(4)), shuffle=False, verbose=0)
     assert model.generate(2).shape == (2, 28, 28, 1)
 
 

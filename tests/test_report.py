@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from echo_tf.config import load_config
-from echo_tf.report import AGREES, DIFFERS, NOT_COMPARABLE, compare, markdown_table, paper_table, read_results, text_table
+from echo_tf.report import (
+    AGREES,
+    DIFFERS,
+    NOT_COMPARABLE,
+    ResultError,
+    compare,
+    markdown_table,
+    paper_table,
+    read_results,
+    text_table,
+)
 
 
 def result(method="echo", dataset="binary_mnist", neg_elbo=90.0, seed=0, split="test", source="original", **overrides):
@@ -93,8 +103,47 @@ def test_settings_are_kept_apart():
 def test_tables_tell_all(table):
     rows = compare([result(neg_elbo=89.0), result("vae", dataset="omniglot", source="reconstruction")])
     text = table(rows)
-    for part in ("88.7", "+0.30", "agrees", "omniglot*", "reconstruction", "not comparable", "Protocol: paper", "float32"):
+    for part in (
+        "26.8 / 61.9 / 88.7",
+        "+0.30",
+        "agrees",
+        "omniglot*",
+        "reconstruction",
+        "not comparable",
+        "Protocol: paper",
+        "float32",
+    ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("channel", "batch_size", "approximate"),
+    [
+        ({}, 100, False),
+        ({}, 99, True),
+        ({"replace": True}, 100, True),
+        ({"replace": True}, 122, False),
+        ({"d_max": 999}, 100, True),
+    ],
+)
+def test_repeated_echoes_are_labelled(channel, batch_size, approximate):
+    (row,) = compare([result(channel=channel, training={"batch_size": batch_size})])
+    assert row.approximate == approximate
+    assert ("≈" in text_table([row])) == approximate
+
+
+def test_held_out_images_are_named():
+    rows = compare([result("vae"), result("vae") | {"holdout": 10_000}])
+    assert "binary_mnist -10000" in text_table(rows)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"method": "echo"}}'])
+def test_damaged_result_is_named(tmp_path, text):
+    folder = tmp_path / "binary_mnist" / "echo" / "cell"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(text)
+    with pytest.raises(ResultError, match=r"result\.json is not a result"):
+        read_results(tmp_path)
 
 
 def test_reads_results_from_folders(tmp_path):

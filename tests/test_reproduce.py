@@ -33,7 +33,7 @@ ECHO = Path("digits", "echo", "paper-epochs=1-beta=1-seed=0")
 
 def test_leaves_all_files(out):
     files = {path.name for path in (out / ECHO).iterdir()}
-    assert files == {"cell.json", "metrics.jsonl", "model.keras", "model.json", "pictures.npz", "result.json"}
+    assert files == {"cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
     report = {path.name for path in (out / "report").iterdir()}
     assert report == {
         "comparison.md",
@@ -86,6 +86,14 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("seed: 7\ntraining: {epochs: 5}")
+    assert reproduce.main(["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]) == 0
+    cells = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    expected = [(5, 7), (reproduce.DIGITS_EPOCHS, 0), (5, 8), (reproduce.DIGITS_EPOCHS, 1)]
+    assert cells == [f"paper-epochs={epochs}-beta=1-seed={seed}" for epochs, seed in expected]
+
+
 def test_strict_fails_where_the_paper_is_missed(reproduce, out, tmp_path):
     cell = tmp_path / "binary_mnist" / "echo" / "made-up"
     shutil.copytree(out / ECHO, cell)
@@ -136,6 +144,10 @@ class TestErrors:
     def test_bad_configuration(self, fails, tmp_path):
         (tmp_path / "mine.yaml").write_text("chanel: {}")
         assert "did you mean `channel`?" in fails("--method", str(tmp_path / "mine.yaml"))
+
+    def test_batch_larger_than_the_data(self, fails, tmp_path):
+        (tmp_path / "mine.yaml").write_text("training: {batch_size: 5000}")
+        assert "at most 1437" in fails("--method", str(tmp_path / "mine.yaml"), "--out", str(tmp_path))
 
     @pytest.mark.parametrize("arguments", [("--beta", "-1"), ("--epochs", "0")])
     def test_bad_value(self, fails, arguments):

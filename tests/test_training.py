@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from echo_tf.config import TrainingConfig, load_config
+from echo_tf.config import ConfigError, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
 from echo_tf.optimizers import ConstantThenLinear, make_optimizer
 from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train, write_atomically
@@ -37,7 +37,7 @@ class TestSchedule:
         assert ConstantThenLinear.from_config(schedule.get_config()).get_config() == schedule.get_config()
 
     def test_optimizer_follows_the_configuration(self):
-        optimizer = make_optimizer(TrainingConfig(learning_rate=1e-3), total_steps=70)
+        optimizer = make_optimizer(TrainingConfig(epochs=10, learning_rate=1e-3), steps_per_epoch=7)
         assert isinstance(optimizer, keras.optimizers.Adam)
         assert optimizer.get_config()["learning_rate"]["config"]["total_steps"] == 70
         assert float(make_optimizer(TrainingConfig()).learning_rate) == pytest.approx(3e-4)
@@ -71,7 +71,7 @@ class TestImageBatches:
         assert batch.max() == 1
 
     def test_too_few_images(self):
-        with pytest.raises(ValueError, match="at most 25"):
+        with pytest.raises(ConfigError, match="at most 25"):
             ImageBatches(self.images, 255, batch_size=26, seed=0)
 
 
