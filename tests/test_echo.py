@@ -419,6 +419,7 @@ class TestEchoDense:
             mean, log_scale = layer.statistics(batch)
             return np.stack(echo_moments(mean, log_scale + layer.echo.log_max_scale))
 
+        layer(batches[0])
         np.testing.assert_allclose(moments(batches[0], training=False), expected(batches[0]), rtol=1e-6)  # untrained
         layer(batches[0], training=True)
         np.testing.assert_allclose(moments(batches[1], training=True), expected(batches[1]), rtol=1e-6)

@@ -118,7 +118,7 @@ def test_data_sets_renew_the_reservoir_too():
 
 def test_generators_leave_the_running_reservoir():
     model = echo_tf.build_model(small("echo"))
-    model.fit((images(10, seed) for seed in range(4)), shuffle=False, verbose=0)
+    model.fit(((images(10, seed),) for seed in range(4)), steps_per_epoch=4, shuffle=False, verbose=0)
     assert model.generate(2).shape == (2, 28, 28, 1)
 
 
