@@ -36,6 +36,7 @@ class ChannelConfig:
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
+    freeze_at: float = 0.5  # fraction of the epochs after which the moments are frozen, see EchoDense; at 1 they never are
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,9 @@ class Config:
                 "Invalid value for `training.learning_rate`. Expected a positive finite number. "
                 f"Received: {self.training.learning_rate}"
             )
-        if not 0 <= self.training.decay_start <= 1:
-            raise ConfigError(
-                "Invalid value for `training.decay_start`. Expected a fraction from 0 to 1. "
-                f"Received: {self.training.decay_start}"
-            )
+        for key in ("training.decay_start", "channel.freeze_at"):
+            if not 0 <= values[key] <= 1:
+                raise ConfigError(f"Invalid value for `{key}`. Expected a fraction from 0 to 1. Received: {values[key]}")
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -465,9 +465,12 @@ class EchoDense(keras.layers.Layer):
 
     Why the pull: nothing is left to hold `E f` then. It drifts into saturation too, only slowly, and dimensions off the centre
     multiply the sampling error of the batch moments. So the gradient of `CENTRING * sum_j (E f_j)^2` is added to that of
-    `f`, though not to the loss. If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly; by
-    that much the point of rest differs from the optimum. In a loss that is not in nats per example the pull weighs more or
-    less.
+    `f`, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly. In a
+    loss that is not in nats per example the pull weighs more or less.)
+
+    Why `freeze`: moments of 100 examples jitter, which costs distortion as channel noise does. Once the decoder has learnt to
+    use `z` the danger is over: `freeze` makes the moments constants in training too and ends the pull, and the objective is
+    the exact one. `reproduce.py` calls it when the learning rate starts to fall.
 
     The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
     inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
@@ -553,6 +556,7 @@ class EchoDense(keras.layers.Layer):
         self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
         self.z_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="z_mean")
         self.z_variance = self.add_weight(shape=(self.units,), initializer="ones", trainable=False, name="z_variance")
+        self.moments_frozen = self.add_weight(shape=(), initializer="zeros", trainable=False, name="moments_frozen")
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
@@ -561,7 +565,7 @@ class EchoDense(keras.layers.Layer):
     def call(self, inputs, return_rate=False, training=None):
         mean, log_scale = self.statistics(inputs)
         if self.parametrisation == "standardised":
-            mean = _pull_to_centre(mean)
+            mean = _pull_to_centre(mean, CENTRING * (1.0 - self.moments_frozen))
         z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
         if self.parametrisation == "standardised":
             z = _standardise(z, *self._moments(mean, log_scale, training))
@@ -600,8 +604,8 @@ class EchoDense(keras.layers.Layer):
 
         Args:
             inputs: Features of training examples, shape `(n, features)`. The moments are those of all; some 10,000 make them
-                precise. The reservoir takes the first `reservoir_size`; fewer are repeated, which makes noise drawn from it
-                approximate.
+                precise, and after `freeze` they stay as they are. The reservoir takes the first `reservoir_size`; fewer are
+                repeated, which makes noise drawn from it approximate.
 
         Raises:
             ValueError: fewer than two examples.
@@ -612,6 +616,18 @@ class EchoDense(keras.layers.Layer):
         rows = ops.arange(self.reservoir_mean.shape[0]) % len(inputs)
         self._set_reservoir(ops.take(mean, rows, axis=0), ops.take(log_scale, rows, axis=0))
         self._set_moments(mean, log_scale)
+
+    def freeze(self, inputs: Tensor) -> None:
+        """Fix the moments for good, as those of given examples under the present parameters.
+
+        Args:
+            inputs: Features of training examples, shape `(n, features)`; some 10,000, see `refresh`.
+
+        Raises:
+            ValueError: fewer than two examples.
+        """
+        self.refresh(inputs)
+        self.moments_frozen.assign(1.0)
 
     def _store(self, mean: Tensor, log_scale: Tensor) -> None:
         """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
@@ -632,9 +648,9 @@ class EchoDense(keras.layers.Layer):
         self._known_filled = True
 
     def _set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
-        z_mean, z_variance = echo_moments(mean, log_scale + self.echo.log_max_scale)
-        self.z_mean.assign(z_mean)
-        self.z_variance.assign(z_variance)
+        moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
+        for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
+            constant.assign(ops.where(self.moments_frozen > 0, ops.convert_to_tensor(constant), value))
 
     def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
         batch = ops.shape(mean)[0]  # an integer where it is known in advance
@@ -669,11 +685,9 @@ class EchoDense(keras.layers.Layer):
 
     def _moments(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
         of_batch = echo_moments(mean, log_scale + self.echo.log_max_scale)
-        if training:
-            return of_batch
         constants = (ops.convert_to_tensor(self.z_mean), ops.convert_to_tensor(self.z_variance))
-        is_filled = self.reservoir_filled > 0
-        return tuple(ops.where(is_filled, c, b) for c, b in zip(constants, of_batch, strict=True))
+        use_constants = (self.moments_frozen if training else self.reservoir_filled) > 0
+        return tuple(ops.where(use_constants, c, b) for c, b in zip(constants, of_batch, strict=True))
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
@@ -691,12 +705,13 @@ class EchoDense(keras.layers.Layer):
 
 
 @ops.custom_gradient
-def _pull_to_centre(mean: Tensor):
-    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
-    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
+def _pull_to_centre(mean: Tensor, weight: Tensor):
+    """The identity, whose gradient adds that of `weight * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
+    pull = 2.0 * weight * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
 
     def gradient(*arguments, upstream=None):
-        return (upstream if upstream is not None else arguments[0]) + pull
+        upstream = arguments[0] if upstream is None else upstream
+        return upstream + pull, ops.zeros_like(weight)
 
     return mean, gradient
 

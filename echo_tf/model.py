@@ -96,6 +96,11 @@ class RateDistortionModel(keras.Model):
         if isinstance(self.channel, EchoDense):
             self.channel.refresh(self._features(images))
 
+    def freeze_channel(self, images: np.ndarray) -> None:
+        """Fix the moments of an Echo channel, see `EchoDense.freeze`; other channels have none. `images` as above."""
+        if isinstance(self.channel, EchoDense):
+            self.channel.freeze(self._features(images))
+
     def encode(self, x: np.ndarray) -> np.ndarray:
         """One draw of `z` for each image. Shape `(n, dim)`."""
         return ops.convert_to_numpy(self.channel(self._features(x)))
@@ -146,11 +151,11 @@ class _RefreshChannel(keras.callbacks.Callback):
     def _refresh(self):
         is_generator = hasattr(self.data, "__next__")
         if isinstance(self.model.channel, EchoDense) and not is_generator:
-            self.model.refresh_channel(_first_images(self.data, REFRESH_IMAGES))
+            self.model.refresh_channel(first_images(self.data, REFRESH_IMAGES))
 
 
-def _first_images(data: Any, n: int) -> np.ndarray:
-    """The first `n` images of anything that `fit` takes, or all if there are fewer."""
+def first_images(data: Any, n: int) -> np.ndarray:
+    """The first `n` images of anything that `fit` takes but generators, or all if there are fewer."""
     if hasattr(data, "shape"):
         return ops.convert_to_numpy(data[:n])
     images, found = [], 0

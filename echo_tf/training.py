@@ -12,7 +12,7 @@ from keras import ops
 
 from echo_tf.config import Config, ConfigError
 from echo_tf.data import Dataset
-from echo_tf.model import build_model
+from echo_tf.model import REFRESH_IMAGES, build_model, first_images
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,18 @@ class ImageBatches(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self.start(self.epoch + 1)
+
+
+class _FreezeChannel(keras.callbacks.Callback):
+    """Fix the moments of the Echo channel at the beginning of an epoch, counted from 0."""
+
+    def __init__(self, batches: ImageBatches, epoch: int):
+        super().__init__()
+        self.batches, self.epoch = batches, epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.model.freeze_channel(first_images(self.batches, REFRESH_IMAGES))
 
 
 class _Recorder(keras.callbacks.Callback):
@@ -155,13 +167,14 @@ def train(
         logger.info("%s: resumed after %d epochs", folder, finished)
     else:
         model, finished = build_model(config, steps_per_epoch=len(batches)), 0
+    freeze_epoch = max(1, round(config.channel.freeze_at * config.training.epochs))
     model.fit(
         batches,
         epochs=config.training.epochs,
         initial_epoch=finished,
         validation_data=validation,
         validation_batch_size=config.training.batch_size,
-        callbacks=[_Recorder(folder), *(callbacks or [])],
+        callbacks=[_FreezeChannel(batches, freeze_epoch), _Recorder(folder), *(callbacks or [])],
         shuffle=False,  # ImageBatches does
         verbose=0,
     )

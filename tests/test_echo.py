@@ -10,7 +10,6 @@ from scipy.stats import ks_2samp
 
 import echo_tf
 from echo_tf.echo import (
-    CENTRING,
     EchoDense,
     EchoLayer,
     _pull_to_centre,
@@ -427,15 +426,43 @@ class TestEchoDense:
         layer.refresh(batches.reshape(40, 8))
         np.testing.assert_allclose(moments(batches[0], training=False), expected(batches.reshape(40, 8)), rtol=1e-6)
 
+    def test_frozen_moments_stay(self):
+        layer = EchoDense(3, d_max=9, seed=0)
+        batches = np.random.default_rng(0).normal(size=(2, 20, 8)).astype("float32")
+        layer(batches[0], training=True)
+        layer.freeze(batches[0])
+        constants = np.stack([layer.z_mean, layer.z_variance])
+        layer(batches[1], training=True)
+        layer.refresh(batches[1])
+        for training in (True, False):
+            np.testing.assert_array_equal(np.stack(layer._moments(*layer.statistics(batches[1]), training)), constants)
+        np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[1])[0], rtol=1e-5, atol=1e-6)
+
+    def test_pull_ends_with_freezing(self):
+        import tensorflow as tf
+
+        layer = EchoDense(3, d_max=9, seed=0)
+        features = tf.ones((20, 8))
+        layer(features, training=True)
+
+        def bias_gradient():
+            with tf.GradientTape() as tape:
+                nothing = 0.0 * tf.reduce_sum(layer(features, training=True))
+            return np.abs(tape.gradient(nothing, layer.mean_head.bias.value)).max()
+
+        assert bias_gradient() > 0
+        layer.freeze(features)
+        assert bias_gradient() == 0
+
     def test_pull_to_centre_is_a_gradient_only(self):
         import tensorflow as tf
 
         mean = tf.constant(np.random.default_rng(0).uniform(-1, 1, (6, 3)))
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(mean)
-            pulled = _pull_to_centre(mean)
+            pulled = _pull_to_centre(mean, tf.constant(2.0, "float64"))
             loss = tf.reduce_sum(tf.sin(pulled))
-            expected = tf.reduce_sum(tf.sin(mean)) + CENTRING * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
+            expected = tf.reduce_sum(tf.sin(mean)) + 2.0 * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
         np.testing.assert_array_equal(pulled, mean)
         np.testing.assert_allclose(tape.gradient(loss, mean), tape.gradient(expected, mean))
 

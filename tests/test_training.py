@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import keras
@@ -103,6 +104,19 @@ def test_metrics_are_per_epoch_and_in_nats(tmp_path, digits):
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"loss_nats", "rate_nats", "distortion_nats", "validation_rate_nats", "learning_rate", "seconds"} <= set(lines[0])
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("freeze_at", "frozen"), [(0.5, True), (1.0, False)])
+def test_moments_freeze_on_time(tmp_path, digits, freeze_at, frozen):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(self.model.channel.moments_frozen))
+
+    given = dataclasses.replace(config(epochs=2), channel=dataclasses.replace(config().channel, freeze_at=freeze_at))
+    train(given, digits, tmp_path, callbacks=[Watch()])
+    assert seen == [0.0] * 3 + [float(frozen)] * 3
 
 
 def test_validation_needs_a_split(tmp_path, digits):
