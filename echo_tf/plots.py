@@ -78,7 +78,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
                 published = (row.paper["rate_nats"], row.paper["distortion_nats"])
                 axis.plot(*published, **(look | {"marker": "o"}), markerfacecolor="none", label=f"{row.method}, paper")
         _lines_of_equal_elbo(axis)
-        axis.set(title=dataset, xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set(title=f"{dataset} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
         _legend(axis)
     return _save(plt, figure, path)
 

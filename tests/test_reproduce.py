@@ -86,6 +86,11 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_all_means_the_methods_of_the_paper(reproduce, capsys):
+    assert reproduce.main(["--method", "all", "--dry-run"]) == 0
+    assert [Path(line).parent.name for line in capsys.readouterr().out.splitlines()] == ["echo", "vae"]
+
+
 def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("seed: 7\ntraining: {epochs: 5}")
     assert reproduce.main(["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]) == 0
