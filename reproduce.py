@@ -21,7 +21,7 @@ DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
 EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # The paper's 200 epochs are for 24,000 images and more. Digits has 1,437: this many make a demonstration of a few minutes.
-DIGITS_EPOCHS = 40
+DIGITS_EPOCHS = 30
 # Images held out for --split validation or --validate where a data set has no validation split of its own.
 HOLDOUT = {"digits": 237, "omniglot": 1_345, "fashion_mnist": 10_000}
 

@@ -470,7 +470,7 @@ class EchoDense(keras.layers.Layer):
 
     Why `freeze`: moments of 100 examples jitter, which costs distortion as channel noise does. Once the decoder has learnt to
     use `z` the danger is over: `freeze` makes the moments constants in training too and ends the pull, and the objective is
-    the exact one. `reproduce.py` calls it when the learning rate starts to fall.
+    the exact one. `reproduce.py` calls it after four fifths of the epochs.
 
     The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
     inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
