@@ -36,7 +36,7 @@ class ChannelConfig:
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
-    freeze_at: float = 0.8  # fraction of the epochs after which the moments are frozen, see EchoDense; at 1 they never are
+    freeze_at: float = 1.0  # fraction of the epochs after which the moments are frozen, see EchoDense.freeze; 1: never
 
 
 @dataclass(frozen=True)

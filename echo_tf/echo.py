@@ -468,9 +468,9 @@ class EchoDense(keras.layers.Layer):
     `f`, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly. In a
     loss that is not in nats per example the pull weighs more or less.)
 
-    Why `freeze`: moments of 100 examples jitter, which costs distortion as channel noise does. Once the decoder has learnt to
-    use `z` the danger is over: `freeze` makes the moments constants in training too and ends the pull, and the objective is
-    the exact one. `reproduce.py` calls it after four fifths of the epochs.
+    What `freeze` is for: moments of 100 examples jitter, which costs distortion as channel noise does. `freeze` makes them
+    constants in training too and ends the pull, so that the objective is the exact one. It is not the default: the loss leaps
+    for some tens of steps after it (see results/parametrisation.md).
 
     The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
     inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
