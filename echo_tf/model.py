@@ -16,8 +16,7 @@ from echo_tf.optimizers import make_optimizer
 
 Tensor = Any
 
-# Training images whose moments become the constants of an Echo channel. With 1,000 instead the sampling error of the moments
-# costs about 0.4 nats of distortion on Binary MNIST.
+# Training images whose moments become the constants of an Echo channel: enough that their sampling error does not count.
 REFRESH_IMAGES = 10_000
 
 
