@@ -36,7 +36,7 @@ class ChannelConfig:
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
-    freeze_at: float = 1.0  # fraction of the epochs after which the moments are frozen, see EchoDense.freeze; 1: never
+    renormalise_at: float = 0.8  # fraction of the epochs after which EchoDense renormalises; 1: never
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Config:
                 "Invalid value for `training.learning_rate`. Expected a positive finite number. "
                 f"Received: {self.training.learning_rate}"
             )
-        for key in ("training.decay_start", "channel.freeze_at"):
+        for key in ("training.decay_start", "channel.renormalise_at"):
             if not 0 <= values[key] <= 1:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a fraction from 0 to 1. Received: {values[key]}")
 

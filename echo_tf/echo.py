@@ -468,9 +468,10 @@ class EchoDense(keras.layers.Layer):
     `f`, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly. In a
     loss that is not in nats per example the pull weighs more or less.)
 
-    What `freeze` is for: moments of 100 examples jitter, which costs distortion as channel noise does. `freeze` makes them
-    constants in training too and ends the pull, so that the objective is the exact one. It is not the default: the loss leaps
-    for some tens of steps after it (see results/parametrisation.md).
+    Why renormalised late: moments of 100 examples jitter, which costs distortion as channel noise does. After `renormalise`
+    the moments in training are those of the reservoir, while the gradient is still that of the batch moments (batch
+    renormalisation, Ioffe 2017, without its clipping). While the heads still move fast the reservoir lags too far behind
+    for that: call it when the learning rate begins to fall, as `train` does.
 
     The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
     inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
@@ -556,7 +557,7 @@ class EchoDense(keras.layers.Layer):
         self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
         self.z_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="z_mean")
         self.z_variance = self.add_weight(shape=(self.units,), initializer="ones", trainable=False, name="z_variance")
-        self.moments_frozen = self.add_weight(shape=(), initializer="zeros", trainable=False, name="moments_frozen")
+        self.renormalising = self.add_weight(shape=(), initializer="zeros", trainable=False, name="renormalising")
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
@@ -565,12 +566,12 @@ class EchoDense(keras.layers.Layer):
     def call(self, inputs, return_rate=False, training=None):
         mean, log_scale = self.statistics(inputs)
         if self.parametrisation == "standardised":
-            mean = _pull_to_centre(mean, CENTRING * (1.0 - self.moments_frozen))
+            mean = _pull_to_centre(mean)
         z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
-        if self.parametrisation == "standardised":
-            z = _standardise(z, *self._moments(mean, log_scale, training))
         if training:
             self._store(mean, log_scale)
+        if self.parametrisation == "standardised":
+            z = self._standardised(z, mean, log_scale, training)
         rate = self.echo.rate(log_scale)
         if self.rate_weight is not None:
             self.add_loss(self.rate_weight * ops.mean(rate))
@@ -604,8 +605,8 @@ class EchoDense(keras.layers.Layer):
 
         Args:
             inputs: Features of training examples, shape `(n, features)`. The moments are those of all; some 10,000 make them
-                precise, and after `freeze` they stay as they are. The reservoir takes the first `reservoir_size`; fewer are
-                repeated, which makes noise drawn from it approximate.
+                precise. The reservoir takes the first `reservoir_size`; fewer are repeated, which makes noise drawn from it
+                approximate.
 
         Raises:
             ValueError: fewer than two examples.
@@ -617,17 +618,9 @@ class EchoDense(keras.layers.Layer):
         self._set_reservoir(ops.take(mean, rows, axis=0), ops.take(log_scale, rows, axis=0))
         self._set_moments(mean, log_scale)
 
-    def freeze(self, inputs: Tensor) -> None:
-        """Fix the moments for good, as those of given examples under the present parameters.
-
-        Args:
-            inputs: Features of training examples, shape `(n, features)`; some 10,000, see `refresh`.
-
-        Raises:
-            ValueError: fewer than two examples.
-        """
-        self.refresh(inputs)
-        self.moments_frozen.assign(1.0)
+    def renormalise(self) -> None:
+        """From now on, standardise in training by the moments of the reservoir, with the gradient of the batch moments."""
+        self.renormalising.assign(1.0)
 
     def _store(self, mean: Tensor, log_scale: Tensor) -> None:
         """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
@@ -650,7 +643,7 @@ class EchoDense(keras.layers.Layer):
     def _set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
         moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
         for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
-            constant.assign(ops.where(self.moments_frozen > 0, ops.convert_to_tensor(constant), value))
+            constant.assign(value)
 
     def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
         batch = ops.shape(mean)[0]  # an integer where it is known in advance
@@ -683,11 +676,13 @@ class EchoDense(keras.layers.Layer):
             seed=self.seed_generator,
         )
 
-    def _moments(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
-        of_batch = echo_moments(mean, log_scale + self.echo.log_max_scale)
-        constants = (ops.convert_to_tensor(self.z_mean), ops.convert_to_tensor(self.z_variance))
-        use_constants = (self.moments_frozen if training else self.reservoir_filled) > 0
-        return tuple(ops.where(use_constants, c, b) for c, b in zip(constants, of_batch, strict=True))
+    def _standardised(self, z: Tensor, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
+        by_batch = _standardise(z, *echo_moments(mean, log_scale + self.echo.log_max_scale))
+        by_reservoir = _standardise(z, ops.convert_to_tensor(self.z_mean), ops.convert_to_tensor(self.z_variance))
+        if training:
+            renormalised = by_batch + ops.stop_gradient(by_reservoir - by_batch)
+            return ops.where(self.renormalising > 0, renormalised, by_batch)
+        return ops.where(self.reservoir_filled > 0, by_reservoir, by_batch)
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
@@ -705,13 +700,12 @@ class EchoDense(keras.layers.Layer):
 
 
 @ops.custom_gradient
-def _pull_to_centre(mean: Tensor, weight: Tensor):
-    """The identity, whose gradient adds that of `weight * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
-    pull = 2.0 * weight * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
+def _pull_to_centre(mean: Tensor):
+    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
+    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
 
     def gradient(*arguments, upstream=None):
-        upstream = arguments[0] if upstream is None else upstream
-        return upstream + pull, ops.zeros_like(weight)
+        return (arguments[0] if upstream is None else upstream) + pull
 
     return mean, gradient
 

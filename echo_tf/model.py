@@ -95,11 +95,6 @@ class RateDistortionModel(keras.Model):
         if isinstance(self.channel, EchoDense):
             self.channel.refresh(self._features(images))
 
-    def freeze_channel(self, images: np.ndarray) -> None:
-        """Fix the moments of an Echo channel, see `EchoDense.freeze`; other channels have none. `images` as above."""
-        if isinstance(self.channel, EchoDense):
-            self.channel.freeze(self._features(images))
-
     def encode(self, x: np.ndarray) -> np.ndarray:
         """One draw of `z` for each image. Shape `(n, dim)`."""
         return ops.convert_to_numpy(self.channel(self._features(x)))

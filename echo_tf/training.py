@@ -12,7 +12,8 @@ from keras import ops
 
 from echo_tf.config import Config, ConfigError
 from echo_tf.data import Dataset
-from echo_tf.model import REFRESH_IMAGES, build_model, first_images
+from echo_tf.echo import EchoDense
+from echo_tf.model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +65,16 @@ class ImageBatches(keras.utils.PyDataset):
         self.start(self.epoch + 1)
 
 
-class _FreezeChannel(keras.callbacks.Callback):
-    """Fix the moments of the Echo channel at the beginning of an epoch, counted from 0."""
+class _RenormaliseChannel(keras.callbacks.Callback):
+    """Let an Echo channel renormalise from the beginning of an epoch on, counted from 0."""
 
-    def __init__(self, batches: ImageBatches, epoch: int):
+    def __init__(self, epoch: int):
         super().__init__()
-        self.batches, self.epoch = batches, epoch
+        self.epoch = epoch
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            self.model.freeze_channel(first_images(self.batches, REFRESH_IMAGES))
+        if epoch == self.epoch and isinstance(self.model.channel, EchoDense):
+            self.model.channel.renormalise()
 
 
 class _Recorder(keras.callbacks.Callback):
@@ -167,14 +168,14 @@ def train(
         logger.info("%s: resumed after %d epochs", folder, finished)
     else:
         model, finished = build_model(config, steps_per_epoch=len(batches)), 0
-    freeze_epoch = max(1, round(config.channel.freeze_at * config.training.epochs))
+    renormalise_epoch = max(1, round(config.channel.renormalise_at * config.training.epochs))
     model.fit(
         batches,
         epochs=config.training.epochs,
         initial_epoch=finished,
         validation_data=validation,
         validation_batch_size=config.training.batch_size,
-        callbacks=[_FreezeChannel(batches, freeze_epoch), _Recorder(folder), *(callbacks or [])],
+        callbacks=[_RenormaliseChannel(renormalise_epoch), _Recorder(folder), *(callbacks or [])],
         shuffle=False,  # ImageBatches does
         verbose=0,
     )

@@ -10,9 +10,11 @@ from scipy.stats import ks_2samp
 
 import echo_tf
 from echo_tf.echo import (
+    CENTRING,
     EchoDense,
     EchoLayer,
     _pull_to_centre,
+    _standardise,
     echo_moments,
     echo_noise,
     gather_noise,
@@ -407,52 +409,57 @@ class TestEchoDense:
         layer.refresh(batches[0])
         np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[0])[0], rtol=1e-5, atol=1e-6)
 
+    @staticmethod
+    def standardised_by(layer, examples, z):
+        mean, log_scale = layer.statistics(examples)
+        return _standardise(z, *echo_moments(mean, log_scale + layer.echo.log_max_scale))
+
     def test_moments_are_of_the_batch_in_training_and_constants_at_inference(self):
         layer = EchoDense(3, d_max=9, seed=0)
         batches = np.random.default_rng(0).normal(size=(2, 20, 8)).astype("float32")
+        z = np.random.default_rng(1).normal(size=(20, 3)).astype("float32")
 
-        def moments(batch, training):
-            return np.stack(layer._moments(*layer.statistics(batch), training))
+        def output(batch, training):
+            return layer._standardised(z, *layer.statistics(batch), training)
 
-        def expected(batch):
-            mean, log_scale = layer.statistics(batch)
-            return np.stack(echo_moments(mean, log_scale + layer.echo.log_max_scale))
-
-        layer(batches[0])
-        np.testing.assert_allclose(moments(batches[0], training=False), expected(batches[0]), rtol=1e-6)  # untrained
+        layer(batches[0])  # untrained
+        np.testing.assert_allclose(output(batches[0], training=False), self.standardised_by(layer, batches[0], z), rtol=1e-5)
         layer(batches[0], training=True)
-        np.testing.assert_allclose(moments(batches[1], training=True), expected(batches[1]), rtol=1e-6)
-        np.testing.assert_allclose(moments(batches[1], training=False), expected(batches[0]), rtol=1e-4)
-        layer.refresh(batches.reshape(40, 8))
-        np.testing.assert_allclose(moments(batches[0], training=False), expected(batches.reshape(40, 8)), rtol=1e-6)
+        np.testing.assert_allclose(output(batches[1], training=True), self.standardised_by(layer, batches[1], z), rtol=1e-5)
+        np.testing.assert_allclose(
+            output(batches[1], training=False), self.standardised_by(layer, batches[0], z), rtol=1e-3, atol=1e-4
+        )
+        both = batches.reshape(40, 8)
+        layer.refresh(both)
+        np.testing.assert_allclose(output(batches[0], training=False), self.standardised_by(layer, both, z), rtol=1e-5)
 
-    def test_frozen_moments_stay(self):
-        layer = EchoDense(3, d_max=9, seed=0)
-        batches = np.random.default_rng(0).normal(size=(2, 20, 8)).astype("float32")
-        layer(batches[0], training=True)
-        layer.freeze(batches[0])
-        constants = np.stack([layer.z_mean, layer.z_variance])
-        layer(batches[1], training=True)
-        layer.refresh(batches[1])
-        for training in (True, False):
-            np.testing.assert_array_equal(np.stack(layer._moments(*layer.statistics(batches[1]), training)), constants)
-        np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[1])[0], rtol=1e-5, atol=1e-6)
-
-    def test_pull_ends_with_freezing(self):
+    def test_renormalised_value_is_by_the_reservoir_and_gradient_by_the_batch(self):
         import tensorflow as tf
 
-        layer = EchoDense(3, d_max=9, seed=0)
-        features = tf.ones((20, 8))
-        layer(features, training=True)
+        layer = EchoDense(3, d_max=9, seed=0, reservoir_size=40)
+        batches = np.random.default_rng(0).normal(size=(2, 20, 8)).astype("float32")
+        layer(batches[0], training=True)
 
-        def bias_gradient():
+        def output_and_gradient():
+            layer.seed_generator.state.assign([0, 0])
             with tf.GradientTape() as tape:
-                nothing = 0.0 * tf.reduce_sum(layer(features, training=True))
-            return np.abs(tape.gradient(nothing, layer.mean_head.bias.value)).max()
+                z = layer(batches[1], training=True)
+                nonlinear = tf.reduce_sum(z * np.arange(60.0, dtype="float32").reshape(20, 3))
+            return np.asarray(z), np.asarray(tape.gradient(nonlinear, layer.mean_head.kernel.value))
 
-        assert bias_gradient() > 0
-        layer.freeze(features)
-        assert bias_gradient() == 0
+        by_batch, batch_gradient = output_and_gradient()
+        layer(batches[0], training=True)  # the reservoir holds both batches, this one and then batches[1], as in a training
+        layer.renormalise()
+        by_reservoir, reservoir_gradient = output_and_gradient()
+
+        layer.seed_generator.state.assign([0, 0])
+        mean, log_scale = layer.statistics(batches[1])
+        z = layer.echo.transmit(mean, log_scale, layer._noise(mean, log_scale, training=True))
+        np.testing.assert_allclose(by_batch, self.standardised_by(layer, batches[1], z), rtol=1e-4, atol=1e-5)
+        both = batches.reshape(40, 8)
+        np.testing.assert_allclose(by_reservoir, self.standardised_by(layer, both, z), rtol=1e-4, atol=1e-5)
+        assert np.abs(by_reservoir - by_batch).max() > 0.01
+        np.testing.assert_allclose(reservoir_gradient, batch_gradient, rtol=1e-4, atol=1e-4)
 
     def test_pull_to_centre_is_a_gradient_only(self):
         import tensorflow as tf
@@ -460,9 +467,9 @@ class TestEchoDense:
         mean = tf.constant(np.random.default_rng(0).uniform(-1, 1, (6, 3)))
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(mean)
-            pulled = _pull_to_centre(mean, tf.constant(2.0, "float64"))
+            pulled = _pull_to_centre(mean)
             loss = tf.reduce_sum(tf.sin(pulled))
-            expected = tf.reduce_sum(tf.sin(mean)) + 2.0 * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
+            expected = tf.reduce_sum(tf.sin(mean)) + CENTRING * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
         np.testing.assert_array_equal(pulled, mean)
         np.testing.assert_allclose(tape.gradient(loss, mean), tape.gradient(expected, mean))
 

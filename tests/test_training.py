@@ -106,17 +106,17 @@ def test_metrics_are_per_epoch_and_in_nats(tmp_path, digits):
     assert (tmp_path / CHECKPOINT).exists()
 
 
-@pytest.mark.parametrize(("freeze_at", "frozen"), [(0.5, True), (1.0, False)])
-def test_moments_freeze_on_time(tmp_path, digits, freeze_at, frozen):
+@pytest.mark.parametrize(("renormalise_at", "renormalising"), [(0.5, True), (1.0, False)])
+def test_channel_renormalises_on_time(tmp_path, digits, renormalise_at, renormalising):
     seen = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            seen.append(float(self.model.channel.moments_frozen))
+            seen.append(float(self.model.channel.renormalising))
 
-    given = dataclasses.replace(config(epochs=2), channel=dataclasses.replace(config().channel, freeze_at=freeze_at))
-    train(given, digits, tmp_path, callbacks=[Watch()])
-    assert seen == [0.0] * 3 + [float(frozen)] * 3
+    channel = dataclasses.replace(config().channel, renormalise_at=renormalise_at)
+    train(dataclasses.replace(config(epochs=2), channel=channel), digits, tmp_path, callbacks=[Watch()])
+    assert seen == [0.0] * 3 + [float(renormalising)] * 3
 
 
 def test_validation_needs_a_split(tmp_path, digits):
