@@ -172,10 +172,11 @@ def _check_sampler(sampler: str) -> None:
         )
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    tensor = ops.convert_to_tensor(tensor)
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return tensor if dtype in ("float32", "float64") else ops.cast(tensor, "float32")
+def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in their widest floating type, or float32 if that is wider."""
+    tensors = [ops.convert_to_tensor(tensor) for tensor in tensors]
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+    return [ops.cast(tensor, "float64" if "float64" in dtypes else "float32") for tensor in tensors]
 
 
 def echo_noise(
@@ -217,7 +218,7 @@ def echo_noise(
     Source: paper, equations 2 and 3 and section 2.2. Differs from the released code, which draws its permutations once
         when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
     """
-    mean, log_scale = _at_least_float32(mean), _at_least_float32(log_scale)
+    mean, log_scale = _at_least_float32(mean, log_scale)
     _check_sampler(sampler)
     static_batch = mean.shape[0]
     if d_max is None:
@@ -270,7 +271,7 @@ def echo_sample(
 
     Source: paper, equation 1.
     """
-    mean, log_scale = _at_least_float32(mean), _at_least_float32(log_scale)
+    mean, log_scale = _at_least_float32(mean, log_scale)
     noise = echo_noise(mean, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=seed)
     return mean + ops.exp(log_scale) * noise
 
@@ -288,7 +289,7 @@ def echo_rate(log_scale: Tensor) -> Tensor:
 
     Source: paper, Theorem 2.3.
     """
-    log_scale = _at_least_float32(log_scale)
+    (log_scale,) = _at_least_float32(log_scale)
     return -ops.sum(log_scale, axis=tuple(range(1, len(log_scale.shape))))
 
 
@@ -435,7 +436,8 @@ class EchoLayer(keras.layers.Layer):
 
     def rate(self, log_scale: Tensor) -> Tensor:
         """Exact rate, `-sum_j (log r + log s_j(x))`, in nats per example, shape `(batch,)`. `log_scale` is without `log r`."""
-        return echo_rate(_at_least_float32(log_scale) + self.log_max_scale)
+        (log_scale,) = _at_least_float32(log_scale)
+        return echo_rate(log_scale + self.log_max_scale)
 
     def rate_floor(self, dim: int) -> float:
         """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats."""
