@@ -3,6 +3,7 @@
 
 python reproduce.py                                     Echo and VAE on digits, a few minutes on two cores
 python reproduce.py --dataset binary_mnist              the paper's experiment: 200 epochs
+python reproduce.py --experiment theory                 exact rate-distortion functions and learned models beside them
 python reproduce.py --report                            tables and figures from what is on disk
 """
 
@@ -30,6 +31,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add(
+        "--experiment",
+        choices=["comparison", "theory"],
+        default="comparison",
+        help="comparison (default): train methods on a data set; theory: synthetic sources, of all options only "
+        "--seeds, --out, --report and --publish apply",
+    )
     add("--dataset", choices=DATASETS, default="digits")
     add(
         "--method",
@@ -152,13 +160,32 @@ def report(options: argparse.Namespace) -> list:
     folder = options.out / "report"
     paths = [*write_tables(rows, folder), *plots.plot_all(results, rows, folder)]
     print("\n" + text_table(rows) + "\n")
-    if options.publish:
-        options.publish.mkdir(parents=True, exist_ok=True)
-        paths = [Path(shutil.copy(path, options.publish / path.name)) for path in paths]
+    publish_and_name(paths, options.publish)
+    return rows
+
+
+def theory(options: argparse.Namespace) -> None:
+    """Run the experiment `theory` as far as it is not on disk, draw its figures, and name all files."""
+    from echo_tf import plots, theory_experiment
+
+    folder = options.out / "theory"
+    if not options.report:
+        logging.getLogger("echo_tf").setLevel(logging.INFO)  # it says what it is at
+        theory_experiment.run(folder, options.seeds)
+    tables = sorted(folder.glob("*.csv"))
+    if not tables:
+        raise FileNotFoundError(f"No tables in {folder}. Run --experiment theory without --report first.")
+    publish_and_name([*tables, *plots.plot_theory(folder)], options.publish)
+
+
+def publish_and_name(paths: list[Path], publish: Path | None) -> None:
+    """Copy files to the folder `publish`, if one is given, and print where to look."""
+    if publish:
+        publish.mkdir(parents=True, exist_ok=True)
+        paths = [Path(shutil.copy(path, publish / path.name)) for path in paths]
     print("Look at:")
     for path in paths:
         print(f"    {path}")
-    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,6 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     from echo_tf.report import DIFFERS, ResultError
 
     try:
+        if options.experiment == "theory":
+            theory(options)
+            return EXIT_OK
         if not options.report:
             cells = plan_cells(options)
             if options.dry_run:
@@ -185,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"reproduce.py: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("\nreproduce.py: interrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        print("\nreproduce.py: interrupted. The same command goes on where it stopped.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_MISSED if options.strict and any(row.verdict == DIFFERS for row in rows) else EXIT_OK
 

@@ -165,25 +165,30 @@ def independent_pairs(case: Case, d_max: int, batch: int, sampler: str, seed: in
     return np.concatenate(xs).astype(np.float64), np.concatenate(zs).astype(np.float64), float(np.mean(rates))
 
 
-def order_information(d_max: int, batch: int, sampler: str, replace: bool, seed: int) -> float:
-    """I(X; Z | order of the echoes) of the channel `f(x) = x`, `s = r` on Gaussian data, mean over the orders of one batch.
+def order_bounds(d_max: int, batch: int, sampler: str, replace: bool, seed: int) -> tuple[float, float]:
+    """Lower and upper bound of I(X; Z) of the channel `f(x) = x`, `s = r` on Gaussian data, without sampled data.
 
-    Given the order, `z_i = sum_k a_ik x_k` is Gaussian, so `I = 1/2 log( sum_k a_ik^2 / sum_{k != i} a_ik^2 )` without any
-    sampling error of the data. The order is independent of `x`: this is an upper bound of I(X; Z), and equal to it without
-    replacement, where it is the same for every order.
+    Given the order of the echoes `z_i = sum_k a_ik x_k` is Gaussian; the coefficients are what the channel makes of the unit
+    vectors. Upper bound: `E 1/2 log( sum_k a_ik^2 / sum_{k != i} a_ik^2 )`, the information if the order, which is independent
+    of `x`, were known. Lower bound: that of the joint second moments, `-1/2 log(1 - rho^2)` with
+    `rho^2 = (E a_ii)^2 / E sum_k a_ik^2`. Without replacement every order has the same terms, and the two agree.
 
-    The coefficients `a` are what the channel makes of the unit vectors.
+    Means are over the orders of one or more batches, at least 1,000 examples.
     """
     unit_vectors = np.eye(batch, dtype=np.float32)
-    scale = max_scale(d_max)
-    log_scale = np.full_like(unit_vectors, math.log(scale))
+    log_scale = np.full_like(unit_vectors, math.log(max_scale(d_max)))
     generator = keras.random.SeedGenerator(seed)
-    noise = ops.convert_to_numpy(
-        echo_noise(unit_vectors, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=generator)
-    )
-    power = np.square(unit_vectors + scale * noise.astype(np.float64))
-    total = power.sum(axis=1)
-    return float(np.mean(0.5 * np.log(total / (total - np.diag(power)))))
+    own, total = [], []
+    for _ in range(-(-1_000 // batch)):
+        noise = ops.convert_to_numpy(
+            echo_noise(unit_vectors, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=generator)
+        )
+        coefficients = unit_vectors + max_scale(d_max) * noise.astype(np.float64)
+        own.append(np.diag(coefficients))
+        total.append(np.square(coefficients).sum(axis=1))
+    own, total = np.concatenate(own), np.concatenate(total)
+    squared_correlation = np.mean(own) ** 2 / np.mean(total)
+    return float(-0.5 * np.log1p(-squared_correlation)), float(np.mean(-0.5 * np.log1p(-np.square(own) / total)))
 
 
 def study(seed: int = 0) -> list[Estimate]:
@@ -192,20 +197,21 @@ def study(seed: int = 0) -> list[Estimate]:
     estimates = [e for i, (case, sampler) in enumerate(settings) for e in _estimates(case, sampler, seed + 1_000 * i)]
     for replace, limits in ((False, SETTINGS), (True, REPLACEMENT_SETTINGS)):
         for d_max, batch in limits:
-            values = np.array([order_information(d_max, batch, "ring", replace, seed + i) for i in range(REPEATS)])
-            estimates.append(
-                Estimate(
-                    case="Gaussian, s = r",
-                    sampler="ring",
-                    replace=replace,
-                    d_max=d_max,
-                    batch=batch,
-                    estimator="order_information",
-                    formula_nats=-math.log(max_scale(d_max)),
-                    estimate_nats=float(values.mean()),
-                    estimate_se=_standard_error(values),
+            bounds = np.array([order_bounds(d_max, batch, "ring", replace, seed + i) for i in range(REPEATS)])
+            for name, values in zip(("lower bound", "upper bound"), bounds.T, strict=True):
+                estimates.append(
+                    Estimate(
+                        case="Gaussian, s = r",
+                        sampler="ring",
+                        replace=replace,
+                        d_max=d_max,
+                        batch=batch,
+                        estimator=name,
+                        formula_nats=-math.log(max_scale(d_max)),
+                        estimate_nats=float(values.mean()),
+                        estimate_se=_standard_error(values),
+                    )
                 )
-            )
     return estimates
 
 

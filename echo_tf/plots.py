@@ -6,6 +6,8 @@ import numpy as np
 
 from echo_tf.experiments import pictures_path
 from echo_tf.report import Row
+from echo_tf.theory import bernoulli_hamming_rd
+from echo_tf.theory_experiment import read_rows
 from echo_tf.training import read_metrics
 
 # Okabe-Ito colours, which colour-blind readers can tell apart: one a method. Markers: one a setting.
@@ -175,3 +177,91 @@ def plot_all(results: list[dict], rows: list[Row], folder: Path) -> list[Path]:
         *plot_curves(results, folder),
         *plot_pictures(results, folder),
     ]
+
+
+def plot_theory(folder: Path) -> list[Path]:
+    """Figures of the experiment `theory` from its CSV files, beside them."""
+    return [
+        _plot_binary_source(folder / "binary_source.csv"),
+        _plot_learned(folder / "learned.csv", folder / "exact_curves.csv"),
+        _plot_exactness(folder / "exactness.csv", folder / "saturation.csv"),
+    ]
+
+
+def _plot_binary_source(table: Path) -> Path:
+    """R(D) of a binary source: the points of 30 slopes on the closed form."""
+    plt = _pyplot()
+    points = _columns(read_rows(table))
+    figure, axis = plt.subplots(figsize=(4.5, 3.4))
+    distortion = np.linspace(0.0, 0.25, 400)
+    axis.plot(distortion, bernoulli_hamming_rd(0.2, distortion), color="0.6", label="h(0.2) - h(D)")
+    axis.plot(points["distortion"], points["rate_nats"], "o", color=_COLOURS[0], markersize=4, label="Blahut-Arimoto")
+    axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title="binary source, p = 0.2")
+    axis.legend()
+    return _save(plt, figure, table.with_suffix(".png"))
+
+
+def _plot_learned(table: Path, curves: Path) -> Path:
+    """Learned points and the exact curve (above), and their distance in nats (below), one column a source."""
+    plt = _pyplot()
+    points, exact = (_grouped(read_rows(path), lambda row: row["source"]) for path in (table, curves))
+    figure, axes = plt.subplots(
+        2, len(exact), figsize=(3.0 * len(exact), 5.2), height_ratios=(2, 1), sharex="col", squeeze=False
+    )
+    for (upper, lower), (source, curve) in zip(axes.T, exact.items(), strict=True):
+        curve = _columns(curve)
+        upper.plot(curve["distortion"], curve["rate_nats"], color="0.6", label="exact R(D)")
+        for i, (channel, members) in enumerate(_grouped(points[source], lambda row: row["channel"]).items()):
+            learned = _columns(members)
+            look = {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": "none", "markersize": 4, "label": channel}
+            upper.errorbar(learned["distortion"], learned["rate_nats"], learned["rate_se"], learned["distortion_se"], **look)
+            lower.errorbar(learned["distortion"], learned["excess_nats"], learned["excess_se"], **look)
+        lower.axhline(0.0, color="0.6")
+        upper.set(title=source, xscale="log")
+        lower.set(xlabel="distortion")
+    axes[0, 0].set(ylabel="rate (nats)")
+    axes[1, 0].set(ylabel="rate - R(D) (nats)")
+    axes[0, 0].legend()
+    return _save(plt, figure, table.with_suffix(".png"))
+
+
+def _plot_exactness(estimates: Path, saturation: Path) -> Path:
+    """Left: estimates of I(X; Z) over the formula, with two standard errors. Right: information of finitely many values."""
+    plt = _pyplot()
+    rows = read_rows(estimates)
+    values = _columns(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.24 * len(rows) + 1.2), width_ratios=(1, 1))
+    ratios = values["estimate_nats"] / values["formula_nats"]
+    colours = [_COLOURS[1] if row["replace"] == "True" else _COLOURS[0] for row in rows]
+    places = np.arange(len(rows))[::-1]
+    for ratio, error, place, colour in zip(
+        ratios, values["estimate_se"] / values["formula_nats"], places, colours, strict=True
+    ):
+        left.errorbar(ratio, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
+    left.axvline(1.0, color="0.6")
+    left.set_yticks(places, [_exactness_label(row) for row in rows], fontsize=7)
+    left.set(xlabel="estimate of I(X; Z) / (-E log s)", title="without (blue) and with replacement (red)")
+    left.grid(axis="y", visible=False)
+    for i, (points, members) in enumerate(_grouped(read_rows(saturation), lambda row: int(row["points"])).items()):
+        learned = _columns(members)
+        right.plot(learned["formula_nats"], learned["information_nats"], _MARKERS[i], color=_COLOURS[i], label=f"N = {points}")
+        right.axhline(np.log(points), color=_COLOURS[i], linestyle=":", linewidth=1)
+    right.axline((0, 0), slope=1, color="0.6", label="-log s")
+    right.set(xlabel="-log s (nats)", ylabel="I(X; Z) (nats)", title="x takes N values; dotted: log N", ylim=(0, None))
+    right.legend()
+    return _save(plt, figure, estimates.with_suffix(".png"))
+
+
+def _exactness_label(row: dict) -> str:
+    return f"{row['case']}; {row['estimator'].replace('_', ' ')}; {row['sampler']}, d = {row['d_max']}, B = {row['batch']}"
+
+
+def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Numerical columns of the rows of a CSV file, by name."""
+    columns = {}
+    for name in rows[0]:
+        try:
+            columns[name] = np.array([float(row[name]) for row in rows])
+        except ValueError:
+            continue
+    return columns

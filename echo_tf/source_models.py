@@ -19,7 +19,7 @@ HIDDEN = 64
 
 # The learning rate falls along a cosine in every cycle. The steepest slope comes first and starts from random weights.
 CYCLE_STEPS = 700
-FIRST_CYCLES = 3
+FIRST_CYCLES = 8
 LEARNING_RATE = 2e-3
 
 REFRESH_EXAMPLES = 10_000
@@ -60,12 +60,12 @@ class SourceAutoencoder(keras.Model):
     def __init__(self, source: Source, channel: str, seed: int):
         super().__init__()
         self.measure = source.measure
-        self.encoder = _perceptron()
+        self.encoder = _perceptron(source.dim)
         if channel == "echo":
             self.channel = EchoDense(source.dim, rate_weight=None, d_max=D_MAX, seed=seed)
         else:
             self.channel = GaussianChannel(source.dim, seed=seed)
-        self.decoder = _perceptron(source.dim)
+        self.decoder = _perceptron(source.dim, source.dim)
         self.slope = self.add_weight(shape=(), initializer="ones", trainable=False, name="slope")
 
     def call(self, x, training=None):
@@ -79,9 +79,16 @@ class SourceAutoencoder(keras.Model):
         return ops.mean(y_pred["rate"] + self.slope * y_pred["distortion"])
 
 
-def _perceptron(outputs: int | None = None) -> keras.Sequential:
-    hidden = [keras.layers.Dense(HIDDEN, "gelu"), keras.layers.Dense(HIDDEN, "gelu")]
-    return keras.Sequential(hidden if outputs is None else [*hidden, keras.layers.Dense(outputs)])
+def _perceptron(inputs: int, outputs: int | None = None) -> keras.Model:
+    """Two hidden layers beside the input itself, which they leave alone at first, and a linear map if `outputs` is given.
+
+    A code that starts as a linear one is monotone. From random hidden layers it may fold a number onto itself, and training
+    does not undo that.
+    """
+    x = keras.Input((inputs,))
+    hidden = keras.layers.Dense(HIDDEN, "gelu")(keras.layers.Dense(HIDDEN, "gelu")(x))
+    features = keras.layers.Concatenate()([x, keras.layers.Dense(HIDDEN, kernel_initializer="zeros")(hidden)])
+    return keras.Model(x, features if outputs is None else keras.layers.Dense(outputs)(features))
 
 
 def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
@@ -101,7 +108,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
     rng = np.random.default_rng(seed)
     model = SourceAutoencoder(source, channel, seed)
     schedule = keras.optimizers.schedules.CosineDecayRestarts(LEARNING_RATE, CYCLE_STEPS, t_mul=1.0, alpha=0.01)
-    model.compile(optimizer=keras.optimizers.Adam(schedule))
+    model.compile(optimizer=keras.optimizers.Adam(schedule), steps_per_execution=CYCLE_STEPS // 7)
     points = []
     for slope in source.slopes:
         model.slope.assign(slope)

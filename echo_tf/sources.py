@@ -31,6 +31,7 @@ class Source:
         sample: `(generator, n) -> (n, dim)` float32 array.
         rate: `R(D)` in nats for an array of distortions. Where it rests on a finite grid, a lower bound of the grid's `R(D)`.
         slopes: Slopes `-dR/dD` at which to look at the source, the steepest first.
+        distortions: Range of distortions worth drawing, up to that of rate 0.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     sample: Callable[[np.random.Generator, int], np.ndarray]
     rate: Callable[[np.ndarray], np.ndarray]
     slopes: tuple[float, ...]
+    distortions: tuple[float, float]
 
 
 def all_sources() -> list[Source]:
@@ -52,7 +54,8 @@ def all_sources() -> list[Source]:
             "squared",
             lambda rng, n: rng.standard_normal((n, 1), dtype=np.float32),
             functools.partial(gaussian_rd, 1.0),
-            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+            (32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
+            (0.01, 1.0),
         ),
         Source(
             "gaussian_16",
@@ -60,7 +63,8 @@ def all_sources() -> list[Source]:
             "squared",
             lambda rng, n: (rng.standard_normal((n, 16)) @ transform).astype("float32"),
             functools.partial(gaussian_vector_rd, SPECTRUM),
-            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+            (32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
+            (0.2, float(SPECTRUM.sum())),
         ),
         Source(
             "laplacian",
@@ -68,10 +72,11 @@ def all_sources() -> list[Source]:
             "absolute",
             lambda rng, n: rng.laplace(size=(n, 1)).astype("float32"),
             functools.partial(laplacian_rd, 1.0),
-            (1.5, 2.5, 4.0, 6.0, 8.0, 12.0),
+            (12.0, 8.0, 6.0, 4.0, 2.5, 1.5),
+            (0.06, 1.0),
         ),
-        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (0.2, 0.5, 2.0, 8.0, 16.0, 32.0)),
-        Source("points", 1, "squared", _sample_points, _points_rate, (0.2, 0.5, 1.0, 4.0, 8.0, 32.0)),
+        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (32.0, 16.0, 8.0, 2.0, 0.5, 0.2), (0.01, 4.25)),
+        Source("points", 1, "squared", _sample_points, _points_rate, (32.0, 8.0, 4.0, 1.0, 0.5, 0.2), (0.002, 4.0)),
     ]
 
 

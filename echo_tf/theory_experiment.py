@@ -1,0 +1,94 @@
+"""The experiment `theory`: exact curves, learned models beside them, and the exactness of Echo's rate, as CSV files."""
+
+import csv
+import io
+import itertools
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from echo_tf.exactness import saturation, study
+from echo_tf.source_models import CHANNELS, learn_curve
+from echo_tf.sources import all_sources
+from echo_tf.theory import rd_curve, to_bits
+from echo_tf.training import write_atomically
+
+logger = logging.getLogger(__name__)
+
+BINARY_SOURCE = (0.8, 0.2)
+BINARY_SLOPES = np.geomspace(0.05, 20.0, 30)
+CURVE_POINTS = 100
+SATURATION_POINTS = (2, 4, 16)
+SATURATION_FORMULAS = np.linspace(0.1, 4.0, 14)  # -log s
+
+
+def run(folder: Path, seeds: int) -> None:
+    """Make what is missing of the experiment's files.
+
+    Args:
+        folder: Where the CSV files lie. Files, and models in `learned.csv`, that are there are not made again.
+        seeds: Number of seeds of the learned models.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    makers = {
+        "binary_source.csv": _binary_source,
+        "exact_curves.csv": _exact_curves,
+        "exactness.csv": lambda: [asdict(estimate) for estimate in study()],
+        "saturation.csv": lambda: [
+            asdict(saturation(n, float(np.exp(-formula)))) for n in SATURATION_POINTS for formula in SATURATION_FORMULAS
+        ],
+    }
+    for name, make in makers.items():
+        if not (folder / name).exists():
+            logger.info("making %s", name)
+            write_rows(folder / name, make())
+    learned = folder / "learned.csv"
+    rows = read_rows(learned)
+    finished = {(row["source"], row["channel"], int(row["seed"])) for row in rows}
+    for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
+        if (source.name, channel, seed) not in finished:
+            logger.info("training: %s, %s channel, seed %d", source.name, channel, seed)
+            rows += [asdict(point) for point in learn_curve(source, channel, seed)]
+            write_rows(learned, rows)
+
+
+def _binary_source() -> list[dict]:
+    points = rd_curve(BINARY_SOURCE, 1.0 - np.eye(2), BINARY_SLOPES)
+    return [
+        {
+            "slope": point.slope,
+            "rate_nats": point.rate,
+            "rate_bits": float(to_bits(point.rate)),
+            "distortion": point.distortion,
+            "gap_nats": point.gap,
+        }
+        for point in points
+    ]
+
+
+def _exact_curves() -> list[dict]:
+    """R(D) of every source between the distortions of a rate of 0 and of well above what is learned."""
+    rows = []
+    for source in all_sources():
+        for distortion in np.geomspace(*source.distortions, CURVE_POINTS):
+            rows.append({"source": source.name, "distortion": distortion, "rate_nats": float(source.rate(distortion))})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write a CSV file atomically; the keys of the first row are its header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a CSV file with values as text; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,70 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from echo_tf import plots, source_models, theory_experiment
+from echo_tf.exactness import Estimate, Saturation
+from echo_tf.source_models import learn_curve
+from echo_tf.sources import all_sources
+from echo_tf.theory_experiment import read_rows, write_rows
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A schedule of some seconds."""
+    for name, value in {
+        "CYCLE_STEPS": 140,
+        "FIRST_CYCLES": 2,
+        "EVALUATION_BATCHES": 20,
+        "BATCH_SIZE": 200,
+        "D_MAX": 199,
+    }.items():
+        monkeypatch.setattr(source_models, name, value)
+
+
+def gaussian(slopes):
+    return dataclasses.replace(all_sources()[0], slopes=slopes)
+
+
+@pytest.mark.parametrize("channel", ["echo", "gaussian"])
+def test_learned_points_come_near_the_exact_curve(short, channel):
+    steep, flat = learn_curve(gaussian((8.0, 1.0)), channel, seed=0)
+    assert (steep.slope, flat.slope) == (8.0, 1.0)
+    assert steep.rate_nats > flat.rate_nats + 0.3
+    assert steep.distortion < flat.distortion - 0.1
+    for point in (steep, flat):
+        assert point.excess_nats == pytest.approx(point.rate_nats - point.exact_rate_nats)
+        # No code beats R(D), and these are close to it.
+        assert -5 * point.excess_se < point.excess_nats < 0.25
+
+
+def test_run_makes_what_is_missing_and_figures_show_it(short, tmp_path, monkeypatch):
+    estimate = Estimate("case", "ring", False, 99, 100, "lower bound", 1.0, 0.99, 0.01)
+    monkeypatch.setattr(theory_experiment, "study", lambda: [estimate, dataclasses.replace(estimate, replace=True)])
+    monkeypatch.setattr(theory_experiment, "saturation", lambda n, s: Saturation(n, -np.log(s), min(-np.log(s), np.log(n))))
+    monkeypatch.setattr(theory_experiment, "all_sources", lambda: [gaussian((4.0, 1.0))])
+    theory_experiment.run(tmp_path, seeds=1)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(first) == {"binary_source.csv", "exact_curves.csv", "exactness.csv", "saturation.csv", "learned.csv"}
+    assert len(read_rows(tmp_path / "learned.csv")) == 4
+    rows = read_rows(tmp_path / "binary_source.csv")
+    assert len(rows) == 30
+    assert max(float(row["distortion"]) for row in rows) <= 0.2 + 1e-9
+
+    # The Gaussian channel's rows are lost, and made again; all else stays.
+    echo_only = [row for row in read_rows(tmp_path / "learned.csv") if row["channel"] == "echo"]
+    write_rows(tmp_path / "learned.csv", echo_only)
+    theory_experiment.run(tmp_path, seeds=1)
+    again = read_rows(tmp_path / "learned.csv")
+    assert again[:2] == echo_only
+    assert {row["channel"] for row in again} == {"echo", "gaussian"}
+    assert {name: (tmp_path / name).read_bytes() for name in first if name != "learned.csv"} == {
+        name: content for name, content in first.items() if name != "learned.csv"
+    }
+    for path in plots.plot_theory(tmp_path):
+        assert path.stat().st_size > 10_000
+
+
+def test_missing_table_is_no_rows(tmp_path):
+    assert read_rows(tmp_path / "none.csv") == []
