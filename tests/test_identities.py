@@ -1,0 +1,88 @@
+"""Identities of the paper's appendix on a Gaussian toy, and what happens to a rate that nothing pays for."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from echo_tf.channels import GaussianChannel
+from echo_tf.echo import EchoDense, echo_sample
+
+COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
+SCALES = np.array([0.5, 0.7])
+BATCH, REPEATS, PAIRS = 61, 20, 4_000
+
+
+def total_correlation(values):
+    """-1/2 log det of the correlation matrix; in two dimensions its bias is 1 / 2n."""
+    return -0.5 * np.log(np.linalg.det(np.corrcoef(values.T))) - 0.5 / len(values)
+
+
+def gaussian_information(x, z):
+    """I(X; Z) of jointly Gaussian variables from their covariances."""
+    joint = np.cov(np.hstack([x, z]).T)
+    n = x.shape[1]
+    return 0.5 * (np.linalg.slogdet(joint[:n, :n])[1] + np.linalg.slogdet(joint[n:, n:])[1] - np.linalg.slogdet(joint)[1])
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """`REPEATS` sets of independent pairs (x, z) of the channel f(x) = x, S constant and diagonal: one of each batch."""
+    rng, generator = np.random.default_rng(0), keras.random.SeedGenerator(0)
+    root = np.linalg.cholesky(COVARIANCE).T
+    sets = []
+    for _ in range(REPEATS):
+        x = rng.standard_normal((BATCH, PAIRS, 2)) @ root
+        z = echo_sample(x, np.broadcast_to(np.log(SCALES), x.shape), d_max=BATCH - 1, seed=generator)
+        sets.append((x[0], np.asarray(z)[0]))
+    return sets
+
+
+def assert_equal_in_the_mean(values, truth):
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert abs(np.mean(values) - truth) < 5 * error
+
+
+def test_information_is_the_sum_over_dimensions(samples):
+    # The bias of a Gaussian information of p and q dimensions is p q / 2n.
+    whole = [gaussian_information(x, z) - 4 / (2 * PAIRS) for x, z in samples]
+    parts = [sum(gaussian_information(x, z[:, [j]]) - 2 / (2 * PAIRS) for j in range(2)) for x, z in samples]
+    assert_equal_in_the_mean(whole, -np.log(SCALES).sum())
+    assert_equal_in_the_mean(np.subtract(whole, parts), 0.0)
+
+
+def test_total_correlation_given_x_is_that_of_z(samples):
+    # Given x all that is left of z is the noise. Both are far from 0: the dimensions of x are correlated.
+    of_z = [total_correlation(z) for _, z in samples]
+    given_x = [total_correlation(z - x) for x, z in samples]
+    # Cov(z)_jk = c_jk / (1 - s_j s_k), so that the squared correlation is:
+    squared = 0.8**2 * np.prod(1 - SCALES**2) / (1 - np.prod(SCALES)) ** 2
+    assert_equal_in_the_mean(of_z, -0.5 * math.log(1 - squared))
+    assert_equal_in_the_mean(np.subtract(of_z, given_x), 0.0)
+
+
+@pytest.mark.parametrize("channel", ["echo", "gaussian"])
+def test_rate_that_nothing_pays_for_falls_to_its_floor(channel):
+    """A decoder that ignores z: the floor -m log r for Echo, 0 for the Gaussian channel."""
+    keras.utils.set_random_seed(0)
+    layer = EchoDense(3, d_max=49, rate_weight=None, seed=0) if channel == "echo" else GaussianChannel(3, seed=0)
+
+    class RateOnly(keras.Model):
+        def call(self, x):
+            z, rate = layer(x, return_rate=True)
+            return rate + 0.0 * keras.ops.sum(z, axis=-1)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(y_pred)
+
+    model = RateOnly()
+    model.layer = layer
+    model.compile(optimizer=keras.optimizers.Adam(0.1))
+    x = np.random.default_rng(0).standard_normal((3_000, 5)).astype("float32")
+    floor = layer.echo.rate_floor(3) if channel == "echo" else 0.0
+    before = model.predict(x, batch_size=100, verbose=0).mean()
+    model.fit(x, batch_size=100, epochs=10, verbose=0)
+    after = model.predict(x, batch_size=100, verbose=0).mean()
+    assert before > floor + 0.5
+    assert floor - 1e-4 <= after < floor + 0.02
