@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the ring sampler make gradients noisier than independent echo orders?
 
-    python benchmarks/gradient_variance.py runs/binary_mnist/echo/.../model.keras --dataset binary_mnist
+    python -m benchmarks.gradient_variance runs/binary_mnist/echo/.../model.keras --dataset binary_mnist
 
 The loss of a batch is a mean over examples whose noises depend on each other in different ways under the two samplers, so its
 gradient has the same expectation but may have another variance. Printed is the trace of the gradient's covariance over all
