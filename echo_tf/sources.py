@@ -12,7 +12,7 @@ from echo_tf.theory import gaussian_rd, gaussian_vector_rd, laplacian_rd, rd_cur
 MIXTURE_MEANS, MIXTURE_SD = np.array([-2.0, 2.0]), 0.5
 POINTS, POINT_MASSES = np.array([-3.0, -1.0, 1.0, 3.0]), np.array([0.4, 0.3, 0.2, 0.1])
 
-# Variances along the axes of the 16-dimensional source; at the slopes below between none and 12 dimensions lie under water.
+# Variances along the axes of the 16-dimensional source; at the slopes below between none and 10 dimensions lie under water.
 SPECTRUM = 4.0 * 0.7 ** np.arange(16)
 
 # Slopes of the curves that stand behind `rate` where there is no closed form.
@@ -98,7 +98,7 @@ def _mixture_curve() -> list:
 
 @functools.cache
 def _points_curve() -> list:
-    outputs = np.linspace(POINTS[0], POINTS[-1], GRID_SIZE + 1)
+    outputs = np.linspace(POINTS[0], POINTS[-1], 601)  # the points are among them
     return rd_curve(POINT_MASSES, np.square(POINTS[:, None] - outputs), CURVE_SLOPES, tolerance=1e-6)
 
 

@@ -8,23 +8,29 @@ an objective `D + beta * R`.
 NumPy only. All rates are in nats; `to_bits` converts.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# A law may miss 1 by this much, which rounding of long sums explains.
-NORMALISATION_TOLERANCE = 1e-9
+# A law may miss 1 by this much (single precision: the second), which rounding of long sums explains.
+NORMALISATION_TOLERANCE, SINGLE_PRECISION_TOLERANCE = 1e-9, 1e-5
 
 # Accelerated steps between two certificates, which cost as much as a few dozen steps because they are in the log domain.
 STEPS_PER_CERTIFICATE = 30
 
-# An output is dropped when less probable than this fraction of the rarest input, and comes back with the second one.
+# An output less probable than this fraction of the rarest input is dropped, or brought back with the second probability,
+# as the bound of its gain says. Extrapolation may have driven one there that is needed.
 PRUNE_BELOW = 1e-30
 REVIVE_WITH = 1e-12
+
+# Sums that may have lost digits to underflow are made anew in the log domain.
+UNDERFLOW = 1e-290
 
 # Share of the uniform law in a warm start: an output that the neighbouring slope did not use can come back at once.
 WARM_START_UNIFORM = 1e-6
@@ -38,7 +44,7 @@ def to_bits(nats: ArrayLike) -> np.ndarray | float:
 # --- Finite sources -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RDPoint:
     """A point of a rate-distortion function with its certificate: `rate - gap <= R(distortion) <= rate`.
 
@@ -51,7 +57,8 @@ class RDPoint:
         converged: Whether `gap` is within the tolerance.
         iterations: Number of evaluations of the fixed-point map.
         output: Law of `Y`, shape `(m,)`.
-        lagrangians: `rate + slope * distortion` at each certificate, never rising. Shape `(certificates,)`, nats.
+        lagrangians: `rate + slope * distortion` at each certificate, never rising but for rounding; of infinite slope the rate
+            alone. Shape `(certificates,)`, nats.
     """
 
     slope: float
@@ -63,12 +70,12 @@ class RDPoint:
     output: np.ndarray = field(repr=False)
     lagrangians: np.ndarray = field(repr=False)
     _log_prior: np.ndarray = field(repr=False)
-    _distortion_matrix: np.ndarray = field(repr=False)
+    _excess: np.ndarray = field(repr=False)
 
     @property
     def channel(self) -> np.ndarray:
-        """The channel `p(y|x)`, shape `(n, m)`, computed on access. Inputs without a permitted output have rows of NaN."""
-        logits = self._log_prior - _cost(self._distortion_matrix, self.slope)
+        """The channel `p(y|x)`, shape `(n, m)`, computed on access. An `x` of probability 0 may have a row of NaN."""
+        logits = self._log_prior - _cost(self._excess, self.slope)
         with np.errstate(invalid="ignore"):
             return np.exp(logits - _log_sum_exp(logits, axis=1)[:, None])
 
@@ -96,8 +103,8 @@ def blahut_arimoto(
             every output is forbidden to some input, the least rate of a finite distortion. `math.inf` gives the least
             distortion and the least rate there.
         tolerance: Largest gap in nats at which to stop.
-        max_iterations: Evaluations after which to stop in any case, `converged` being `False` then. One evaluation is two
-            matrix-vector products.
+        max_iterations: Evaluations after which to stop with `converged=False`, looked at every thirty or so. One evaluation
+            is two matrix-vector products.
         initial_output: Law of `Y` to start from, shape `(m,)`, e.g. that of a neighbouring slope. Default: uniform.
 
     Returns:
@@ -119,36 +126,40 @@ def blahut_arimoto(
         raise ValueError(f"Invalid value received for argument `slope`. Expected slope >= 0. Received: slope={slope}")
     _check_positive(tolerance=tolerance, max_iterations=max_iterations)
     size = distortion.shape[1]
-    if slope == 0:
-        single = _single_output_point(p_x, distortion)
-        if single is not None:
-            return single
-    if initial_output is None:
-        log_output = np.full(size, -math.log(size))
-    else:
+    log_output = np.full(size, -math.log(size))
+    if initial_output is not None:
         initial_output = _check_law(initial_output, "initial_output", (size,))
         log_output = np.log((1.0 - WARM_START_UNIFORM) * initial_output + WARM_START_UNIFORM / size)
 
-    occurs = p_x > 0
-    solution = _minimise(p_x[occurs], _cost(distortion[occurs], slope), log_output, tolerance, max_iterations)
+    # Only differences within a row matter for the channel: what all outputs of an input cost would drown them.
+    least = distortion.min(axis=1)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(np.isinf(distortion), np.inf, distortion - least[:, None])
+    single = _single_output_point(p_x, distortion, excess)
+    if slope == 0 and single is not None:
+        return single
+
+    occurs = p_x >= np.finfo(float).tiny
+    p, least = p_x[occurs], least[occurs]
+    solution = _minimise(p, _cost(excess[occurs], slope), log_output, tolerance, max_iterations)
     channel, output = solution.channel, solution.output
     with np.errstate(divide="ignore", invalid="ignore"):
         # A channel entry may be so small that its share of the output is 0 in floats.
         information = np.where((channel > 0) & (output > 0), channel * (np.log(channel) - np.log(output)), 0.0)
-        distortions = np.where(channel > 0, channel * distortion[occurs], 0.0)
-    rate = max(0.0, float(p_x[occurs] @ information.sum(axis=1)))
-    return RDPoint(
+        distortions = np.where(channel > 0, channel * excess[occurs], 0.0)
+    point = RDPoint(
         slope=float(slope),
-        rate=rate,
-        distortion=float(p_x[occurs] @ distortions.sum(axis=1)),
+        rate=max(0.0, float(p @ information.sum(axis=1))),
+        distortion=float(p @ (least + distortions.sum(axis=1))),
         gap=max(0.0, solution.gap),
         converged=solution.gap <= tolerance,
         iterations=solution.iterations,
         output=output,
-        lagrangians=np.array(solution.values),
+        lagrangians=np.array(solution.values) + (slope * float(p @ least) if math.isfinite(slope) else 0.0),
         _log_prior=solution.log_prior,
-        _distortion_matrix=distortion,
+        _excess=excess,
     )
+    return point if single is None or math.isinf(slope) else _better_with_single_output(point, single, tolerance)
 
 
 def rd_curve(p_x: ArrayLike, distortion: ArrayLike, slopes: Iterable[float], **options) -> list[RDPoint]:
@@ -194,10 +205,9 @@ def _minimise(p_x: np.ndarray, cost: np.ndarray, log_q: np.ndarray, tolerance: f
         channel = np.exp(logits - log_z[:, None])
         output, log_c = np.zeros(size), np.empty(size)
         output[used] = p_x @ channel
-        with np.errstate(divide="ignore"):
-            log_output = np.log(output)
-        log_c[used] = log_output[used] - log_q[used]
-        log_c[~used] = _log_sum_exp(log_p[:, None] - cost[:, ~used] - log_z[:, None], axis=0)
+        seen = output > UNDERFLOW
+        log_c[seen] = np.log(output[seen]) - log_q[seen]
+        log_c[~seen] = _log_sum_exp(log_p[:, None] - cost[:, ~seen] - log_z[:, None], axis=0)
 
         gain = float(np.sum(output[output > 0] * log_c[output > 0]))  # what this very step gains
         values.append(float(-p_x @ log_z) - gain)
@@ -208,14 +218,15 @@ def _minimise(p_x: np.ndarray, cost: np.ndarray, log_q: np.ndarray, tolerance: f
             full_channel[:, used] = channel
             return _Solution(log_q, full_channel, output, gap, iterations, values)
 
-        support = log_output.copy()
-        support[(log_output < log_prune) & (log_c < 0)] = -np.inf
-        support[~np.isfinite(support) & (log_c > 0)] = math.log(REVIVE_WITH)
-        if np.array_equal(np.isfinite(support), used):
+        log_output = log_q + log_c
+        weak = log_output < log_prune
+        revived = weak & (log_c > 0)
+        log_output[weak] = np.where(revived[weak], math.log(REVIVE_WITH), -np.inf)
+        if revived.any() or not np.array_equal(np.isfinite(log_output), used):
+            log_q = log_output - _log_sum_exp(log_output, axis=0)
+        else:
             log_q[used], steps, step_limit = _accelerate(p_x, channel, log_q[used], step_limit)
             iterations += steps
-        else:
-            log_q = support - _log_sum_exp(support, axis=0)
 
 
 def _accelerate(p_x: np.ndarray, channel: np.ndarray, log_q: np.ndarray, step_limit: float) -> tuple[np.ndarray, int, float]:
@@ -253,7 +264,7 @@ def _accelerate(p_x: np.ndarray, channel: np.ndarray, log_q: np.ndarray, step_li
     return log_q + u - _log_sum_exp(log_q + u, axis=0), evaluations, step_limit
 
 
-def _single_output_point(p_x: np.ndarray, distortion: np.ndarray) -> RDPoint | None:
+def _single_output_point(p_x: np.ndarray, distortion: np.ndarray, excess: np.ndarray) -> RDPoint | None:
     """R = 0: one output for all inputs, the best. `None` if each output is forbidden to some input."""
     occurs = p_x > 0
     means = p_x[occurs] @ distortion[occurs]
@@ -264,16 +275,36 @@ def _single_output_point(p_x: np.ndarray, distortion: np.ndarray) -> RDPoint | N
     output[best] = 1.0
     with np.errstate(divide="ignore"):
         log_prior = np.log(output)
-    return RDPoint(0.0, 0.0, float(means[best]), 0.0, True, 0, output, np.zeros(1), log_prior, distortion)
+    return RDPoint(0.0, 0.0, float(means[best]), 0.0, True, 0, output, np.zeros(1), log_prior, excess)
 
 
-def _cost(distortion: np.ndarray, slope: float) -> np.ndarray:
-    """`slope * distortion`; with infinite slope all but the least distortions of each input are forbidden."""
+def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float) -> RDPoint:
+    """The point, or that of R = 0 with the same lower bound if it is lower.
+
+    Below the slope at which the curve leaves R = 0 the iteration only comes near its end.
+    """
+    found, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
+    if with_single > found or math.isinf(found):
+        return point
+    gap = max(0.0, with_single - (found - point.gap))
+    return dataclasses.replace(
+        single,
+        slope=point.slope,
+        gap=gap,
+        converged=gap <= tolerance,
+        iterations=point.iterations,
+        lagrangians=np.append(point.lagrangians, with_single),
+    )
+
+
+def _cost(excess: np.ndarray, slope: float) -> np.ndarray:
+    """`slope * excess`; with infinite slope all but the least distortions of each input are forbidden."""
     if slope == 0:
-        return np.where(np.isinf(distortion), np.inf, 0.0)
+        return np.where(np.isinf(excess), np.inf, 0.0)
     if math.isinf(slope):
-        return np.where(distortion == distortion.min(axis=1, keepdims=True), 0.0, np.inf)
-    return slope * distortion
+        return np.where(excess == 0, 0.0, np.inf)
+    with np.errstate(over="ignore"):
+        return slope * excess
 
 
 def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
@@ -286,7 +317,7 @@ def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
 # --- Information bottleneck ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IBPoint:
     """A solution of the information bottleneck's equations.
 
@@ -296,7 +327,7 @@ class IBPoint:
         relevance: `I(T; Y)`, nats.
         converged: Whether the last iteration lowered `rate - beta * relevance` by no more than the tolerance.
         iterations: Number of iterations.
-        encoder: `p(t|x)`, shape `(n, clusters)`.
+        encoder: `p(t|x)`, shape `(n, clusters)`. An `x` of probability 0 has a row of NaN.
         lagrangians: `rate - beta * relevance` after each iteration, never rising. Shape `(iterations,)`, nats.
     """
 
@@ -323,7 +354,7 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
         max_iterations: Iterations after which to stop in any case.
 
     Returns:
-        An `IBPoint` with `n` clusters, some of which may be equal or empty.
+        An `IBPoint` with as many clusters as values of `x` that occur; some may be equal or empty. Memory is `n^2 k`.
 
     Raises:
         ValueError: `p_xy` is not a law on a table; `beta` negative or not finite; `tolerance` or `max_iterations` not
@@ -332,7 +363,7 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
     Source: Tishby, Pereira and Bialek 1999.
     """
     p_xy = np.asarray(p_xy, dtype=np.float64)
-    if p_xy.ndim != 2:
+    if p_xy.ndim != 2 or p_xy.size == 0:
         raise ValueError(f"Invalid value received for argument `p_xy`. Expected shape (n, k). Received: shape {p_xy.shape}")
     p_xy = _check_law(p_xy, "p_xy", p_xy.shape)
     if not 0 <= beta < math.inf:
@@ -446,10 +477,9 @@ def bernoulli_hamming_rd(p: ArrayLike, distortion: ArrayLike) -> np.ndarray | fl
     Source: Cover and Thomas, theorem 10.3.1.
     """
     p, distortion = _check_nonnegative(p=p, distortion=distortion)
-    if np.any(p > 1):
-        raise ValueError(f"Invalid value received for argument `p`. Expected values in [0, 1]. Received: {p}")
+    entropy = binary_entropy(p)
     largest = np.minimum(p, 1.0 - p)
-    return binary_entropy(p) - binary_entropy(np.minimum(distortion, largest))
+    return np.where(distortion < largest, np.maximum(0.0, entropy - binary_entropy(np.minimum(distortion, largest))), 0.0)[()]
 
 
 def uniform_hamming_rd(m: int, distortion: ArrayLike) -> np.ndarray | float:
@@ -467,11 +497,13 @@ def uniform_hamming_rd(m: int, distortion: ArrayLike) -> np.ndarray | float:
 
     Source: Cover and Thomas, exercise 10.5.
     """
-    if m != int(m) or m < 2:
+    if not isinstance(m, Integral) or m < 2:
         raise ValueError(f"Invalid value received for argument `m`. Expected an integer >= 2. Received: m={m}")
     (distortion,) = _check_nonnegative(distortion=distortion)
-    distortion = np.minimum(distortion, 1.0 - 1.0 / m)
-    return np.maximum(0.0, math.log(m) - binary_entropy(distortion) - distortion * math.log(m - 1))
+    largest = 1.0 - 1.0 / m
+    below = np.minimum(distortion, largest)
+    rate = np.maximum(0.0, math.log(m) - binary_entropy(below) - below * math.log(m - 1))
+    return np.where(distortion < largest, rate, 0.0)[()]
 
 
 def laplacian_rd(scale: ArrayLike, distortion: ArrayLike) -> np.ndarray | float:
@@ -530,9 +562,11 @@ def shannon_lower_bound(entropy: ArrayLike, distortion: ArrayLike, measure: str 
 
 
 def binary_entropy(p: ArrayLike) -> np.ndarray | float:
-    """Entropy `-p log p - (1 - p) log(1 - p)` of a binary variable, in nats. `p` in [0, 1], any shape."""
+    """Entropy `-p log p - (1 - p) log(1 - p)` of a binary variable, in nats. `p` in [0, 1], any shape, else `ValueError`."""
     p = np.asarray(p, dtype=np.float64)
-    return -_x_log_y(p, p) - _x_log_y(1.0 - p, 1.0 - p)
+    if not np.all((p >= 0) & (p <= 1)):
+        raise ValueError(f"Invalid value received for argument `p`. Expected values in [0, 1]. Received: {p}")
+    return 0.0 - _x_log_y(p, p) - _x_log_y(1.0 - p, 1.0 - p)
 
 
 # --- The two terms of a VAE's objective ---------------------------------------------------------------------------------
@@ -577,8 +611,8 @@ def vae_rate_distortion(
         `VAERateDistortion`; the rate in nats. An impossible `x` under `"bernoulli"` has distortion `inf`.
 
     Raises:
-        ValueError: shapes that do not agree; NaN; `x` or `x_recon` outside [0, 1] under `"bernoulli"`; negative `beta`;
-            unknown `distortion`.
+        ValueError: shapes that do not agree, no examples; NaN or infinite values; `x` or `x_recon` outside [0, 1] under
+            `"bernoulli"`; negative `beta`; unknown `distortion`.
 
     Source: Kingma and Welling 2014, appendix B (KL); Higgins et al. 2017 (beta).
 
@@ -588,14 +622,21 @@ def vae_rate_distortion(
         [0.5, 0.5, 1.0]
     """
     x, x_recon, mean, log_var = (np.asarray(a, dtype=np.float64) for a in (x, x_recon, mean, log_var))
-    if x.shape != x_recon.shape or mean.shape != log_var.shape or x.ndim < 2 or mean.ndim != 2 or len(x) != len(mean):
+    if (
+        x.shape != x_recon.shape
+        or mean.shape != log_var.shape
+        or x.ndim < 2
+        or mean.ndim != 2
+        or len(x) != len(mean)
+        or x.size == 0
+    ):
         raise ValueError(
-            "Invalid shapes. Expected x and x_recon of shape (n, ...), mean and log_var of shape (n, m). "
+            "Invalid shapes. Expected x and x_recon of shape (n, ...), mean and log_var of shape (n, m), n >= 1. "
             f"Received: x {x.shape}, x_recon {x_recon.shape}, mean {mean.shape}, log_var {log_var.shape}"
         )
     for name, array in (("x", x), ("x_recon", x_recon), ("mean", mean), ("log_var", log_var)):
-        if np.any(np.isnan(array)):
-            raise ValueError(f"Invalid value received for argument `{name}`. It contains NaN.")
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"Invalid value received for argument `{name}`. It contains NaN or infinite values.")
     if not 0 <= beta < math.inf:
         raise ValueError(f"Invalid value received for argument `beta`. Expected a number >= 0. Received: beta={beta}")
 
@@ -623,13 +664,15 @@ def vae_rate_distortion(
 
 
 def _check_law(values: ArrayLike, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    single_precision = getattr(values, "dtype", None) in (np.float32, np.float16)
     values = np.asarray(values, dtype=np.float64)
     if values.shape != shape:
         raise ValueError(
             f"Invalid value received for argument `{name}`. Expected shape {shape}. Received: shape {values.shape}"
         )
     total = values.sum()
-    if not (values.min() >= 0 and abs(total - 1.0) <= NORMALISATION_TOLERANCE):
+    tolerance = SINGLE_PRECISION_TOLERANCE if single_precision else NORMALISATION_TOLERANCE
+    if not (values.min() >= 0 and abs(total - 1.0) <= tolerance):
         raise ValueError(
             f"Invalid value received for argument `{name}`. Expected probabilities >= 0 that sum to 1. "
             f"Received: sum {total}, smallest {values.min()}"
@@ -638,13 +681,13 @@ def _check_law(values: ArrayLike, name: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _check_source(p_x: ArrayLike, distortion: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    p_x, distortion = np.asarray(p_x, dtype=np.float64), np.asarray(distortion, dtype=np.float64)
-    if p_x.ndim != 1 or distortion.ndim != 2 or distortion.shape[0] != len(p_x) or distortion.size == 0:
+    distortion = np.asarray(distortion, dtype=np.float64)
+    if np.ndim(p_x) != 1 or distortion.ndim != 2 or distortion.shape[0] != len(p_x) or distortion.size == 0:
         raise ValueError(
             "Invalid shapes. Expected p_x of shape (n,) and distortion of shape (n, m). "
-            f"Received: p_x {p_x.shape}, distortion {distortion.shape}"
+            f"Received: p_x {np.shape(p_x)}, distortion {distortion.shape}"
         )
-    p_x = _check_law(p_x, "p_x", p_x.shape)
+    p_x = _check_law(p_x, "p_x", np.shape(p_x))
     if not np.all(distortion >= 0):
         raise ValueError(
             "Invalid value received for argument `distortion`. Expected entries >= 0 (inf forbids a pair). "
@@ -680,13 +723,18 @@ def _check_nonnegative(**values: ArrayLike) -> list[np.ndarray]:
 def _eigenvalues(covariance_or_variances: ArrayLike) -> np.ndarray:
     values = np.asarray(covariance_or_variances, dtype=np.float64)
     name = "covariance_or_variances"
-    if values.ndim == 2 and values.shape[0] == values.shape[1] and np.all(np.isfinite(values)):
-        if not np.allclose(values, values.T):
+    if values.ndim == 2 and values.shape[0] == values.shape[1] and values.size and np.all(np.isfinite(values)):
+        if not np.allclose(values, values.T, atol=1e-12 * np.abs(values).max()):
             raise ValueError(f"Invalid value received for argument `{name}`. Expected a symmetric matrix.")
         eigenvalues = np.linalg.eigvalsh(values)
         # Rounding makes the zero eigenvalues of a singular covariance slightly negative.
         rounding = len(values) * np.finfo(float).eps * np.abs(eigenvalues).max()
-        return _check_nonnegative(eigenvalues=np.where(np.abs(eigenvalues) <= rounding, 0.0, eigenvalues))[0]
+        if eigenvalues.min() < -rounding:
+            raise ValueError(
+                f"Invalid value received for argument `{name}`. Expected a positive semidefinite matrix. "
+                f"Received: smallest eigenvalue {eigenvalues.min()}"
+            )
+        return np.maximum(eigenvalues, 0.0)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(
             f"Invalid value received for argument `{name}`. Expected finite values of shape (m,) or (m, m). "
@@ -699,7 +747,7 @@ def _log_ratio_or_zero(numerator: np.ndarray, denominator: np.ndarray) -> np.nda
     """`max(0, log(numerator / denominator))`, 0 where both are 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator < numerator, np.log(numerator) - np.log(denominator), 0.0)
+        return np.where(denominator < numerator, np.log(numerator) - np.log(denominator), 0.0)[()]
 
 
 def _x_log_y(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -49,6 +49,6 @@ def test_mixture_lies_between_shannon_lower_bound_and_the_gaussian():
 
 def test_points_are_known_at_their_entropy():
     entropy = -np.sum(POINT_MASSES * np.log(POINT_MASSES))
-    assert float(SOURCES["points"].rate(1e-6)) == pytest.approx(entropy, abs=1e-3)
+    assert entropy - 1e-3 < float(SOURCES["points"].rate(1e-6)) <= entropy
     mean = POINT_MASSES @ POINTS
     assert float(SOURCES["points"].rate(POINT_MASSES @ np.square(POINTS - mean))) == pytest.approx(0.0, abs=1e-6)

@@ -114,6 +114,61 @@ class TestBlahutArimoto:
         coarse = blahut_arimoto(p, distortion, slope, tolerance=1e-2)
         assert lagrangian(coarse) - coarse.gap <= lagrangian(point) + 1e-12 <= lagrangian(coarse) + 2e-12
 
+    @pytest.mark.parametrize("tolerance", [1e-2, 1e-9])
+    @pytest.mark.parametrize(("rows", "columns", "slope"), [(10, 30, 5.0), (30, 200, 20.0), (30, 200, 0.2)])
+    def test_gap_is_that_of_the_dual_bound_over_all_outputs(self, rows, columns, slope, tolerance):
+        p, distortion = random_source(rows, columns)
+        point = blahut_arimoto(p, distortion, slope, tolerance=tolerance)
+        exponents = point._log_prior - slope * distortion
+        log_z = np.array([np.logaddexp.reduce(row) for row in exponents])
+        log_c = np.array([np.logaddexp.reduce(np.log(p) - log_z - slope * column) for column in distortion.T])
+        lower_bound = -p @ log_z - log_c.max()
+        # The least distortion of each row is a constant of both sides.
+        assert lagrangian(point) - point.gap == pytest.approx(lower_bound, abs=1e-12)
+        assert point.lagrangians[-1] == pytest.approx(lagrangian(point), abs=1e-12)
+
+    @pytest.mark.parametrize(("rarity", "slope"), [(3e-10, 18.0), (2e-10, 18.5), (1e-10, 19.0)])
+    def test_certificate_holds_for_rare_inputs(self, rarity, slope):
+        # Extrapolation drives an output that only the rare input needs below the range of floats.
+        p = [rarity, 1 - rarity]
+        distortion = [[0.05, 1.08, 2.03, 3.08], [3.08, 0.08, 0.07, 4.08]]
+        point = blahut_arimoto(p, distortion, slope)
+        other = blahut_arimoto(p, distortion, slope, initial_output=0.5 * point.output + 0.125, tolerance=1e-13)
+        assert point.converged
+        assert lagrangian(point) - point.gap <= lagrangian(other) + 1e-15
+        assert lagrangian(point) <= lagrangian(other) + 1e-9
+
+    @pytest.mark.parametrize("offset", [1e6, 1e9])
+    def test_distortion_that_no_output_avoids_only_adds_up(self, offset):
+        point = blahut_arimoto([0.3, 0.7], hamming(2), 3.0)
+        moved = blahut_arimoto([0.3, 0.7], hamming(2) + offset, 3.0)
+        assert moved.rate == pytest.approx(point.rate, abs=1e-12)
+        assert moved.distortion - offset == pytest.approx(point.distortion, abs=4 * np.spacing(offset))
+        np.testing.assert_allclose(moved.channel, point.channel, atol=1e-12)
+
+    def test_extreme_numbers(self):
+        huge = blahut_arimoto([0.5, 0.5], [[1e200, 1e201], [1e201, 1e200]], 1e150)
+        assert huge.rate == pytest.approx(math.log(2.0))
+        rare = [[0, 1, 0.2, *[np.inf] * 3], [1, 0, 0.5, *[np.inf] * 3], [*[np.inf] * 3, 0, 0, 0]]
+        for smallest in (5e-324, 1e-300, 1e-12):
+            assert blahut_arimoto([0.3, 0.7, smallest], rare, 1.0).converged
+        assert blahut_arimoto(np.full(3, 1 / 3, "float32"), hamming(3), 2.0).converged
+        assert blahut_arimoto([1], [[2.0]], 1.0).distortion == 2.0
+
+    @pytest.mark.parametrize("slope", [1e-12, 1e-3, 1.3])
+    def test_below_the_critical_slope_the_rate_is_exactly_zero(self, slope):
+        point = blahut_arimoto([0.8, 0.2], hamming(2), slope)
+        assert (point.rate, point.distortion, point.gap) == (0.0, 0.2, pytest.approx(0.0, abs=1e-9))
+        np.testing.assert_array_equal(point.output, [1.0, 0.0])
+        np.testing.assert_array_equal(point.channel, [[1.0, 0.0], [1.0, 0.0]])
+
+    def test_point_keeps_nothing_of_the_caller(self):
+        distortion = hamming(2)
+        point = blahut_arimoto([0.8, 0.2], distortion, 3.0)
+        before = point.channel
+        distortion[0, 1] = 0.0
+        np.testing.assert_array_equal(point.channel, before)
+
     def test_unused_outputs_come_back(self):
         # A start that gives nothing to the outputs that are needed.
         p, distortion = random_source(10, 30)
@@ -189,6 +244,8 @@ class TestBlahutArimoto:
             ({"tolerance": 0.0}, "tolerance"),
             ({"max_iterations": 0}, "max_iterations"),
             ({"initial_output": [1.0]}, "initial_output"),
+            ({"initial_output": [-1.0, 2.0], "slope": 0.0}, "initial_output"),
+            ({"p_x": [], "distortion": np.zeros((0, 2))}, "shapes"),
         ],
     )
     def test_bad_input(self, changes, message):
@@ -344,6 +401,11 @@ class TestClosedForms:
             lambda: bernoulli_hamming_rd(0.5, -0.1),
             lambda: uniform_hamming_rd(1, 0.1),
             lambda: uniform_hamming_rd(2.5, 0.1),
+            lambda: uniform_hamming_rd(math.nan, 0.1),
+            lambda: theory.binary_entropy(1.5),
+            lambda: gaussian_vector_rd(np.zeros((0, 0)), 0.1),
+            lambda: gaussian_vector_rd(1e-9 * np.array([[1.0, 0.9], [0.0, 1.0]]), 1e-11),
+            lambda: information_bottleneck(np.zeros((0, 3)), 1.0),
             lambda: laplacian_rd(1.0, math.inf),
             lambda: shannon_lower_bound(math.nan, 0.1),
             lambda: shannon_lower_bound(1.0, 0.1, "hamming"),
@@ -366,6 +428,9 @@ class TestTutorialNumbers:
     def test_binary_source(self):
         point = blahut_arimoto([0.8, 0.2], hamming(2), 3.85662)
         assert (round(float(to_bits(point.rate)), 4), round(point.distortion, 4)) == (0.5766, 0.0207)
+
+
+VAE_SHAPES = {"x": (2, 3), "x_recon": (2, 3), "mean": (2, 1), "log_var": (2, 1)}
 
 
 class TestVAERateDistortion:
@@ -412,7 +477,10 @@ class TestVAERateDistortion:
             ({"x_recon": np.zeros((2, 4))}, "shapes"),
             ({"mean": np.zeros((2, 2))}, "shapes"),
             ({"mean": np.zeros((3, 1)), "log_var": np.zeros((3, 1))}, "shapes"),
-            ({"x": np.full((2, 3), np.nan)}, "NaN"),
+            *[({name: np.full(shape, np.nan)}, f"`{name}`.*NaN") for name, shape in VAE_SHAPES.items()],
+            ({"log_var": np.full((2, 1), np.inf)}, "infinite"),
+            ({"x_recon": np.full((2, 3), -0.5)}, r"\[0, 1\]"),
+            ({name: np.zeros((0, *shape[1:])) for name, shape in VAE_SHAPES.items()}, "n >= 1"),
             ({"x": np.full((2, 3), 1.5)}, r"\[0, 1\]"),
             ({"beta": -1.0}, "beta"),
             ({"distortion": "hamming"}, "distortion"),
