@@ -267,7 +267,12 @@ def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_00
         draws: Samples of the noise.
         bins: Bins of the histogram.
         seed: Integer.
+
+    Raises:
+        ValueError: `points` below 2 or `scale` outside (0, 1).
     """
+    if points < 2 or not 0 < scale < 1:
+        raise ValueError(f"Expected points >= 2 and 0 < scale < 1. Received: points={points}, scale={scale}")
     rng = np.random.default_rng(seed)
     means = np.linspace(-1.0, 1.0, points)
     terms = math.ceil(math.log(1e-9) / math.log(scale)) + 1

@@ -69,3 +69,5 @@ def test_saturation():
         assert beyond.information_nats == pytest.approx(math.log(points), abs=1e-9)
         assert beyond.formula_nats > math.log(points) + 0.5
     assert saturation(4, 0.7).information_nats == pytest.approx(-math.log(0.7), abs=0.02)
+    with pytest.raises(ValueError, match="scale"):
+        saturation(2, 1.0)
