@@ -5,7 +5,7 @@ import pytest
 
 from echo_tf import plots, source_models, theory_experiment
 from echo_tf.exactness import Estimate, Saturation
-from echo_tf.source_models import learn_curve
+from echo_tf.source_models import LearnedPoint, learn_curve
 from echo_tf.sources import all_sources
 from echo_tf.theory_experiment import read_rows, write_rows
 
@@ -39,11 +39,20 @@ def test_learned_points_come_near_the_exact_curve(short, channel):
         assert -5 * point.excess_se < point.excess_nats < 0.25
 
 
-def test_run_makes_what_is_missing_and_figures_show_it(short, tmp_path, monkeypatch):
+def points_of(source, channel, seed):
+    """What `learn_curve` returns, without training."""
+    return [
+        LearnedPoint(source.name, channel, seed, slope, 1.0 + 0.1 * slope, 0.01, 1.0 / slope, 0.01, 1.0, 0.1 * slope, 0.02)
+        for slope in source.slopes
+    ]
+
+
+def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     estimate = Estimate("case", "ring", False, 99, 100, "lower bound", 1.0, 0.99, 0.01)
     monkeypatch.setattr(theory_experiment, "study", lambda: [estimate, dataclasses.replace(estimate, replace=True)])
     monkeypatch.setattr(theory_experiment, "saturation", lambda n, s: Saturation(n, -np.log(s), min(-np.log(s), np.log(n))))
     monkeypatch.setattr(theory_experiment, "all_sources", lambda: [gaussian((4.0, 1.0))])
+    monkeypatch.setattr(theory_experiment, "learn_curve", points_of)
     theory_experiment.run(tmp_path, seeds=1)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(first) == {"binary_source.csv", "exact_curves.csv", "exactness.csv", "saturation.csv", "learned.csv"}
