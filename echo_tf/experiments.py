@@ -164,7 +164,8 @@ def run_cell(
     if cell.config.channel.kind == "echo":
         result["rate_floor_nats"] = model.channel.echo.rate_floor(cell.config.network.latent_dim)
         result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rate_by_dimension(model, images)]
-    _save_pictures(pictures_path(folder, split), model, images[:PICTURE_COUNT])
+    # From all over the split, which may be sorted by class.
+    _save_pictures(pictures_path(folder, split), model, images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT])
     write_atomically(result_path(folder, split), json.dumps(result, indent=2))  # last: it says that the cell is finished
     return result
 

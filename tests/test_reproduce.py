@@ -49,6 +49,9 @@ def test_leaves_all_files(out):
     assert result["rate_nats"]["mean"] >= result["rate_floor_nats"] == pytest.approx(5.7372, abs=1e-4)
     assert result["evaluated_images"] == 360
     assert {"python", "versions", "backend", "devices", "git_commit"} <= set(result["environment"])
+    with np.load(out / ECHO / "pictures.npz") as pictures:
+        shown = np.rint(255 * echo_tf.data.load_dataset("digits").test[::36, :, :, 0])
+        np.testing.assert_array_equal(pictures["originals"], shown)
 
 
 def test_finished_cells_are_skipped(reproduce, out, capsys):
