@@ -172,9 +172,12 @@ def theory(options: argparse.Namespace) -> None:
     if not options.report:
         logging.getLogger("echo_tf").setLevel(logging.INFO)  # it says what it is at
         theory_experiment.run(folder, options.seeds)
-    tables = sorted(folder.glob("*.csv"))
-    if not tables:
-        raise FileNotFoundError(f"No tables in {folder}. Run --experiment theory without --report first.")
+    tables = [folder / name for name in theory_experiment.TABLES]
+    missing = [table.name for table in tables if not table.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"No {', '.join(missing)} in {folder}. Run --experiment theory without --report: it makes what is missing."
+        )
     publish_and_name([*tables, *plots.plot_theory(folder)], options.publish)
 
 

@@ -473,7 +473,7 @@ class EchoDense(keras.layers.Layer):
     Why renormalised late: moments of 100 examples jitter, which costs distortion as channel noise does. After `renormalise`
     the moments in training are those of the reservoir, while the gradient is still that of the batch moments (batch
     renormalisation, Ioffe 2017, without its clipping). While the heads still move fast the reservoir lags too far behind
-    for that: call it when the learning rate begins to fall, as `train` does.
+    for that: call it when the learning rate is small, as `train` does after four fifths of the epochs.
 
     The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
     inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the

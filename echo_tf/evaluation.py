@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.losses import bernoulli_distortion
+from echo_tf.statistics import standard_error
 
 SHUFFLES = 5
 
@@ -41,8 +42,8 @@ def _summarise(values: np.ndarray) -> dict[str, float]:
     passes, images = values.mean(axis=1), values.mean(axis=0)
     return {
         "mean": float(values.mean()),
-        "se": float(passes.std(ddof=1) / np.sqrt(len(passes))) if len(passes) > 1 else float("nan"),
-        "se_images": float(images.std(ddof=1) / np.sqrt(len(images))),
+        "se": standard_error(passes),
+        "se_images": standard_error(images),
     }
 
 

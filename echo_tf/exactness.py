@@ -15,6 +15,8 @@ from scipy.spatial import cKDTree
 from scipy.special import digamma
 
 from echo_tf.echo import echo_noise, max_scale
+from echo_tf.statistics import standard_error
+from echo_tf.theory import mutual_information
 
 REPEATS = 10
 PAIRS = 4_000
@@ -73,10 +75,7 @@ def histogram_information(x: np.ndarray, z: np.ndarray, bins: int = 16) -> float
     ranks = [np.argsort(np.argsort(v[:, 0])) * bins // len(v) for v in (x, z)]
     joint = np.zeros((bins, bins))
     np.add.at(joint, tuple(ranks), 1.0 / len(x))
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-    occupied = joint > 0
-    plug_in = np.sum(joint[occupied] * np.log(joint[occupied] / independent[occupied]))
-    return float(plug_in - (occupied.sum() - 2 * bins + 1) / (2 * len(x)))
+    return mutual_information(joint) - float(np.count_nonzero(joint) - 2 * bins + 1) / (2 * len(x))
 
 
 def regression_bound(x: np.ndarray, z: np.ndarray, degree: int = 5) -> float:
@@ -209,7 +208,7 @@ def study(seed: int = 0) -> list[Estimate]:
                         estimator=name,
                         formula_nats=-math.log(max_scale(d_max)),
                         estimate_nats=float(values.mean()),
-                        estimate_se=_standard_error(values),
+                        estimate_se=standard_error(values),
                     )
                 )
     return estimates
@@ -232,14 +231,10 @@ def _estimates(case: Case, sampler: str, seed: int) -> list[Estimate]:
                 estimator=estimator.__name__,
                 formula_nats=formula,
                 estimate_nats=formula + float(differences.mean()),
-                estimate_se=_standard_error(differences),
+                estimate_se=standard_error(differences),
             )
         )
     return estimates
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 # --- Finite data --------------------------------------------------------------------------------------------------------

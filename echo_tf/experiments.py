@@ -14,7 +14,8 @@ import numpy as np
 from echo_tf.config import Config, config_from_dict, flatten
 from echo_tf.data import Dataset
 from echo_tf.evaluation import SHUFFLES, evaluate, rate_by_dimension
-from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train, write_atomically
+from echo_tf.files import write_atomically
+from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train
 
 CELL = "cell.json"
 MODEL = "model.keras"

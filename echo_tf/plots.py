@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.experiments import pictures_path
+from echo_tf.files import read_rows
 from echo_tf.report import Row
+from echo_tf.sources import BINARY_SOURCE
 from echo_tf.theory import bernoulli_hamming_rd
-from echo_tf.theory_experiment import read_rows
 from echo_tf.training import read_metrics
 
 # Okabe-Ito colours, which colour-blind readers can tell apart: one a method. Markers: one a setting.
@@ -194,9 +195,10 @@ def _plot_binary_source(table: Path) -> Path:
     points = _columns(read_rows(table))
     figure, axis = plt.subplots(figsize=(4.5, 3.4))
     distortion = np.linspace(0.0, 0.25, 400)
-    axis.plot(distortion, bernoulli_hamming_rd(0.2, distortion), color="0.6", label="h(0.2) - h(D)")
+    p = BINARY_SOURCE[1]
+    axis.plot(distortion, bernoulli_hamming_rd(p, distortion), color="0.6", label=f"h({p}) - h(D)")
     axis.plot(points["distortion"], points["rate_nats"], "o", color=_COLOURS[0], markersize=4, label="Blahut-Arimoto")
-    axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title="binary source, p = 0.2")
+    axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title=f"binary source, p = {p}")
     axis.legend()
     return _save(plt, figure, table.with_suffix(".png"))
 
@@ -211,7 +213,7 @@ def _plot_learned(table: Path, curves: Path) -> Path:
     for (upper, lower), (source, curve) in zip(axes.T, exact.items(), strict=True):
         curve = _columns(curve)
         upper.plot(curve["distortion"], curve["rate_nats"], color="0.6", label="exact R(D)")
-        for i, (channel, members) in enumerate(_grouped(points[source], lambda row: row["channel"]).items()):
+        for i, (channel, members) in enumerate(_grouped(points.get(source, []), lambda row: row["channel"]).items()):
             learned = _columns(members)
             look = {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": "none", "markersize": 4, "label": channel}
             upper.errorbar(learned["distortion"], learned["rate_nats"], learned["rate_se"], learned["distortion_se"], **look)

@@ -11,7 +11,8 @@ import yaml
 from echo_tf.config import CONFIG_DIR, Config, config_from_dict, flatten
 from echo_tf.echo import max_scale
 from echo_tf.experiments import result_path
-from echo_tf.training import write_atomically
+from echo_tf.files import write_atomically
+from echo_tf.statistics import standard_error
 
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 SPLITS = ("test", "validation")
@@ -110,8 +111,7 @@ def _make_row(group: list[dict]) -> Row:
     for quantity in QUANTITIES:
         values = [result[quantity]["mean"] for result in group]
         mean[quantity] = float(np.mean(values))
-        single = len(values) == 1
-        se[quantity] = first[quantity]["se"] if single else float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        se[quantity] = standard_error(values) if len(values) > 1 else first[quantity]["se"]
 
     paper = paper_table().get(first["dataset"], {}).get(config["method"]) if config["beta"] == 1 else None
     difference, verdict = None, NOT_COMPARABLE

@@ -9,6 +9,7 @@ from keras import ops
 from echo_tf.channels import GaussianChannel
 from echo_tf.echo import EchoDense
 from echo_tf.sources import Source
+from echo_tf.statistics import standard_error
 
 CHANNELS = ("echo", "gaussian")
 
@@ -69,8 +70,7 @@ class SourceAutoencoder(keras.Model):
         self.slope = self.add_weight(shape=(), initializer="ones", trainable=False, name="slope")
 
     def call(self, x, training=None):
-        options = {"training": training} if isinstance(self.channel, EchoDense) else {}
-        z, rate = self.channel(self.encoder(x), return_rate=True, **options)
+        z, rate = self.channel(self.encoder(x), return_rate=True, training=training)
         error = x - self.decoder(z)
         per_coordinate = ops.square(error) if self.measure == "squared" else ops.abs(error)
         return {"rate": rate, "distortion": ops.sum(per_coordinate, axis=-1)}
@@ -135,14 +135,10 @@ def _measure(
         seed=seed,
         slope=slope,
         rate_nats=float(rates.mean()),
-        rate_se=_standard_error(rates),
+        rate_se=standard_error(rates),
         distortion=float(distortions.mean()),
-        distortion_se=_standard_error(distortions),
+        distortion_se=standard_error(distortions),
         exact_rate_nats=exact,
         excess_nats=float(rates.mean()) - exact,
-        excess_se=_standard_error(rates + slope * distortions),
+        excess_se=standard_error(rates + slope * distortions),
     )
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from echo_tf.theory import gaussian_rd, gaussian_vector_rd, laplacian_rd, rd_curve
 
+BINARY_SOURCE = (0.8, 0.2)  # Hamming distortion; no models are trained on it
 MIXTURE_MEANS, MIXTURE_SD = np.array([-2.0, 2.0]), 0.5
 POINTS, POINT_MASSES = np.array([-3.0, -1.0, 1.0, 3.0]), np.array([0.4, 0.3, 0.2, 0.1])
 

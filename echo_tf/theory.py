@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 # A law may miss 1 by this much (single precision: the second), which rounding of long sums explains.
 NORMALISATION_TOLERANCE, SINGLE_PRECISION_TOLERANCE = 1e-9, 1e-5
 
-# Accelerated steps between two certificates, which cost as much as a few dozen steps because they are in the log domain.
+# Accelerated steps, which need exponentials of vectors only, between two certificates, which take those of the matrix.
 STEPS_PER_CERTIFICATE = 30
 
 # An output less probable than this fraction of the rarest input is dropped, or brought back with the second probability,
@@ -378,8 +378,8 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
     lagrangians, converged = [], False
     while not converged and len(lagrangians) < max_iterations:
         encoder = _bottleneck_step(encoder, p_x, joint, beta)
-        rate = _mutual_information(p_x[:, None] * encoder)
-        relevance = _mutual_information(encoder.T @ joint)
+        rate = mutual_information(p_x[:, None] * encoder)
+        relevance = mutual_information(encoder.T @ joint)
         lagrangians.append(rate - beta * relevance)
         converged = len(lagrangians) > 1 and lagrangians[-2] - lagrangians[-1] <= tolerance
     full_encoder = np.full((len(p_xy), n), np.nan)
@@ -397,7 +397,8 @@ def _bottleneck_step(encoder: np.ndarray, p_x: np.ndarray, joint: np.ndarray, be
     return np.exp(logits - _log_sum_exp(logits, axis=1)[:, None])
 
 
-def _mutual_information(joint: np.ndarray) -> float:
+def mutual_information(joint: np.ndarray) -> float:
+    """`I(X; Y) = sum_xy p(x, y) log( p(x, y) / p(x) p(y) )` of a joint law of shape `(n, k)`, nats."""
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         return max(0.0, float(np.where(joint > 0, joint * np.log(joint / independent), 0.0).sum()))

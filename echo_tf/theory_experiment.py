@@ -1,7 +1,5 @@
 """The experiment `theory`: exact curves, learned models beside them, and the exactness of Echo's rate, as CSV files."""
 
-import csv
-import io
 import itertools
 import logging
 from dataclasses import asdict
@@ -10,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.exactness import saturation, study
+from echo_tf.files import read_rows, write_rows
 from echo_tf.source_models import CHANNELS, learn_curve
-from echo_tf.sources import all_sources
+from echo_tf.sources import BINARY_SOURCE, all_sources
 from echo_tf.theory import rd_curve, to_bits
-from echo_tf.training import write_atomically
 
 logger = logging.getLogger(__name__)
 
-BINARY_SOURCE = (0.8, 0.2)
 BINARY_SLOPES = np.geomspace(0.05, 20.0, 30)
 CURVE_POINTS = 100
 SATURATION_POINTS = (2, 4, 16)
@@ -25,26 +22,19 @@ SATURATION_FORMULAS = np.linspace(0.1, 4.0, 14)  # -log s
 
 
 def run(folder: Path, seeds: int) -> None:
-    """Make what is missing of the experiment's files.
+    """Make what is missing of the experiment's tables (`TABLES`).
 
     Args:
-        folder: Where the CSV files lie. Files, and models in `learned.csv`, that are there are not made again.
+        folder: Where the CSV files lie. Files, and models in `learned.csv`, that are there are not made again, by whatever
+            version they were made.
         seeds: Number of seeds of the learned models.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    makers = {
-        "binary_source.csv": _binary_source,
-        "exact_curves.csv": _exact_curves,
-        "exactness.csv": lambda: [asdict(estimate) for estimate in study()],
-        "saturation.csv": lambda: [
-            asdict(saturation(n, float(np.exp(-formula)))) for n in SATURATION_POINTS for formula in SATURATION_FORMULAS
-        ],
-    }
-    for name, make in makers.items():
+    for name, make in _MAKERS.items():
         if not (folder / name).exists():
             logger.info("making %s", name)
             write_rows(folder / name, make())
-    learned = folder / "learned.csv"
+    learned = folder / LEARNED
     rows = read_rows(learned)
     finished = {(row["source"], row["channel"], int(row["seed"])) for row in rows}
     for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
@@ -77,18 +67,20 @@ def _exact_curves() -> list[dict]:
     return rows
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write a CSV file atomically; the keys of the first row are its header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+def _exactness() -> list[dict]:
+    return [asdict(estimate) for estimate in study()]
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file with values as text; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _saturation() -> list[dict]:
+    settings = itertools.product(SATURATION_POINTS, SATURATION_FORMULAS)
+    return [asdict(saturation(points, float(np.exp(-formula)))) for points, formula in settings]
+
+
+_MAKERS = {
+    "binary_source.csv": _binary_source,
+    "exact_curves.csv": _exact_curves,
+    "exactness.csv": _exactness,
+    "saturation.csv": _saturation,
+}
+LEARNED = "learned.csv"
+TABLES = (*_MAKERS, LEARNED)

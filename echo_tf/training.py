@@ -13,6 +13,7 @@ from keras import ops
 from echo_tf.config import Config, ConfigError
 from echo_tf.data import Dataset
 from echo_tf.echo import EchoDense
+from echo_tf.files import write_atomically
 from echo_tf.model import build_model
 
 logger = logging.getLogger(__name__)
@@ -111,16 +112,6 @@ def read_metrics(folder: Path) -> list[dict]:
     """The lines of `metrics.jsonl`, one for each finished epoch."""
     path = folder / METRICS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one, so that no reader ever finds half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_atomically(model: keras.Model, path: Path) -> None:

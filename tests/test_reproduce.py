@@ -191,6 +191,13 @@ class TestErrors:
     def test_nothing_to_report(self, fails, tmp_path):
         assert "No results" in fails("--report", "--out", str(tmp_path))
 
+    def test_tables_of_the_theory_that_are_not_there(self, fails, tmp_path):
+        (tmp_path / "theory").mkdir()
+        (tmp_path / "theory" / "saturation.csv").write_text("points\n2\n")
+        message = fails("--experiment", "theory", "--report", "--out", str(tmp_path))
+        assert "learned.csv" in message
+        assert "saturation.csv" not in message
+
 
 @pytest.mark.data
 def test_real_data_reach_the_command(reproduce, real_data_dir, tmp_path, monkeypatch):

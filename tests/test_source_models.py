@@ -5,9 +5,9 @@ import pytest
 
 from echo_tf import plots, source_models, theory_experiment
 from echo_tf.exactness import Estimate, Saturation
+from echo_tf.files import read_rows, write_rows
 from echo_tf.source_models import LearnedPoint, learn_curve
 from echo_tf.sources import all_sources
-from echo_tf.theory_experiment import read_rows, write_rows
 
 
 @pytest.fixture
@@ -60,6 +60,12 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     rows = read_rows(tmp_path / "binary_source.csv")
     assert len(rows) == 30
     assert max(float(row["distortion"]) for row in rows) <= 0.2 + 1e-9
+
+    # The figure of an unfinished training shows what there is.
+    learned = read_rows(tmp_path / "learned.csv")
+    write_rows(tmp_path / "learned.csv", [row | {"source": "another"} for row in learned])
+    assert len(plots.plot_theory(tmp_path)) == 3
+    write_rows(tmp_path / "learned.csv", learned)
 
     # The Gaussian channel's rows are lost, and made again; all else stays.
     echo_only = [row for row in read_rows(tmp_path / "learned.csv") if row["channel"] == "echo"]

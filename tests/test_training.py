@@ -7,8 +7,9 @@ import pytest
 
 from echo_tf.config import ConfigError, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
+from echo_tf.files import write_atomically
 from echo_tf.optimizers import ConstantThenLinear, make_optimizer
-from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train, write_atomically
+from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train
 
 
 @pytest.fixture(scope="module")
