@@ -473,6 +473,23 @@ class TestEchoDense:
         np.testing.assert_array_equal(pulled, mean)
         np.testing.assert_allclose(tape.gradient(loss, mean), tape.gradient(expected, mean))
 
+    @pytest.mark.parametrize(("parametrisation", "weight"), [("standardised", CENTRING), ("literal", 0.0)])
+    def test_standardised_channel_alone_is_pulled(self, parametrisation, weight):
+        import tensorflow as tf
+
+        layer, features = self.trained(parametrisation=parametrisation)
+        weights = [weight.value for weight in layer.trainable_weights]
+        with tf.GradientTape() as tape:
+            loss = 0.0 * tf.reduce_sum(layer(features, training=True))
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        with tf.GradientTape() as tape:
+            mean, _ = layer.statistics(features)
+            pull = weight * tf.reduce_sum(tf.reduce_mean(mean, 0) ** 2)
+        expected = tape.gradient(pull, weights, unconnected_gradients="zero")
+        for a, b in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+        assert np.any(np.asarray(gradients[0]) != 0.0) == (weight > 0)
+
     def test_training_ignores_the_reservoir(self):
         layer, features = self.trained()
         layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))

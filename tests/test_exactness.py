@@ -29,15 +29,16 @@ def gaussian_pairs(correlation, n=4_000, dim=1, seed=0):
 @pytest.mark.parametrize("correlation", [0.0, 0.6])
 def test_estimators_on_gaussian_pairs(estimator, correlation):
     estimates = np.array([estimator(*gaussian_pairs(correlation, seed=seed)) for seed in range(10)])
-    # Bins lose some information; the correlation is squared, which is biased by 1 / 2n at 0.
-    tolerance = 0.02 if estimator is histogram_information else 0.002
+    # 16 bins lose 0.011 of the 0.223 nats (measured with a million pairs). The regression is evaluated on data that it was
+    # not fitted to, which costs some (degree + 2) / n = 0.002; the squared correlation is biased by 1 / 2n.
+    tolerance = {histogram_information: 0.011, regression_bound: 0.004}.get(estimator, 0.001)
     error = estimates.std(ddof=1) / math.sqrt(10)
     assert abs(estimates.mean() + 0.5 * math.log(1 - correlation**2)) < 5 * error + tolerance
 
 
 def test_nearest_neighbours_in_two_dimensions():
     estimates = np.array([nearest_neighbour_information(*gaussian_pairs(0.6, dim=2, seed=seed)) for seed in range(5)])
-    assert abs(estimates.mean() + math.log(1 - 0.36)) < 5 * estimates.std(ddof=1) / math.sqrt(5) + 0.02
+    assert abs(estimates.mean() + math.log(1 - 0.36)) < 5 * estimates.std(ddof=1) / math.sqrt(5) + 0.005  # biased at this n
 
 
 def test_pairs_follow_the_channel():
@@ -64,10 +65,11 @@ def test_saturation():
     for points in (2, 4):
         at_limit = saturation(points, 1 / points)
         assert at_limit.formula_nats == pytest.approx(math.log(points))
-        assert at_limit.information_nats == pytest.approx(math.log(points), abs=5e-3)
+        assert at_limit.information_nats == pytest.approx(math.log(points), abs=1e-3)
         beyond = saturation(points, 0.5 / points)
         assert beyond.information_nats == pytest.approx(math.log(points), abs=1e-9)
         assert beyond.formula_nats > math.log(points) + 0.5
-    assert saturation(4, 0.7).information_nats == pytest.approx(-math.log(0.7), abs=0.02)
+    # Bins lose 0.003 nats of it (measured).
+    assert saturation(4, 0.7).information_nats == pytest.approx(-math.log(0.7), abs=0.006)
     with pytest.raises(ValueError, match="scale"):
         saturation(2, 1.0)

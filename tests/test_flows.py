@@ -11,15 +11,26 @@ def randomise(layer, seed=0, size=0.2):
     layer.set_weights([rng.normal(0, size, weight.shape) for weight in layer.get_weights()])
 
 
-def jacobian(function, x, step=1e-3):
-    """Numerical Jacobian d output_i / d input_j at one point, by central differences in float32."""
+def jacobian(function, x, step):
+    """Numerical Jacobian d output_i / d input_j at one point, by central differences."""
     columns = []
     for j in range(len(x)):
-        moved = np.stack([x, x]).astype("float32")
-        moved[:, j] += np.float32([-step, step])
+        moved = np.stack([x, x])
+        moved[:, j] += [-step, step]
         low, high = np.asarray(function(moved))
         columns.append((high - low) / (moved[1, j] - moved[0, j]))
     return np.stack(columns, axis=1)
+
+
+def double_precision_inverse(layer, x):
+    """The layer's map in NumPy, float64, from its weights: every step `(x_j - shift_j) exp(-log_scale_j)`."""
+    for network in layer.networks:
+        h = x
+        for i, (kernel, bias, mask) in enumerate(zip(network.kernels, network.biases, network.masks, strict=True)):
+            h = (h if i == 0 else np.maximum(h, 0.0)) @ (np.asarray(kernel, "float64") * mask) + np.asarray(bias, "float64")
+        shift, log_scale = np.split(h, 2, axis=-1)
+        x = (x - shift) * np.exp(-log_scale)
+    return x
 
 
 def flow(dim=4, **options):
@@ -35,9 +46,9 @@ def test_made_is_autoregressive(reverse, hidden):
     layer = MADE(5, hidden, scale=True, reverse=reverse)
     layer.build()
     randomise(layer)
-    x = np.random.default_rng(1).normal(size=5)
+    x = np.random.default_rng(1).normal(size=5).astype("float32")
     for output in range(2):
-        matrix = jacobian(lambda values, output=output: layer(values)[output], x)
+        matrix = jacobian(lambda values, output=output: layer(values)[output], x, step=np.float32(1e-3))
         matrix = matrix[::-1, ::-1] if reverse else matrix
         np.testing.assert_array_equal(np.triu(matrix), 0.0)
         # Each output is free to depend on every input before it.
@@ -53,9 +64,11 @@ def test_made_of_one_dimension_is_constant():
 
 def test_log_det_is_that_of_the_numerical_jacobian():
     layer = flow()
-    x = np.random.default_rng(1).normal(size=4)
-    log_det = float(np.asarray(layer(x[None].astype("float32"))[1])[0])
-    assert log_det == pytest.approx(np.linalg.slogdet(jacobian(lambda v: layer(v)[0], x))[1], abs=2e-3)
+    x = np.random.default_rng(1).normal(size=4).astype("float32").astype("float64")
+    u, log_det = (np.asarray(part)[0] for part in layer(x[None].astype("float32")))
+    np.testing.assert_allclose(u, double_precision_inverse(layer, x), rtol=1e-5, atol=1e-5)
+    numerical = np.linalg.slogdet(jacobian(lambda v: double_precision_inverse(layer, v), x, step=1e-6))[1]
+    assert log_det == pytest.approx(numerical, abs=1e-4)
     assert abs(log_det) > 0.1
 
 
@@ -78,6 +91,7 @@ def test_inverse_of_forward_is_the_identity():
     u = np.random.default_rng(2).normal(size=(10, 4)).astype("float32")
     x = np.asarray(layer.forward(u))
     assert np.abs(x - u).max() > 0.1
+    # A step multiplies rounding errors by its scales, here up to some hundred in all.
     np.testing.assert_allclose(layer(x + 0.0)[0], u, rtol=1e-3, atol=1e-3)
 
 
