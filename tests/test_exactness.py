@@ -6,7 +6,6 @@ import pytest
 from echo_tf.echo import max_scale
 from echo_tf.exactness import (
     CASES,
-    PAIRS,
     correlation_information,
     histogram_information,
     independent_pairs,
@@ -44,11 +43,11 @@ def test_nearest_neighbours_in_two_dimensions():
 def test_pairs_follow_the_channel():
     # f(x) = x, s = 1/2: var z = 1 / (1 - s^2), correlation^2 = 1 - s^2.
     x, z, rate = independent_pairs(CASES[0], 20, 21, "ring", seed=0)
-    assert x.shape == z.shape == (PAIRS, 1)
+    assert x.shape == z.shape == (CASES[0].pairs, 1)
     assert rate == pytest.approx(math.log(2.0))
     z_variance = np.mean(np.square(z))
-    assert abs(z_variance - 4 / 3) < 5 * math.sqrt(2 / PAIRS) * 4 / 3
-    assert abs(np.corrcoef(x[:, 0], z[:, 0])[0, 1] - math.sqrt(0.75)) < 5 * 0.25 / math.sqrt(PAIRS)
+    assert abs(z_variance - 4 / 3) < 5 * math.sqrt(2 / len(x)) * 4 / 3
+    assert abs(np.corrcoef(x[:, 0], z[:, 0])[0, 1] - math.sqrt(0.75)) < 5 * 0.25 / math.sqrt(len(x))
 
 
 def test_order_bounds():
