@@ -18,6 +18,7 @@ from pathlib import Path
 # Before TensorFlow is imported: its start-up messages would drown ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# As in config.py; importing it would import Keras before --help.
 DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
 EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -52,6 +53,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=["paper"], help="default: that of the method, paper")
     add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
+    add(
+        "--rate-samples",
+        type=int,
+        default=5,
+        metavar="N",
+        help="draws of z for each image in the final evaluation, and terms of the importance-sampled bound (default: 5)",
+    )
     add("--validate", action="store_true", help="also measure a validation split after every epoch")
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
@@ -64,6 +72,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
+    if options.rate_samples < 2:
+        parser.error(f"argument --rate-samples: expected at least 2, for a standard error, received {options.rate_samples}")
     return options
 
 
@@ -81,7 +91,7 @@ def plan_cells(options: argparse.Namespace) -> list:
     if methods == ["all"]:
         methods = [method for method in available_methods() if method in paper_table()["binary_mnist"]]
 
-    configs = [load_config(method, **overrides) for method in methods]
+    configs = [load_config(method, dataset=options.dataset, **overrides) for method in methods]
     if options.dataset == "digits":
         configs = [_with_digits_epochs(config) for config in configs]
     holds_out = options.validate or options.split == "validation"
@@ -101,7 +111,7 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
     from echo_tf.data import load_dataset
     from echo_tf.experiments import is_finished, run_cell
 
-    finished = [is_finished(cell, options.out, options.split) for cell in cells]
+    finished = [is_finished(cell, options.out, options.split, options.rate_samples) for cell in cells]
     for cell, done in zip(cells, finished, strict=True):
         if done:
             print(f"{cell.folder(options.out)}: finished before")
@@ -112,8 +122,15 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
         if finished[number - 1]:
             continue
         print(f"[{number}/{len(cells)}] {cell.folder(options.out)}")
-        callbacks = _callbacks(options, cell)
-        result = run_cell(cell, dataset, options.out, split=options.split, validate=options.validate, callbacks=callbacks)
+        result = run_cell(
+            cell,
+            dataset,
+            options.out,
+            split=options.split,
+            passes=options.rate_samples,
+            validate=options.validate,
+            callbacks=_callbacks(options, cell),
+        )
         means = ", ".join(f"{name} {result[key]['mean']:.2f}" for name, key in _QUANTITIES)
         print(f"    {options.split}: {means} nats, trained in {result['training_seconds']:.0f} s")
 

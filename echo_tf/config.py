@@ -14,6 +14,9 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
 
 
+DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the place and the remedy."""
 
@@ -29,14 +32,44 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class ChannelConfig:
-    """Noise channel. All but `kind` concern Echo only; see `EchoDense`."""
+    """Noise channel. See `EchoDense`, `GaussianChannel` and `IAFChannel`."""
 
-    kind: str = "echo"  # echo or gaussian
+    kind: str = "echo"  # echo, gaussian, or iaf: a flow of the Gaussian one
+    context_units: int = 0  # iaf: features of the image that the flow sees; 0: none, as in the paper
+    # Echo only
     d_max: int = 99  # paper, section 5: batch - 1, which makes r = 0.8359
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
     renormalise_at: float = 0.8  # fraction of the epochs after which EchoDense renormalises; 1: never
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Marginal that the rate refers to."""
+
+    kind: str = "own"  # own: that of the channel, N(0, I) or for Echo the law of its noise; vamp or maf: learned
+    components: int = 250  # vamp; paper, section 5
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Networks of every flow, that of an IAF channel and that of a MAF marginal; see `AutoregressiveFlow`."""
+
+    steps: int = 4  # paper, appendix; so are the next three
+    hidden_layers: int = 3
+    hidden_units: int = 640
+    scale: bool = False
+
+
+@dataclass(frozen=True)
+class MMDConfig:
+    """Penalty on the distance of the encodings from N(0, I), outside the rate; see `losses.mmd`."""
+
+    weight: float = 0.0  # not multiplied by beta; 0: no penalty; paper, section 5: 999
+    bandwidth: str = "median"  # rule for h: median, dimension, or fixed
+    fixed_bandwidth: float = 1.0  # h of the rule fixed
+    unbiased: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +80,7 @@ class TrainingConfig:
     batch_size: int = 100  # paper, section 5
     learning_rate: float = 3e-4  # paper, section 5
     decay_start: float = 0.5  # fraction of the steps; paper: linear to 0 over the last 100 of 200 epochs
+    beta_warmup: float = 0.0  # fraction of the epochs over which beta rises to its value, epoch by epoch
     dtype_policy: str = "float32"  # or mixed_bfloat16: convolutions in bfloat16, channel and losses in float32
 
 
@@ -64,6 +98,9 @@ class Config:
     seed: int = 0
     network: NetworkConfig = field(default_factory=NetworkConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    mmd: MMDConfig = field(default_factory=MMDConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
@@ -75,9 +112,11 @@ class Config:
             "protocol": ("paper",),
             "network.encoder": tuple(ENCODERS),
             "network.decoder": tuple(DECODERS),
-            "channel.kind": ("echo", "gaussian"),
+            "channel.kind": ("echo", "gaussian", "iaf"),
             "channel.sampler": SAMPLERS,
             "channel.parametrisation": PARAMETRISATIONS,
+            "prior.kind": ("own", "vamp", "maf"),
+            "mmd.bandwidth": ("median", "dimension", "fixed"),
             "training.dtype_policy": ("float32", "mixed_bfloat16"),
         }
         at_least = {
@@ -85,6 +124,12 @@ class Config:
             "seed": 0,
             "network.latent_dim": 1,
             "channel.d_max": 1,
+            "channel.context_units": 0,
+            "prior.components": 1,
+            "flow.steps": 1,
+            "flow.hidden_layers": 1,
+            "flow.hidden_units": 1,
+            "mmd.weight": 0,
             "training.epochs": 1,
             "training.batch_size": 2,
         }
@@ -95,14 +140,23 @@ class Config:
         for key, minimum in at_least.items():
             if not (math.isfinite(values[key]) and values[key] >= minimum):
                 raise ConfigError(f"Invalid value for `{key}`. Expected at least {minimum}. Received: {values[key]}")
-        if not 0 < self.training.learning_rate < math.inf:
-            raise ConfigError(
-                "Invalid value for `training.learning_rate`. Expected a positive finite number. "
-                f"Received: {self.training.learning_rate}"
-            )
-        for key in ("training.decay_start", "channel.renormalise_at"):
+        for key in ("training.learning_rate", "mmd.fixed_bandwidth"):
+            if not 0 < values[key] < math.inf:
+                raise ConfigError(f"Invalid value for `{key}`. Expected a positive finite number. Received: {values[key]}")
+        for key in ("training.decay_start", "training.beta_warmup", "channel.renormalise_at"):
             if not 0 <= values[key] <= 1:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a fraction from 0 to 1. Received: {values[key]}")
+        if self.channel.kind == "echo" and self.prior.kind != "own":
+            raise ConfigError(
+                f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
+                "its noise as the marginal, and any other would raise it. Use own."
+            )
+        if self.channel.context_units and self.prior.kind == "vamp":
+            raise ConfigError(
+                "Invalid value for `prior.kind` with `channel.context_units` > 0: 'vamp'. Its components pass through a flow "
+                "that is different for every image then, and their density at a given z is unknown. Use own or maf, or "
+                "context_units 0."
+            )
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -121,11 +175,12 @@ def available_methods() -> list[str]:
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if path.stem != "paper")
 
 
-def load_config(name_or_path: str | Path, **overrides: Any) -> Config:
+def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overrides: Any) -> Config:
     """Load a configuration by method name or from a YAML file.
 
     Args:
         name_or_path: A method (`"echo"`, see `available_methods`), or the path of a `.yaml` file.
+        dataset: Name of the data set. Values that the file has for it, under `by_dataset: {NAME: ...}`, replace the others.
         **overrides: Values that replace those of the file, groups as dictionaries:
             `load_config("echo", beta=0.5, training={"epochs": 10})`.
 
@@ -158,9 +213,18 @@ def load_config(name_or_path: str | Path, **overrides: Any) -> Config:
         raise ConfigError(f"{path} must hold keys and values. Received: {type(values).__name__}")
     if "method" in values:
         raise ConfigError(f"{path}: key `method` is not allowed, the method is named by the file")
+    by_dataset = values.pop("by_dataset", {})
+    if not isinstance(by_dataset, dict) or not all(isinstance(section, dict) for section in by_dataset.values()):
+        raise ConfigError(f"{path}: `by_dataset` must hold keys and values for each data set")
+    for name in by_dataset:
+        if name not in DATASETS:
+            raise ConfigError(f"{path}: unknown data set `{name}` in `by_dataset`{_nearest(str(name), list(DATASETS))}")
     try:
-        from_file = config_from_dict({"method": path.stem, **values})
-        return config_from_dict(_merge(dataclasses.asdict(from_file), overrides))
+        from_file = dataclasses.asdict(config_from_dict({"method": path.stem, **values}))
+        variants = {name: _merge(from_file, section) for name, section in by_dataset.items()}
+        for variant in variants.values():
+            config_from_dict(variant)  # so that a mistake shows whatever the data set
+        return config_from_dict(_merge(variants.get(dataset, from_file), overrides))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

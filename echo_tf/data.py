@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from echo_tf.config import DATASETS
+
 DATA_DIR_VARIABLE = "ECHO_TF_DATA"
 
 
@@ -108,8 +110,6 @@ _SPECS = {
     "fashion_mnist": _Spec({"train": 60_000, "test": 10_000}, 255, "fashion_mnist", "labels", "label"),
     "omniglot": _Spec({"train": 24_345, "test": 8_070}, 255, "omniglot_chardata", "alphabet", "alphabet"),
 }
-
-DATASETS = ("digits", *_SPECS)
 
 # Raw files by the names under which TFDS looks for them.
 _RAW_FILES = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from echo_tf.config import Config, config_from_dict, flatten
 from echo_tf.data import Dataset
-from echo_tf.evaluation import SHUFFLES, evaluate, rate_by_dimension
+from echo_tf.evaluation import PASSES, evaluate, rate_by_dimension
 from echo_tf.files import write_atomically
 from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train
 
@@ -78,15 +78,21 @@ def _suffix(split: str) -> str:
     return "" if split == "test" else f"_{split}"
 
 
-def is_finished(cell: Cell, out: Path, split: str = "test") -> bool:
-    """Whether the result of this very cell is on disk.
+def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = PASSES) -> bool:
+    """Whether the result of this very cell, from at least so many passes, is on disk.
 
     Raises:
-        CellError: the folder holds a cell with another configuration.
+        CellError: the folder holds a cell with another configuration, or a damaged result.
     """
     folder = cell.folder(out)
     _check_same_cell(cell, folder)
-    return result_path(folder, split).exists()
+    path = result_path(folder, split)
+    if not path.exists():
+        return False
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["passes"] >= passes
+    except (ValueError, TypeError, KeyError) as error:
+        raise CellError(f"{path} is not a result of this program ({error!r}). Delete it; it is then made anew.") from None
 
 
 def _check_same_cell(cell: Cell, folder: Path) -> None:
@@ -111,6 +117,7 @@ def run_cell(
     out: Path,
     *,
     split: str = "test",
+    passes: int = PASSES,
     validate: bool = False,
     callbacks: list[keras.callbacks.Callback] | None = None,
 ) -> dict:
@@ -122,6 +129,7 @@ def run_cell(
         out: Folder of all cells.
         split: Images for the final evaluation: `"test"`, or `"validation"` to decide between variants without reading the
             test set. Both may be asked for, one after the other; the cell is trained once.
+        passes: Integer >= 2, draws of `z` for each image.
         validate: Boolean, also measure the validation split after every epoch of the training.
         callbacks: Further Keras callbacks for the training.
 
@@ -134,7 +142,7 @@ def run_cell(
         OSError: `out` cannot be written.
     """
     folder = cell.folder(out)
-    if is_finished(cell, out, split):
+    if is_finished(cell, out, split, passes):
         return json.loads(result_path(folder, split).read_text(encoding="utf-8"))
     if cell.holdout:
         dataset = dataset.holdout(cell.holdout)
@@ -157,8 +165,8 @@ def run_cell(
         "source": dataset.source,
         "training_images": len(dataset.raw("train")),
         "evaluated_images": len(images),
-        **evaluate(model, images, batch_size=batch_size, seed=cell.config.seed).summary(),
-        "passes": SHUFFLES,
+        **evaluate(model, images, batch_size=batch_size, passes=passes, seed=cell.config.seed).summary(),
+        "passes": passes,
         "training_seconds": round(sum(line["seconds"] for line in read_metrics(folder)), 1),
         "environment": environment(),
     }

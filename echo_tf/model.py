@@ -1,23 +1,37 @@
 """The rate-distortion autoencoder and its construction from a configuration."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.channels import GaussianChannel
+from echo_tf.channels import Draw, GaussianChannel, IAFChannel
 from echo_tf.config import Config, config_from_dict, load_config
 from echo_tf.echo import EchoDense
-from echo_tf.losses import bernoulli_distortion
+from echo_tf.losses import (
+    bernoulli_distortion,
+    dimension_bandwidth,
+    gaussian_log_density,
+    kernel_is_constant,
+    median_bandwidth,
+    mmd,
+)
 from echo_tf.networks import DECODERS, ENCODERS, IMAGE_SHAPE
 from echo_tf.optimizers import make_optimizer
+from echo_tf.priors import MAFPrior, VampPrior
+
+logger = logging.getLogger(__name__)
 
 Tensor = Any
 
 # Training images whose moments become the constants of an Echo channel: enough that their sampling error does not count.
 REFRESH_IMAGES = 10_000
+
+# Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
+PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -25,8 +39,9 @@ class RateDistortionModel(keras.Model):
     """Autoencoder with a noisy channel, trained on `E[distortion + beta * rate]`.
 
     `fit`, `evaluate` and `predict` take images alone. Metrics: `loss`, and `rate` and `distortion` in nats per example,
-    without beta. Calling the model, and `predict`, give a dictionary of `z` `(n, dim)`, `logits` `(n, 28, 28, 1)` and
-    `rate` `(n,)`.
+    without beta. Calling the model, and `predict`, give a dictionary of `z` `(n, dim)`, `logits` `(n, 28, 28, 1)`,
+    `rate` `(n,)` and, for channels with a density, `log_ratio` `(n,)`: `log q(z|x) - log p(z)` at this very `z`, where the
+    rate is exact or averaged as far as formulas go.
 
     Args:
         config: The `Config`, or its dictionary.
@@ -45,44 +60,83 @@ class RateDistortionModel(keras.Model):
         # The networks alone follow the dtype policy; images, channel and losses are float32.
         super().__init__(dtype="float32", **kwargs)
         self.config = config
-        network, channel, policy = config.network, config.channel, config.training.dtype_policy
+        network, policy = config.network, config.training.dtype_policy
         self.encoder = ENCODERS[network.encoder](dtype=policy)
         self.decoder = DECODERS[network.decoder](network.latent_dim, dtype=policy)
-        if channel.kind == "echo":
-            self.channel = EchoDense(
-                network.latent_dim,
-                rate_weight=None,  # the rate enters the objective in compute_loss
-                d_max=channel.d_max,
-                sampler=channel.sampler,
-                replace=channel.replace,
-                parametrisation=channel.parametrisation,
-                seed=config.seed,
-            )
-        else:
-            self.channel = GaussianChannel(network.latent_dim, seed=config.seed)
+        self.channel = _make_channel(config)
+        self.prior = _make_prior(config)
+        self.penalty_seed_generator = keras.random.SeedGenerator(config.seed + PENALTY_SEED)
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
+        if config.mmd.weight:
+            self.mmd_metric = keras.metrics.Mean(name="mmd")
+            _warn_of_constant_kernel(config)
 
     def build(self, input_shape=None):
         self.channel.build(self.encoder.output_shape)
+        if self.prior is not None:
+            self.prior.build()
+        self.beta = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(self.config.beta), trainable=False, name="beta"
+        )
 
     def call(self, inputs, training=None):
         features = self.encoder(inputs, training=training)
-        z, rate = self.channel(features, return_rate=True, training=training)
-        return {"z": z, "logits": self.decoder(z, training=training), "rate": rate}
+        if isinstance(self.channel, EchoDense):
+            z, rate = self.channel(features, return_rate=True, training=training)
+            return {"z": z, "logits": self.decoder(z, training=training), "rate": rate}
+        draw = self.channel.draw(features)
+        log_marginal = self.log_marginal(draw)
+        rate = self.channel.rate(draw) if self.prior is None else draw.expected_log_density - log_marginal
+        return {
+            "z": draw.z,
+            "logits": self.decoder(draw.z, training=training),
+            "rate": rate,
+            "log_ratio": draw.log_density - log_marginal,
+        }
+
+    def log_marginal(self, draw: Draw) -> Tensor:
+        """Log density of `draw.base` if `z` has the law of the marginal, `log p(z) + log |det dz/dbase|`, nats. Not for Echo.
+
+        The components of a VampPrior pass through the same flow as the draw: their densities are those before it.
+        """
+        if self.prior is None:
+            return gaussian_log_density(draw.z, 0.0, 0.0) + draw.log_det
+        if isinstance(self.prior, VampPrior):
+            return self.prior.log_prob(draw.base, *self._components())
+        return self.prior.log_prob(draw.z) + draw.log_det
+
+    def _components(self) -> tuple[Tensor, Tensor]:
+        """Means and log variances of the components of a VampPrior."""
+        return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         distortion = bernoulli_distortion(x, y_pred["logits"])
         self.rate_metric.update_state(y_pred["rate"])
         self.distortion_metric.update_state(distortion)
-        return ops.mean(distortion + self.config.beta * y_pred["rate"])
+        loss = ops.mean(distortion + self.beta * y_pred["rate"])
+        if self.config.mmd.weight:
+            discrepancy = self._discrepancy(y_pred["z"])
+            self.mmd_metric.update_state(discrepancy)
+            loss = loss + self.config.mmd.weight * discrepancy
+        return loss
+
+    def _discrepancy(self, z: Tensor) -> Tensor:
+        options = self.config.mmd
+        prior = keras.random.normal(ops.shape(z), seed=self.penalty_seed_generator)
+        squared_bandwidth = median_bandwidth(prior) if options.bandwidth == "median" else _constant_bandwidth(self.config)
+        return mmd(z, prior, squared_bandwidth, unbiased=options.unbiased)
 
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which the stored constants of the Echo channel are those of the final parameters.
 
+        Before the first step the pseudo-inputs of a VampPrior are set to training images.
+
         They are also renewed before each validation. From a generator, which cannot be read a second time, they stay the
         running ones of the last training steps; `refresh_channel` renews them.
         """
+        if isinstance(self.prior, VampPrior) and not int(ops.convert_to_numpy(self.optimizer.iterations)):
+            self.prior.start_from(first_images(x, REFRESH_IMAGES))
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         return super().fit(x, *args, callbacks=[_RefreshChannel(x), *callbacks], **kwargs)
 
@@ -113,20 +167,83 @@ class RateDistortionModel(keras.Model):
 
         For Echo these are draws of its noise, whose law is the exact marginal. Raises `ValueError` if it is untrained.
         """
-        return self.decode(self.channel.sample_marginal(n))
+        if self.prior is None:
+            return self.decode(self.channel.sample_marginal(n))
+        if isinstance(self.prior, VampPrior):
+            return self.decode(self.channel.transform(self.prior.sample(n, *self._components())))
+        return self.decode(self.prior.sample(n))
 
     def _features(self, images: np.ndarray) -> np.ndarray:
         return self.encoder.predict(np.asarray(images), verbose=0)
 
+    @property
+    def _named_generators(self) -> dict[str, keras.random.SeedGenerator]:
+        generators = {"channel": self.channel.seed_generator, "penalty": self.penalty_seed_generator}
+        return generators if self.prior is None else {**generators, "prior": self.prior.seed_generator}
+
     def save_own_variables(self, store):
+        store["beta"] = ops.convert_to_numpy(self.beta)
         # Keras saves no state of seed generators; with it a training that is resumed draws the noise that it would have.
-        store["seed_state"] = ops.convert_to_numpy(self.channel.seed_generator.state)
+        for name, generator in self._named_generators.items():
+            store[f"seed_state_{name}"] = ops.convert_to_numpy(generator.state)
 
     def load_own_variables(self, store):
-        self.channel.seed_generator.state.assign(store["seed_state"][()])
+        self.beta.assign(store["beta"][()])
+        for name, generator in self._named_generators.items():
+            generator.state.assign(store[f"seed_state_{name}"][()])
 
     def get_config(self):
         return {"config": dataclasses.asdict(self.config)}
+
+
+def _make_channel(config: Config) -> keras.layers.Layer:
+    channel, units = config.channel, config.network.latent_dim
+    if channel.kind == "echo":
+        return EchoDense(
+            units,
+            rate_weight=None,  # the rate enters the objective in compute_loss
+            d_max=channel.d_max,
+            sampler=channel.sampler,
+            replace=channel.replace,
+            parametrisation=channel.parametrisation,
+            seed=config.seed,
+        )
+    if channel.kind == "gaussian":
+        return GaussianChannel(units, seed=config.seed)
+    return IAFChannel(units, **_flow_options(config), context_units=channel.context_units, seed=config.seed)
+
+
+def _make_prior(config: Config) -> keras.layers.Layer | None:
+    if config.prior.kind == "own":
+        return None
+    seed = config.seed + PRIOR_SEED
+    if config.prior.kind == "vamp":
+        return VampPrior(config.prior.components, IMAGE_SHAPE, seed=seed)
+    return MAFPrior(config.network.latent_dim, **_flow_options(config), seed=seed)
+
+
+def _flow_options(config: Config) -> dict:
+    flow = config.flow
+    return {"steps": flow.steps, "hidden": (flow.hidden_units,) * flow.hidden_layers, "scale": flow.scale}
+
+
+def _constant_bandwidth(config: Config) -> float:
+    """`h^2` of the rules that do not depend on draws."""
+    if config.mmd.bandwidth == "fixed":
+        return config.mmd.fixed_bandwidth**2
+    return dimension_bandwidth(config.network.latent_dim)
+
+
+def _warn_of_constant_kernel(config: Config) -> None:
+    dim = config.network.latent_dim
+    if config.mmd.bandwidth != "median" and kernel_is_constant(_constant_bandwidth(config), dim):
+        logger.warning(
+            "The bandwidth %g of the MMD kernel makes it constant in float32 for %d dimensions: the penalty has no gradient. "
+            "Distances there are about %.1f; use mmd.bandwidth: median.",
+            _constant_bandwidth(config) ** 0.5,
+            dim,
+            (2.0 * dim) ** 0.5,
+        )
 
 
 class _RefreshChannel(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from echo_tf.config import CONFIG_DIR, Config, config_from_dict, flatten
+from echo_tf.config import CONFIG_DIR, DATASETS, config_from_dict, flatten, load_config
 from echo_tf.echo import max_scale
 from echo_tf.experiments import result_path
 from echo_tf.files import write_atomically
@@ -31,7 +31,8 @@ class Row:
     evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
     average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
     `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were repeated: with
-    replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`.
+    replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
+    over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density.
     """
 
     dataset: str
@@ -52,6 +53,8 @@ class Row:
     approximate: bool
     unused_dimensions: float | None
     unused_nats: float | None
+    importance_bound_nats: float | None
+    passes: int | None
 
 
 def paper_table() -> dict[str, dict[str, dict[str, float]]]:
@@ -96,11 +99,12 @@ def compare(results: list[dict]) -> list[Row]:
     """
     groups: dict[str, list[dict]] = {}
     for result in results:
-        setting = {key: value for key, value in result["config"].items() if key != "seed"}
+        setting = asdict(config_from_dict(result["config"]))
+        del setting["seed"]
         key = json.dumps([result["dataset"], result["split"], result["holdout"], result["source"], setting], sort_keys=True)
         groups.setdefault(key, []).append(result)
     rows = [_make_row(group) for group in groups.values()]
-    order = {name: i for i, name in enumerate(("digits", "binary_mnist", "omniglot", "fashion_mnist"))}
+    order = {name: i for i, name in enumerate(DATASETS)}
     return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.beta, row.method))
 
 
@@ -126,6 +130,9 @@ def _make_row(group: list[dict]) -> Row:
         rates = np.array([result["rate_by_dimension_nats"] for result in group])  # (seeds, dim)
         unused = rates <= 2 * first["rate_floor_nats"] / rates.shape[1]
         unused_dimensions, unused_nats = float(unused.sum(1).mean()), float((rates * unused).sum(1).mean())
+    importance_bound = None
+    if all("importance_bound_nats" in result and result["passes"] == first["passes"] for result in group):
+        importance_bound = float(np.mean([result["importance_bound_nats"]["mean"] for result in group]))
     return Row(
         dataset=first["dataset"],
         method=config["method"],
@@ -145,6 +152,8 @@ def _make_row(group: list[dict]) -> Row:
         approximate=_is_approximate(config),
         unused_dimensions=unused_dimensions,
         unused_nats=unused_nats,
+        importance_bound_nats=importance_bound,
+        passes=first.get("passes"),
     )
 
 
@@ -157,8 +166,9 @@ def _is_approximate(config: dict) -> bool:
 
 
 def _is_paper_setting(result: dict) -> bool:
-    free = ("method", "seed", "channel.kind", "training.dtype_policy")
-    found, default = flatten(config_from_dict(result["config"])), flatten(Config(method=""))
+    free = ("seed", "training.dtype_policy")
+    config = config_from_dict(result["config"])
+    found, default = flatten(config), flatten(load_config(config.method, dataset=result["dataset"]))
     same = all(found[key] == default[key] for key in default if key not in free)
     return same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
 
@@ -172,6 +182,7 @@ _HEADER = (
     "rate",
     "distortion",
     "-ELBO",
+    "IS bound",
     "paper",
     "difference",
     "verdict",
@@ -194,6 +205,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         ("≈ " if row.approximate else "") + value("rate_nats"),
         value("distortion_nats"),
         value("neg_elbo_nats"),
+        "" if row.importance_bound_nats is None else f"{row.importance_bound_nats:.2f} ({row.passes})",
         "" if row.paper is None else " / ".join(f"{row.paper[quantity]:.1f}" for quantity in QUANTITIES),
         "" if row.difference_nats is None else f"{row.difference_nats:+.2f}",
         row.verdict,
@@ -207,6 +219,8 @@ def _notes(rows: list[Row]) -> list[str]:
         "paper: rate / distortion / -ELBO; diff.: of -ELBO. Compared are only 200 epochs of the paper's protocol, schedule and "
         "data on the test set.",
     ]
+    if any(row.importance_bound_nats is not None for row in rows):
+        notes.append("IS bound: importance-sampled upper bound of -log p(x) (number of samples); Echo has no density q(z|x).")
     if any(row.unused_dimensions is not None for row in rows):
         notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
     if any(row.source == "reconstruction" for row in rows):

@@ -78,6 +78,18 @@ class _RenormaliseChannel(keras.callbacks.Callback):
             self.model.channel.renormalise()
 
 
+class _WarmUpBeta(keras.callbacks.Callback):
+    """Let beta rise linearly to its value over the first `epochs` epochs, one step an epoch."""
+
+    def __init__(self, beta: float, epochs: int):
+        super().__init__()
+        self.beta, self.epochs = beta, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.epochs:
+            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / (self.epochs + 1)))
+
+
 class _Recorder(keras.callbacks.Callback):
     """One line of metrics and a checkpoint after every epoch, each written so that an interruption cannot damage it."""
 
@@ -160,13 +172,19 @@ def train(
     else:
         model, finished = build_model(config, steps_per_epoch=len(batches)), 0
     renormalise_epoch = max(1, round(config.channel.renormalise_at * config.training.epochs))
+    warmup_epochs = round(config.training.beta_warmup * config.training.epochs)
     model.fit(
         batches,
         epochs=config.training.epochs,
         initial_epoch=finished,
         validation_data=validation,
         validation_batch_size=config.training.batch_size,
-        callbacks=[_RenormaliseChannel(renormalise_epoch), _Recorder(folder), *(callbacks or [])],
+        callbacks=[
+            _RenormaliseChannel(renormalise_epoch),
+            _WarmUpBeta(config.beta, warmup_epochs),
+            _Recorder(folder),
+            *(callbacks or []),
+        ],
         shuffle=False,  # ImageBatches does
         verbose=0,
     )

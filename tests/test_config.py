@@ -49,6 +49,13 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("training:\n  batch_size: 1", "`training.batch_size`. Expected at least 2"),
         ("training:\n  learning_rate: 0", "positive finite"),
         ("training:\n  decay_start: 1.5", "fraction from 0 to 1"),
+        ("prior:\n  kind: vamp", "with an Echo channel"),
+        ("channel:\n  kind: iaf\n  context_units: 8\nprior:\n  kind: vamp", "different for every image"),
+        ("mmd:\n  weight: -1", "`mmd.weight`. Expected at least 0"),
+        ("mmd:\n  fixed_bandwidth: 0", "positive finite"),
+        ("by_dataset: 3", "`by_dataset` must hold"),
+        ("by_dataset:\n  omniglott:\n    beta: 2", r"unknown data set `omniglott`.*`omniglot`"),
+        ("by_dataset:\n  omniglot:\n    betta: 2", "unknown key `betta`"),
         ("method: ../x", "`method` is not allowed"),
         ("[1, 2]", "keys and values"),
         ("a: [", "not a valid YAML file"),
@@ -67,3 +74,10 @@ def test_unknown_method_names_the_nearest():
         load_config("ecko")
     with pytest.raises(ConfigError, match="No configuration file"):
         load_config("missing.yaml")
+
+
+def test_values_for_a_data_set():
+    assert load_config("vae_vamp").prior.components == 250
+    assert load_config("vae_vamp", dataset="fashion_mnist").prior.components == 250
+    assert load_config("iaf_vamp", dataset="omniglot").prior.components == 500
+    assert load_config("iaf_vamp", dataset="omniglot", prior={"components": 7}).prior.components == 7

@@ -32,6 +32,39 @@ def test_summary():
     assert summary["neg_elbo_nats"] == pytest.approx({"mean": 27.5, "se": 5.5, "se_images": 11.0})
 
 
+def test_importance_bound():
+    rate, distortion, log_ratio = np.random.default_rng(0).normal(100.0, 3.0, (3, 4, 5))
+    result = Evaluation(rate, distortion, log_ratio)
+    weights = np.exp(300.0 - distortion - log_ratio)  # of the model, times exp(300)
+    np.testing.assert_allclose(result.importance_bound, 300.0 - np.log(weights.mean(axis=0)))
+    summary = result.summary()["importance_bound_nats"]
+    assert summary["mean"] == pytest.approx(result.importance_bound.mean())
+    assert "importance_bound_nats" not in Evaluation(rate, distortion).summary()
+
+
+@pytest.mark.parametrize("method", ["vae_vamp", "iaf_maf"])
+def test_importance_bound_of_a_model_falls_with_the_number_of_samples(method):
+    model = echo_tf.build_model(
+        echo_tf.load_config(method, network={"latent_dim": 8}, flow={"hidden_units": 16}, prior={"components": 5})
+    )
+    rng = np.random.default_rng(0)
+    # Encoders far from the marginal, so that the bound is loose.
+    for weight in model.channel.trainable_weights:
+        weight.assign(weight + rng.normal(0, 0.2, weight.shape))
+    images = rng.uniform(size=(100, 28, 28, 1)).astype("float32")
+    result = evaluate(model, images, passes=32)
+    # -ELBO is the bound of one sample in expectation.
+    bounds = [(result.rate + result.distortion).mean()]
+    for k in (1, 2, 8, 32):
+        parts = [
+            Evaluation(*(v[i : i + k] for v in (result.rate, result.distortion, result.log_ratio))) for i in range(0, 32, k)
+        ]
+        bounds.append(np.mean([part.importance_bound.mean() for part in parts]))
+    error = (result.rate + result.distortion + result.log_ratio).mean(axis=1).std(ddof=1) / np.sqrt(32)
+    assert abs(bounds[1] - bounds[0]) < 5 * error
+    assert bounds[1] > bounds[2] > bounds[3] > bounds[4]
+
+
 def test_of_a_model():
     model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}))
     images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")

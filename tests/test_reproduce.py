@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import echo_tf.data
+import echo_tf.report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +64,25 @@ def test_finished_cells_are_skipped(reproduce, out, capsys):
     assert "comparison.png" in printed
 
 
+def test_more_samples_measure_anew_and_fewer_do_not(reproduce, out, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(out, copy)
+    cell = copy / "digits" / "vae" / ECHO.name
+    before = json.loads((cell / "result.json").read_text())
+    trained = (cell / "model.keras").stat().st_mtime_ns
+    arguments = ["--method", "vae", "--epochs", "1", "--out", str(copy), "--rate-samples"]
+    assert reproduce.main([*arguments, "2"]) == 0
+    assert json.loads((cell / "result.json").read_text()) == before
+    assert reproduce.main([*arguments, "6"]) == 0
+    after = json.loads((cell / "result.json").read_text())
+    assert (before["passes"], after["passes"]) == (5, 6)
+    # Both bounds are below -ELBO, and more samples do not raise them but for noise.
+    for result in (before, after):
+        assert result["importance_bound_nats"]["mean"] <= result["neg_elbo_nats"]["mean"]
+    assert (cell / "model.keras").stat().st_mtime_ns == trained
+    assert "(6)" in (copy / "report" / "comparison.md").read_text()
+
+
 def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
     assert "not comparable" in capsys.readouterr().out
@@ -91,7 +111,9 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
 
 def test_all_means_the_methods_of_the_paper(reproduce, capsys):
     assert reproduce.main(["--method", "all", "--dry-run"]) == 0
-    assert [Path(line).parent.name for line in capsys.readouterr().out.splitlines()] == ["echo", "vae"]
+    methods = [Path(line).parent.name for line in capsys.readouterr().out.splitlines()]
+    assert methods == sorted(echo_tf.report.paper_table()["binary_mnist"])
+    assert len(methods) == 9
 
 
 def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
@@ -161,7 +183,9 @@ class TestErrors:
     def test_bad_value(self, fails, arguments):
         assert "Expected at least" in fails(*arguments)
 
-    @pytest.mark.parametrize("arguments", [("--dataset", "mnist"), ("--seeds", "0"), ("--beta", "x"), ("--nothing",)])
+    @pytest.mark.parametrize(
+        "arguments", [("--dataset", "mnist"), ("--seeds", "0"), ("--rate-samples", "1"), ("--beta", "x"), ("--nothing",)]
+    )
     def test_bad_command_line(self, reproduce, arguments):
         with pytest.raises(SystemExit) as error:
             reproduce.main(list(arguments))
@@ -187,6 +211,11 @@ class TestErrors:
         message = fails("--epochs", "1", "--method", str(path), "--out", str(tmp_path / "runs"))
         assert "channel.d_max: 99 there, 50 asked for" in message
         assert (tmp_path / "runs" / ECHO / "result.json").read_bytes() == before
+
+    def test_damaged_result(self, fails, out, tmp_path):
+        shutil.copytree(out / ECHO, tmp_path / ECHO)
+        (tmp_path / ECHO / "result.json").write_text("{")
+        assert "Delete it" in fails("--epochs", "1", "--method", "echo", "--out", str(tmp_path))
 
     def test_nothing_to_report(self, fails, tmp_path):
         assert "No results" in fails("--report", "--out", str(tmp_path))

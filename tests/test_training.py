@@ -120,6 +120,19 @@ def test_channel_renormalises_on_time(tmp_path, digits, renormalise_at, renormal
     assert seen == [0.0] * 3 + [float(renormalising)] * 3
 
 
+def test_beta_warms_up_epoch_by_epoch(tmp_path, digits):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(self.model.beta))
+
+    settings = config(epochs=4, method="vae")
+    training = dataclasses.replace(settings.training, beta_warmup=0.5)
+    train(dataclasses.replace(settings, beta=3.0, training=training), digits, tmp_path, callbacks=[Watch()])
+    np.testing.assert_allclose(seen, [1.0] * 3 + [2.0] * 3 + [3.0] * 6)
+
+
 def test_validation_needs_a_split(tmp_path, digits):
     with pytest.raises(DataError, match="no validation split"):
         train(config(), digits, tmp_path, validate=True)
