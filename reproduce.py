@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--beta", nargs="+", type=float, help="weights of the rate (default: that of the method, 1)")
     add("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from that of the method, 0, on (default: 1)")
     add("--epochs", type=int, metavar="N", help=f"default: that of the method, 200; {DIGITS_EPOCHS} on digits")
-    add("--protocol", choices=["paper"], help="default: that of the method, paper")
+    add("--protocol", choices=["paper", "released"], help="paper (default): what it says; released: what its code does")
     add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
     add(

@@ -48,6 +48,8 @@ class GaussianChannel(keras.layers.Layer):
 
     Args:
         units: Integer, dimension of `z`.
+        shared_noise: Boolean. `True` draws one `n` for the whole batch, as the code of the paper's submission did: wrong, and
+            here to show what it costs.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Call arguments:
@@ -57,8 +59,7 @@ class GaussianChannel(keras.layers.Layer):
     Returns:
         `z` of shape `(batch, units)`; rate in nats per example, shape `(batch,)`. Both float32.
 
-    Source: Kingma & Welling 2014. Differs from the authors' code of the paper's submission, which drew one noise vector
-        for the whole batch.
+    Source: Kingma & Welling 2014.
 
     Example:
         >>> z, rate = GaussianChannel(8)(keras.ops.ones((4, 16)), return_rate=True)
@@ -66,9 +67,10 @@ class GaussianChannel(keras.layers.Layer):
         ((4, 8), (4,))
     """
 
-    def __init__(self, units: int, *, seed: int | None = None, **kwargs):
+    def __init__(self, units: int, *, shared_noise: bool = False, seed: int | None = None, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.units = units
+        self.shared_noise = shared_noise
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
@@ -93,7 +95,8 @@ class GaussianChannel(keras.layers.Layer):
     def draw(self, inputs: Tensor) -> Draw:
         """A draw of `z` for each example, with its density."""
         mean, log_var = self.statistics(inputs)
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        shape = (1, self.units) if self.shared_noise else ops.shape(mean)
+        noise = keras.random.normal(shape, seed=self.seed_generator)
         base = mean + ops.exp(0.5 * log_var) * noise
         return self._transformed(base, mean, log_var, inputs)
 
@@ -109,7 +112,8 @@ class GaussianChannel(keras.layers.Layer):
         return keras.random.normal((n, self.units), seed=self.seed_generator)
 
     def get_config(self):
-        return {**super().get_config(), "units": self.units, "seed": self.seed}
+        names = ("units", "shared_noise", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -124,6 +128,7 @@ class IAFChannel(GaussianChannel):
         steps, hidden, scale: see `AutoregressiveFlow`.
         context_units: Integer, number of features `relu(W h + b)` that every network of the flow sees beside its inputs; 0 for
             none, so that `T` is the same for all `x`.
+        shared_noise: see `GaussianChannel`.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Call arguments and returns: as `GaussianChannel`.
@@ -145,10 +150,11 @@ class IAFChannel(GaussianChannel):
         *,
         scale: bool = False,
         context_units: int = 0,
+        shared_noise: bool = False,
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(units, seed=seed, **kwargs)
+        super().__init__(units, shared_noise=shared_noise, seed=seed, **kwargs)
         self.flow = AutoregressiveFlow(units, steps, hidden, scale=scale, context_dim=context_units, name="flow")
         self.context_head = (
             keras.layers.Dense(context_units, activation="relu", dtype="float32", name="context") if context_units else None

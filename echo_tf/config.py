@@ -14,6 +14,8 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
 
 
+# paper: what the paper says, implemented correctly; released: what the authors' code does.
+PROTOCOLS = ("paper", "released")
 DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
 
 
@@ -36,11 +38,13 @@ class ChannelConfig:
 
     kind: str = "echo"  # echo, gaussian, or iaf: a flow of the Gaussian one
     context_units: int = 0  # iaf: features of the image that the flow sees; 0: none, as in the paper
+    shared_noise: bool = False  # gaussian and iaf: one noise vector for the whole batch
     # Echo only
     d_max: int = 99  # paper, section 5: batch - 1, which makes r = 0.8359
     sampler: str = "ring"  # ring or gather
     replace: bool = False
     parametrisation: str = "standardised"
+    mean_scale: float = 1.0
     renormalise_at: float = 0.8  # fraction of the epochs after which EchoDense renormalises; 1: never
 
 
@@ -49,7 +53,11 @@ class PriorConfig:
     """Marginal that the rate refers to."""
 
     kind: str = "own"  # own: that of the channel, N(0, I) or for Echo the law of its noise; vamp or maf: learned
-    components: int = 250  # vamp; paper, section 5
+    # vamp only
+    components: int = 250  # paper, section 5
+    average: str = "densities"
+    start: str = "images"  # pseudo-inputs start at training images, or at their mean
+    start_noise: float = 0.1  # standard deviation around the mean
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class FlowConfig:
     hidden_layers: int = 3
     hidden_units: int = 640
     scale: bool = False
+    trainable: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class TrainingConfig:
     epochs: int = 200  # paper, section 5
     batch_size: int = 100  # paper, section 5
     learning_rate: float = 3e-4  # paper, section 5
+    schedule: str = "linear"  # or released, which drops and climbs where it should fall
     decay_start: float = 0.5  # fraction of the steps; paper: linear to 0 over the last 100 of 200 epochs
     beta_warmup: float = 0.0  # fraction of the epochs over which beta rises to its value, epoch by epoch
     dtype_policy: str = "float32"  # or mixed_bfloat16: convolutions in bfloat16, channel and losses in float32
@@ -107,15 +117,20 @@ class Config:
         # Imported here: the names that a configuration may use belong to modules that import Keras.
         from echo_tf.echo import PARAMETRISATIONS, SAMPLERS
         from echo_tf.networks import DECODERS, ENCODERS
+        from echo_tf.optimizers import SCHEDULES
+        from echo_tf.priors import AVERAGES
 
         choices = {
-            "protocol": ("paper",),
+            "protocol": PROTOCOLS,
             "network.encoder": tuple(ENCODERS),
             "network.decoder": tuple(DECODERS),
             "channel.kind": ("echo", "gaussian", "iaf"),
             "channel.sampler": SAMPLERS,
             "channel.parametrisation": PARAMETRISATIONS,
             "prior.kind": ("own", "vamp", "maf"),
+            "prior.average": AVERAGES,
+            "prior.start": ("images", "mean"),
+            "training.schedule": tuple(SCHEDULES),
             "mmd.bandwidth": ("median", "dimension", "fixed"),
             "training.dtype_policy": ("float32", "mixed_bfloat16"),
         }
@@ -129,6 +144,7 @@ class Config:
             "flow.steps": 1,
             "flow.hidden_layers": 1,
             "flow.hidden_units": 1,
+            "prior.start_noise": 0,
             "mmd.weight": 0,
             "training.epochs": 1,
             "training.batch_size": 2,
@@ -140,7 +156,7 @@ class Config:
         for key, minimum in at_least.items():
             if not (math.isfinite(values[key]) and values[key] >= minimum):
                 raise ConfigError(f"Invalid value for `{key}`. Expected at least {minimum}. Received: {values[key]}")
-        for key in ("training.learning_rate", "mmd.fixed_bandwidth"):
+        for key in ("training.learning_rate", "channel.mean_scale", "mmd.fixed_bandwidth"):
             if not 0 < values[key] < math.inf:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a positive finite number. Received: {values[key]}")
         for key in ("training.decay_start", "training.beta_warmup", "channel.renormalise_at"):
@@ -181,6 +197,7 @@ def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overr
     Args:
         name_or_path: A method (`"echo"`, see `available_methods`), or the path of a `.yaml` file.
         dataset: Name of the data set. Values that the file has for it, under `by_dataset: {NAME: ...}`, replace the others.
+            So do those for the protocol, under `by_protocol: {NAME: ...}`.
         **overrides: Values that replace those of the file, groups as dictionaries:
             `load_config("echo", beta=0.5, training={"epochs": 10})`.
 
@@ -213,20 +230,33 @@ def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overr
         raise ConfigError(f"{path} must hold keys and values. Received: {type(values).__name__}")
     if "method" in values:
         raise ConfigError(f"{path}: key `method` is not allowed, the method is named by the file")
-    by_dataset = values.pop("by_dataset", {})
-    if not isinstance(by_dataset, dict) or not all(isinstance(section, dict) for section in by_dataset.values()):
-        raise ConfigError(f"{path}: `by_dataset` must hold keys and values for each data set")
-    for name in by_dataset:
-        if name not in DATASETS:
-            raise ConfigError(f"{path}: unknown data set `{name}` in `by_dataset`{_nearest(str(name), list(DATASETS))}")
+    protocol = overrides.get("protocol", values.get("protocol", PROTOCOLS[0]))
     try:
+        by_dataset = _sections(values, "by_dataset", DATASETS)
+        by_protocol = _sections(values, "by_protocol", PROTOCOLS)
         from_file = dataclasses.asdict(config_from_dict({"method": path.stem, **values}))
-        variants = {name: _merge(from_file, section) for name, section in by_dataset.items()}
-        for variant in variants.values():
-            config_from_dict(variant)  # so that a mistake shows whatever the data set
-        return config_from_dict(_merge(variants.get(dataset, from_file), overrides))
+        for section in (*by_dataset.values(), *by_protocol.values()):
+            config_from_dict(_merge(from_file, section))  # so that a mistake shows whatever is asked for
+        if protocol != from_file["protocol"] and protocol not in by_protocol:
+            raise ConfigError(
+                f"no values for the protocol {protocol!r}. It has: {', '.join([from_file['protocol'], *by_protocol])}"
+            )
+        for section in (by_dataset.get(dataset, {}), by_protocol.get(protocol, {}), overrides):
+            from_file = _merge(from_file, section)
+        return config_from_dict(from_file)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _sections(values: dict, key: str, names: tuple[str, ...]) -> dict[str, dict]:
+    """Take `{NAME: {...}}` under `key` out of the values of a file."""
+    sections = values.pop(key, {})
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ConfigError(f"`{key}` must hold keys and values under each name")
+    for name in sections:
+        if name not in names:
+            raise ConfigError(f"unknown name `{name}` in `{key}`{_nearest(str(name), list(names))}. Names: {', '.join(names)}")
+    return sections
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

@@ -26,7 +26,7 @@ Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
 SAMPLERS = ("ring", "gather")
-PARAMETRISATIONS = ("standardised", "literal")
+PARAMETRISATIONS = ("standardised", "literal", "centred")
 
 # Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
@@ -457,8 +457,8 @@ class EchoLayer(keras.layers.Layer):
 class EchoDense(keras.layers.Layer):
     """Echo channel with its two heads: replaces the sampling block of a VAE in one line.
 
-    `f = tanh(W h + b)`, `log s = log_sigmoid(W' h + b')`, `z = f + r s e` with Echo noise `e` (see `EchoLayer`), and the
-    output is `z` standardised per dimension, `(z - E z) / sd(z)`.
+    `f = tanh((W h + b) / mean_scale)`, `log s = log_sigmoid(W' h + b')`, `z = f + r s e` with Echo noise `e` (see `EchoLayer`),
+    and the output is `z` standardised per dimension, `(z - E z) / sd(z)`.
 
     Why standardised: Echo puts no price on mean or scale of `z`, and a decoder that reads `z` itself asks for an ever larger
     constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, as functions of the parameters
@@ -486,7 +486,10 @@ class EchoDense(keras.layers.Layer):
             *summed* over pixels, in nats.
         d_max, sampler, replace, seed: see `EchoLayer`. In training, and at inference as long as the layer is untrained,
             batches of at most `d_max` examples are treated as there.
-        parametrisation: `"standardised"`, or `"literal"`, which returns `z` itself as the paper describes it.
+        parametrisation: `"standardised"`; `"literal"`, which returns `z` itself as the paper describes it; or `"centred"`, as
+            the code of its submission did: `z` itself, of `f` less its mean over the batch, at inference too, so that the
+            output for an example depends on its batch. (`|f|` may pass 1 then: the truncation bound doubles.)
+        mean_scale: Float > 0, by which the input of tanh is divided. The authors' code had 64, later 16.
         reservoir_size: Integer > `d_max`, or `None` for 1,000 or `d_max + 1` if that is more.
 
     Call arguments:
@@ -518,6 +521,7 @@ class EchoDense(keras.layers.Layer):
         sampler: str = "ring",
         replace: bool = False,
         parametrisation: str = "standardised",
+        mean_scale: float = 1.0,
         reservoir_size: int | None = None,
         seed: int | None = None,
         **kwargs,
@@ -528,6 +532,11 @@ class EchoDense(keras.layers.Layer):
                 f"Invalid value received for argument `parametrisation`. Expected one of {PARAMETRISATIONS}. "
                 f"Received: parametrisation={parametrisation!r}"
             )
+        if not 0 < mean_scale < math.inf:
+            raise ValueError(
+                "Invalid value received for argument `mean_scale`. Expected a positive finite number. "
+                f"Received: mean_scale={mean_scale}"
+            )
         if reservoir_size is not None and reservoir_size <= d_max:
             raise ValueError(
                 f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
@@ -536,9 +545,10 @@ class EchoDense(keras.layers.Layer):
         self.units = units
         self.rate_weight = rate_weight
         self.parametrisation = parametrisation
+        self.mean_scale = mean_scale
         self.reservoir_size = reservoir_size
         self.echo = EchoLayer(d_max=d_max, sampler=sampler, replace=replace, seed=seed)
-        self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
+        self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
         # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
         self._known_filled = False
@@ -563,12 +573,14 @@ class EchoDense(keras.layers.Layer):
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
-        return self.mean_head(inputs), self.log_scale_head(inputs)
+        return ops.tanh(self.mean_head(inputs) / self.mean_scale), self.log_scale_head(inputs)
 
     def call(self, inputs, return_rate=False, training=None):
         mean, log_scale = self.statistics(inputs)
         if self.parametrisation == "standardised":
             mean = _pull_to_centre(mean)
+        elif self.parametrisation == "centred":
+            mean = mean - ops.mean(mean, axis=0)
         z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
         if training:
             self._store(mean, log_scale)
@@ -696,7 +708,7 @@ class EchoDense(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        names = ("units", "rate_weight", "parametrisation", "reservoir_size")
+        names = ("units", "rate_weight", "parametrisation", "mean_scale", "reservoir_size")
         echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
         return {**config, **{name: getattr(self, name) for name in names}, **echo}
 

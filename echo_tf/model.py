@@ -136,9 +136,15 @@ class RateDistortionModel(keras.Model):
         running ones of the last training steps; `refresh_channel` renews them.
         """
         if isinstance(self.prior, VampPrior) and not int(ops.convert_to_numpy(self.optimizer.iterations)):
-            self.prior.start_from(first_images(x, REFRESH_IMAGES))
+            self._start_prior(first_images(x, REFRESH_IMAGES))
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         return super().fit(x, *args, callbacks=[_RefreshChannel(x), *callbacks], **kwargs)
+
+    def _start_prior(self, images: np.ndarray) -> None:
+        if self.config.prior.start == "mean":
+            self.prior.start_from_mean(images, self.config.prior.start_noise)
+        else:
+            self.prior.start_from(images)
 
     def refresh_channel(self, images: np.ndarray) -> None:
         """Renew what the channel stores about the training set (Echo; others store nothing).
@@ -206,11 +212,15 @@ def _make_channel(config: Config) -> keras.layers.Layer:
             sampler=channel.sampler,
             replace=channel.replace,
             parametrisation=channel.parametrisation,
+            mean_scale=channel.mean_scale,
             seed=config.seed,
         )
     if channel.kind == "gaussian":
-        return GaussianChannel(units, seed=config.seed)
-    return IAFChannel(units, **_flow_options(config), context_units=channel.context_units, seed=config.seed)
+        return GaussianChannel(units, shared_noise=channel.shared_noise, seed=config.seed)
+    options = {"context_units": channel.context_units, "shared_noise": channel.shared_noise, "seed": config.seed}
+    iaf = IAFChannel(units, **_flow_options(config), **options)
+    iaf.flow.trainable = config.flow.trainable
+    return iaf
 
 
 def _make_prior(config: Config) -> keras.layers.Layer | None:
@@ -218,8 +228,10 @@ def _make_prior(config: Config) -> keras.layers.Layer | None:
         return None
     seed = config.seed + PRIOR_SEED
     if config.prior.kind == "vamp":
-        return VampPrior(config.prior.components, IMAGE_SHAPE, seed=seed)
-    return MAFPrior(config.network.latent_dim, **_flow_options(config), seed=seed)
+        return VampPrior(config.prior.components, IMAGE_SHAPE, average=config.prior.average, seed=seed)
+    maf = MAFPrior(config.network.latent_dim, **_flow_options(config), seed=seed)
+    maf.flow.trainable = config.flow.trainable
+    return maf
 
 
 def _flow_options(config: Config) -> dict:

@@ -39,9 +39,50 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="echo_tf")
+class ReleasedSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate of the authors' code: constant, then a drop and a climb back, epoch by epoch.
+
+    In epoch `e`, counted from 0, of `E` with `C = decay_start E`: `learning_rate` for `e <= C`, else
+    `learning_rate (e - C) / (E - C)`. The paper says that it falls linearly to 0 there.
+
+    Args:
+        learning_rate: Float, the constant.
+        total_steps: Integer.
+        steps_per_epoch: Integer.
+        decay_start: Float in [0, 1], fraction of the epochs.
+
+    Source: the released code, with 200 epochs and 0.5.
+    """
+
+    def __init__(self, learning_rate: float, total_steps: int, steps_per_epoch: int, decay_start: float = 0.5):
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.steps_per_epoch = steps_per_epoch
+        self.decay_start = decay_start
+
+    def __call__(self, step):
+        epochs = self.total_steps / self.steps_per_epoch
+        constant_until = self.decay_start * epochs
+        epoch = ops.floor((ops.cast(step, "float32") + 0.5) / self.steps_per_epoch)  # + 0.5: no rounding at the border
+        climbing = (epoch - constant_until) / max(epochs - constant_until, 1e-12)
+        return self.learning_rate * ops.where(epoch <= constant_until, 1.0, climbing)
+
+    def get_config(self):
+        names = ("learning_rate", "total_steps", "steps_per_epoch", "decay_start")
+        return {name: getattr(self, name) for name in names}
+
+
+SCHEDULES = ("linear", "released")
+
+
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -> keras.optimizers.Optimizer:
     """Adam of the paper (Keras' defaults otherwise); with `steps_per_epoch` it follows the schedule, else a constant rate."""
     if steps_per_epoch is None:
         return keras.optimizers.Adam(config.learning_rate)
     total_steps = config.epochs * steps_per_epoch
-    return keras.optimizers.Adam(ConstantThenLinear(config.learning_rate, total_steps, config.decay_start))
+    if config.schedule == "released":
+        schedule = ReleasedSchedule(config.learning_rate, total_steps, steps_per_epoch, config.decay_start)
+    else:
+        schedule = ConstantThenLinear(config.learning_rate, total_steps, config.decay_start)
+    return keras.optimizers.Adam(schedule)

@@ -15,6 +15,8 @@ from echo_tf.losses import gaussian_log_density
 
 Tensor = Any
 
+AVERAGES = ("densities", "logs")
+
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class UnitInterval(keras.constraints.Constraint):
@@ -87,6 +89,8 @@ class VampPrior(keras.layers.Layer):
     Args:
         components: Integer K >= 1.
         image_shape: Shape of one pseudo-input.
+        average: `"densities"`; or `"logs"`, `1/K sum_k log q(z|u_k)`, as in the authors' code: a lower bound of the former, and
+            no mixture, but one product of all components.
         seed: Integer or `None`, seeds the draws and the start of the pseudo-inputs, uniform in [0, 1] until `start_from`.
 
     Source: Tomczak and Welling 2018; K in section 5 of the paper. Differs from the released code, which averages the logarithms
@@ -94,9 +98,21 @@ class VampPrior(keras.layers.Layer):
         pass: here an optimizer's step is clipped, so that the gradient at 0 and 1 is not lost.
     """
 
-    def __init__(self, components: int, image_shape: tuple[int, ...] = (28, 28, 1), *, seed: int | None = None, **kwargs):
+    def __init__(
+        self,
+        components: int,
+        image_shape: tuple[int, ...] = (28, 28, 1),
+        *,
+        average: str = "densities",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.components, self.image_shape, self.seed = components, tuple(image_shape), seed
+        if average not in AVERAGES:
+            raise ValueError(
+                f"Invalid value received for argument `average`. Expected one of {AVERAGES}. Received: average={average!r}"
+            )
+        self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape=None):
@@ -117,6 +133,17 @@ class VampPrior(keras.layers.Layer):
         rows = [rng.permutation(len(inputs)) for _ in range(-(-self.components // len(inputs)))]
         self.pseudo_inputs.assign(inputs[np.concatenate(rows)[: self.components]])
 
+    def start_from_mean(self, inputs: np.ndarray, noise: float) -> None:
+        """Set the pseudo-inputs to the mean of examples, each with Gaussian noise of its own, clipped to [0, 1].
+
+        Args:
+            inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
+            noise: Standard deviation; 0 makes all equal for ever, as in the authors' code.
+        """
+        rng = np.random.default_rng(self.seed)
+        shifts = noise * rng.standard_normal((self.components, *self.image_shape))
+        self.pseudo_inputs.assign(np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0))
+
     def log_prob(self, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """`log 1/K sum_k N(z; mean_k, exp(log_var_k))` in nats.
 
@@ -129,6 +156,8 @@ class VampPrior(keras.layers.Layer):
             Shape `(batch,)`.
         """
         densities = gaussian_log_density(ops.expand_dims(z, 1), mean, log_var)  # (batch, K)
+        if self.average == "logs":
+            return ops.mean(densities, axis=1)
         return ops.logsumexp(densities, axis=1) - math.log(self.components)
 
     def sample(self, n: int, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -138,7 +167,7 @@ class VampPrior(keras.layers.Layer):
         return mean + ops.exp(0.5 * log_var) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
 
     def get_config(self):
-        names = ("components", "seed")
+        names = ("components", "average", "seed")
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},

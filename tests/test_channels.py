@@ -18,6 +18,15 @@ def test_gaussian_noise_is_independent_for_every_example():
     assert np.all(np.abs(z.var(0) / sd**2 - 1) < 5 * math.sqrt(2 / len(z)))
 
 
+def test_shared_noise_is_one_vector_a_batch():
+    features = np.random.default_rng(0).normal(size=(50, 5)).astype("float32")
+    for layer in (GaussianChannel(3, shared_noise=True, seed=0), IAFChannel(3, hidden=(4,), shared_noise=True, seed=0)):
+        draw = layer.draw(features)
+        noise = (np.asarray(draw.base) - draw.mean) / np.exp(np.asarray(draw.log_var) / 2)
+        np.testing.assert_allclose(noise, noise[:1] * np.ones((50, 1)), rtol=1e-3, atol=1e-4)
+        assert not np.allclose(layer.draw(features).base, draw.base)
+
+
 def test_gaussian_channel_is_float32_and_survives_its_config():
     layer = GaussianChannel(3, seed=4)
     z, rate = layer(ops.ones((2, 5), dtype="bfloat16"), return_rate=True)

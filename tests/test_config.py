@@ -53,9 +53,11 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("channel:\n  kind: iaf\n  context_units: 8\nprior:\n  kind: vamp", "different for every image"),
         ("mmd:\n  weight: -1", "`mmd.weight`. Expected at least 0"),
         ("mmd:\n  fixed_bandwidth: 0", "positive finite"),
-        ("by_dataset: 3", "`by_dataset` must hold"),
-        ("by_dataset:\n  omniglott:\n    beta: 2", r"unknown data set `omniglott`.*`omniglot`"),
+        ("by_dataset: 3", "`by_dataset` must hold keys"),
+        ("by_dataset:\n  omniglott:\n    beta: 2", r"unknown name `omniglott` in `by_dataset`.*`omniglot`"),
         ("by_dataset:\n  omniglot:\n    betta: 2", "unknown key `betta`"),
+        ("by_protocol:\n  released:\n    betta: 2", "unknown key `betta`"),
+        ("protocol: other", "Expected one of"),
         ("method: ../x", "`method` is not allowed"),
         ("[1, 2]", "keys and values"),
         ("a: [", "not a valid YAML file"),
@@ -74,6 +76,17 @@ def test_unknown_method_names_the_nearest():
         load_config("ecko")
     with pytest.raises(ConfigError, match="No configuration file"):
         load_config("missing.yaml")
+
+
+def test_values_for_a_protocol(tmp_path):
+    assert load_config("vae", protocol="released").channel.shared_noise
+    assert not load_config("vae", protocol="paper").channel.shared_noise
+    combined = load_config("iaf_vamp", dataset="omniglot", protocol="released")
+    assert (combined.prior.components, combined.prior.average) == (500, "logs")
+    path = tmp_path / "mine.yaml"
+    path.write_text("beta: 2")
+    with pytest.raises(ConfigError, match="no values for the protocol 'released'"):
+        load_config(path, protocol="released")
 
 
 def test_values_for_a_data_set():

@@ -358,6 +358,18 @@ class TestEchoDense:
             means = values.mean(axis=1)
             assert np.all(np.abs(means.mean(0) - truth) < 5 * means.std(0, ddof=1) / math.sqrt(40) + 1e-3)
 
+    def test_centred_output_is_the_channel_of_the_centred_signal(self):
+        layer, features = self.trained(parametrisation="centred", mean_scale=4.0)
+        mean, log_scale = layer.statistics(features)
+        np.testing.assert_allclose(mean, np.tanh(np.asarray(layer.mean_head(features)) / 4.0), rtol=1e-5)
+        mean = np.asarray(mean) - np.asarray(mean).mean(axis=0)
+        for training in (True, False):
+            state = np.asarray(layer.seed_generator.state)
+            z = layer(features, training=training)
+            layer.seed_generator.state.assign(state)
+            expected = layer.echo.transmit(mean, log_scale, layer.echo.noise(mean, log_scale))
+            np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+
     def test_literal_output_is_the_channel(self):
         layer, features = self.trained(parametrisation="literal")
         state = np.asarray(layer.seed_generator.state)
@@ -532,7 +544,9 @@ class TestEchoDense:
         copy.seed_generator.state.assign(original.seed_generator.state)
         np.testing.assert_array_equal(model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0))
 
-    @pytest.mark.parametrize("arguments", [{"parametrisation": "none"}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}])
+    @pytest.mark.parametrize(
+        "arguments", [{"parametrisation": "none"}, {"mean_scale": 0.0}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}]
+    )
     def test_invalid(self, arguments):
         with pytest.raises(ValueError, match="Invalid value received for argument"):
             EchoDense(3, **{"d_max": 9, **arguments})

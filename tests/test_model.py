@@ -191,6 +191,33 @@ def test_pseudo_inputs_start_from_training_images_and_stay_in_the_unit_interval(
     assert 0 < np.abs(after - start).mean() < 0.01
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "echo_mmd"])
+def test_released_protocol(method):
+    config = echo_tf.load_config(method, protocol="released")
+    model = echo_tf.build_model(config)
+    assert config.protocol == "released"
+    assert config.training.schedule == "released"
+    # 288 more in the last convolution, 5x5 instead of 4x4. Flows count, but are not trained.
+    flows = PARAMETERS[method] - VAMP * ("vamp" in method) - NETWORKS
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == PARAMETERS[method] + 288 - flows
+    assert sum(int(np.prod(w.shape)) for w in model.non_trainable_weights) >= flows
+
+
+def test_released_flows_stay_as_they_are():
+    model = echo_tf.build_model(small("iaf_maf", protocol="released"))
+    before = [np.asarray(weight) for weight in (*model.channel.flow.weights, *model.prior.flow.weights)]
+    model.fit(images(20), batch_size=10, verbose=0)
+    for weight, old in zip((*model.channel.flow.weights, *model.prior.flow.weights), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_released_pseudo_inputs_stay_equal():
+    model = echo_tf.build_model(small("vae_vamp", protocol="released"))
+    model.fit(images(20), batch_size=10, epochs=2, verbose=0)
+    pseudo_inputs = np.asarray(model.prior.pseudo_inputs)
+    np.testing.assert_allclose(pseudo_inputs, np.repeat(pseudo_inputs[:1], 5, axis=0), atol=1e-5)
+
+
 def test_vamp_uses_the_one_encoder():
     model = echo_tf.build_model(small("iaf_vamp"))
     paths = [weight.path for weight in model.trainable_weights]

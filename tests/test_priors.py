@@ -30,6 +30,26 @@ def test_mixture_density_equals_double_precision():
     assert np.abs(expected - densities.mean(axis=1)).max() > 1.0
 
 
+def test_mean_of_logs_is_the_lower_bound():
+    mean, log_var = (c.astype("float32") for c in components())
+    z = np.random.default_rng(1).normal(0, 3, (50, 2)).astype("float32")
+    prior = VampPrior(3, (4,), average="logs")
+    expected = norm.logpdf(z[:, None], mean, np.exp(log_var / 2)).sum(axis=2).mean(axis=1)
+    np.testing.assert_allclose(prior.log_prob(z, mean, log_var), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="average"):
+        VampPrior(3, (4,), average="mean")
+
+
+def test_start_at_the_mean():
+    prior, data = vamp(50), np.random.default_rng(0).uniform(size=(10, 4)).astype("float32")
+    prior.start_from_mean(data, noise=0.0)
+    np.testing.assert_allclose(prior.pseudo_inputs, np.tile(data.mean(axis=0), (50, 1)), rtol=1e-6)
+    prior.start_from_mean(data, noise=0.5)
+    values = np.asarray(prior.pseudo_inputs)
+    assert len(np.unique(values, axis=0)) == 50
+    assert (values.min(), values.max()) == (0.0, 1.0)
+
+
 def test_mixture_draws_have_its_moments():
     mean, log_var = components()
     z = np.asarray(vamp().sample(20_000, *(c.astype("float32") for c in (mean, log_var))))

@@ -8,7 +8,7 @@ import pytest
 from echo_tf.config import ConfigError, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
 from echo_tf.files import write_atomically
-from echo_tf.optimizers import ConstantThenLinear, make_optimizer
+from echo_tf.optimizers import ConstantThenLinear, ReleasedSchedule, make_optimizer
 from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train
 
 
@@ -43,6 +43,14 @@ class TestSchedule:
         assert isinstance(optimizer, keras.optimizers.Adam)
         assert optimizer.get_config()["learning_rate"]["config"]["total_steps"] == 70
         assert float(make_optimizer(TrainingConfig()).learning_rate) == pytest.approx(3e-4)
+
+    def test_released_schedule_drops_and_climbs(self):
+        schedule = make_optimizer(TrainingConfig(schedule="released"), steps_per_epoch=500).get_config()["learning_rate"]
+        schedule = ReleasedSchedule(**schedule["config"])
+        epochs = {0: 3e-4, 99: 3e-4, 100: 3e-4, 101: 3e-6, 110: 3e-5, 150: 1.5e-4, 199: 2.97e-4}
+        for epoch, rate in epochs.items():
+            for step in (0, 250, 499):
+                assert float(schedule(500 * epoch + step)) == pytest.approx(rate, rel=1e-4)
 
 
 class TestImageBatches:
