@@ -31,7 +31,7 @@ class Source:
         measure: `"squared"` or `"absolute"`, summed over dimensions.
         sample: `(generator, n) -> (n, dim)` float32 array.
         rate: `R(D)` in nats for an array of distortions. Where it rests on a finite grid, a lower bound of the grid's `R(D)`.
-        slopes: Slopes `-dR/dD` at which to look at the source, the steepest first.
+        slopes: Slopes `-dR/dD` at which to look at the source, the flattest first.
         distortions: Range of distortions worth drawing, up to that of rate 0.
     """
 
@@ -55,7 +55,7 @@ def all_sources() -> list[Source]:
             "squared",
             lambda rng, n: rng.standard_normal((n, 1), dtype=np.float32),
             functools.partial(gaussian_rd, 1.0),
-            (32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
+            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
             (0.01, 1.0),
         ),
         Source(
@@ -64,7 +64,7 @@ def all_sources() -> list[Source]:
             "squared",
             lambda rng, n: (rng.standard_normal((n, 16)) @ transform).astype("float32"),
             functools.partial(gaussian_vector_rd, SPECTRUM),
-            (32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
+            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
             (0.2, float(SPECTRUM.sum())),
         ),
         Source(
@@ -73,11 +73,11 @@ def all_sources() -> list[Source]:
             "absolute",
             lambda rng, n: rng.laplace(size=(n, 1)).astype("float32"),
             functools.partial(laplacian_rd, 1.0),
-            (12.0, 8.0, 6.0, 4.0, 2.5, 1.5),
+            (1.5, 2.5, 4.0, 6.0, 8.0, 12.0),
             (0.06, 1.0),
         ),
-        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (32.0, 16.0, 8.0, 2.0, 0.5, 0.2), (0.01, 4.25)),
-        Source("points", 1, "squared", _sample_points, _points_rate, (32.0, 8.0, 4.0, 1.0, 0.5, 0.2), (0.002, 4.0)),
+        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (0.2, 0.5, 2.0, 8.0, 16.0, 32.0), (0.01, 4.25)),
+        Source("points", 1, "squared", _sample_points, _points_rate, (0.2, 0.5, 1.0, 4.0, 8.0, 32.0), (0.002, 4.0)),
     ]
 
 

@@ -5,9 +5,10 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 
 from echo_tf.channels import GaussianChannel
-from echo_tf.echo import EchoDense, echo_sample
+from echo_tf.echo import EchoDense, echo_rate, echo_sample
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
 SCALES = np.array([0.5, 0.7])
@@ -60,6 +61,18 @@ def test_total_correlation_given_x_is_that_of_z(samples):
     squared = 0.8**2 * np.prod(1 - SCALES**2) / (1 - np.prod(SCALES)) ** 2
     assert_equal_in_the_mean(of_z, -0.5 * math.log(1 - squared))
     assert_equal_in_the_mean(np.subtract(of_z, given_x), 0.0)
+
+
+def test_echo_can_be_arithmetic_coding():
+    """Finite source, `f(x)` the probability below `x`, `s(x) = p(x)`: noise uniform in [0, 1), `z` tells `x`, rate H(X)."""
+    p = np.array([0.4, 0.3, 0.2, 0.1])
+    above = np.cumsum(p)
+    x = np.random.default_rng(0).choice(4, (61, PAIRS), p=p)
+    z = np.asarray(echo_sample((above - p)[x], np.log(p)[x], d_max=60, seed=0))[0]  # one of each of 4,000 batches
+    np.testing.assert_array_equal(np.searchsorted(above, z, side="right"), x[0])
+    assert scipy.stats.kstest(z, "uniform").pvalue > 1e-4
+    rates = np.asarray(echo_rate(np.log(p)[x[0]][:, None]))
+    assert_equal_in_the_mean(rates, -(p * np.log(p)).sum())
 
 
 @pytest.mark.parametrize("channel", ["echo", "gaussian"])
