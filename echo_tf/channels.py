@@ -23,7 +23,8 @@ class Draw(NamedTuple):
         mean: Mean of `base`. Same shape.
         log_var: Logarithm of the variance of `base`. Same shape.
         log_det: `log |det dz/dbase|`, shape `(batch,)`, 0 without a flow.
-        expected_log_density: An estimate of `E log q(base|x)` over draws, exact where the channel knows it. Nats, `(batch,)`.
+        expected_log_density: `E log q(base|x)` over draws for the Gaussian channel; for IAF its estimate from this very draw,
+            as in the paper. Nats, `(batch,)`.
     """
 
     z: Tensor
@@ -119,6 +120,8 @@ class GaussianChannel(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="echo_tf")
 class IAFChannel(GaussianChannel):
     """Inverse autoregressive flow of a Gaussian channel: `z = T(base)`, in one parallel pass.
+
+    `T` is the direction in which an `AutoregressiveFlow` is called, the inverse of that of a MAF.
 
     `log q(z|x) = log N(base; mean(h), exp(log_var(h))) - log |det dT/dbase|` at the draw itself, and the rate with the standard
     normal marginal is `log q(z|x) - log N(z; 0, I)`, one sample of an upper bound of `I(X; Z)`.

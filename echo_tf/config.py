@@ -167,6 +167,21 @@ class Config:
                 f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
                 "its noise as the marginal, and any other would raise it. Use own."
             )
+        if self.channel.kind != "iaf" and self.channel.context_units:
+            raise ConfigError(
+                f"Invalid value for `channel.context_units`. Expected 0, because {self.channel.kind!r} has no flow. "
+                f"Received: {self.channel.context_units}"
+            )
+        if self.mmd.weight and self.prior.kind != "own":
+            raise ConfigError(
+                f"Invalid value for `mmd.weight` with the marginal {self.prior.kind!r}: {self.mmd.weight}. The penalty draws "
+                "the encodings towards N(0, I), the rate towards the learned marginal. Use 0, or prior.kind own."
+            )
+        if self.mmd.weight and self.channel.kind == "echo" and self.channel.sampler == "ring":
+            raise ConfigError(
+                "Invalid value for `channel.sampler` with an MMD penalty: 'ring'. The penalty is a statistic of the batch, and "
+                "on a ring the noise of one example is the output of the next. Use gather."
+            )
         if self.channel.context_units and self.prior.kind == "vamp":
             raise ConfigError(
                 "Invalid value for `prior.kind` with `channel.context_units` > 0: 'vamp'. Its components pass through a flow "

@@ -29,7 +29,9 @@ class Evaluation:
 
     @property
     def importance_bound(self) -> np.ndarray | None:
-        """Upper bound of `-log p(x)` of every image in nats, shape `(n,)`; `None` for Echo, which has no density `q(z|x)`.
+        """Upper bound of `-log p(x)` of every binary image in nats, shape `(n,)`; `None` for Echo, which has no `q(z|x)`.
+
+        Of grey images, whose distortion is a cross-entropy, it is the same formula, but no likelihood.
 
         `-log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x)` with one draw from each of the k passes. Of a single pass it is a noisier
         -ELBO; in expectation it falls with k.

@@ -151,7 +151,13 @@ def run_cell(
     write_atomically(folder / CELL, json.dumps(cell.to_dict(), indent=2))
 
     if (folder / MODEL).exists():
-        model = keras.saving.load_model(folder / MODEL)
+        try:
+            model = keras.saving.load_model(folder / MODEL)
+        except ValueError as error:
+            raise CellError(
+                f"{folder / MODEL} cannot be loaded, perhaps because another version wrote it ({error}). Move the folder away "
+                "to train anew."
+            ) from None
     else:
         model = train(cell.config, dataset, folder, validate=validate, callbacks=callbacks)
         save_atomically(model, folder / MODEL)

@@ -18,8 +18,8 @@ class MADE(keras.layers.Layer):
     """Masked network whose j-th outputs depend on the inputs before j only.
 
     `h = relu(W_l * mask h' + b)`, masks applied at every call. With the degree of input j its place in the order, and hidden
-    units of degrees 1, ..., dim - 1 in turn, a weight between units is kept if the degree does not fall (into hidden units) or
-    rises (into outputs). Works in float32 under any dtype policy.
+    units of degrees 1, ..., dim - 1 in equal shares (the highest first if there are fewer units), a weight is kept if the
+    degree does not fall (into hidden units) or rises (into outputs). Works in float32 under any dtype policy.
 
     Args:
         dim: Integer >= 1, number of inputs.
@@ -61,7 +61,8 @@ class MADE(keras.layers.Layer):
     def build(self, inputs_shape=None, context_shape=None):
         place = np.arange(1, self.dim + 1)
         degrees = [place[::-1] if self.reverse else place]
-        degrees += [np.arange(width) % max(1, self.dim - 1) + 1 for width in self.hidden]
+        highest = max(1, self.dim - 1)
+        degrees += [highest - np.arange(width) * highest // width for width in self.hidden]
         masks = [after >= before[:, None] for before, after in itertools.pairwise(degrees)]
         # Repeated for the log scale, whose outputs stand behind those of the shift.
         masks.append(np.tile(degrees[0] > degrees[-1][:, None], 1 + self.scale))
@@ -74,15 +75,20 @@ class MADE(keras.layers.Layer):
             self.add_weight(shape=mask.shape[1:], initializer="zeros", name=f"bias_{i}") for i, mask in enumerate(self.masks)
         ]
         if self.context_dim:
-            shape = (self.context_dim, self.masks[0].shape[1])
-            self.context_kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="context_kernel")
+            # To the first layer and to the outputs: the first output has nothing else that could vary.
+            self.context_kernels = [
+                self.add_weight(shape=(self.context_dim, width), initializer="glorot_uniform", name=f"context_kernel_{i}")
+                for i, width in enumerate((self.masks[0].shape[1], self.masks[-1].shape[1]))
+            ]
 
     def call(self, inputs, context=None):
         h = inputs
         for i, (kernel, bias, mask) in enumerate(zip(self.kernels, self.biases, self.masks, strict=True)):
             h = ops.matmul(h if i == 0 else ops.relu(h), kernel * mask) + bias
             if i == 0 and self.context_dim:
-                h = h + ops.matmul(context, self.context_kernel)
+                h = h + ops.matmul(context, self.context_kernels[0])
+        if self.context_dim:
+            h = h + ops.matmul(context, self.context_kernels[1])
         return tuple(ops.split(h, 2, axis=-1)) if self.scale else (h, None)
 
     def get_config(self):

@@ -89,15 +89,17 @@ def mmd(z: Tensor, prior: Tensor, squared_bandwidth: Tensor | float, *, unbiased
 
     n = ops.cast(ops.shape(z)[0], "float32")
     within = ops.sum(kernel(z, z)) + ops.sum(kernel(prior, prior))
-    within = (within - 2.0 * n) / (n * (n - 1.0)) if unbiased else within / (n * n)
+    # A last batch of one example has no pairs: 0, not 0 / 0.
+    within = (within - 2.0 * n) / (n * ops.maximum(n - 1.0, 1.0)) if unbiased else within / (n * n)
     return within - 2.0 * ops.mean(kernel(z, prior))
 
 
 def median_bandwidth(prior: Tensor) -> Tensor:
-    """`h^2`, the median of the squared distances between draws of the prior. `prior` has shape `(n, dim)`; scalar."""
+    """`h^2`, the median of the squared distances between draws of the prior. Shape `(n, dim)` to a scalar; 1 for one draw."""
     ordered = ops.sort(ops.reshape(squared_distances(prior, prior), (-1,)))
     n = ops.shape(prior)[0]
-    return ops.take(ordered, (n * n + n) // 2)  # behind the n zeros of the diagonal, in the middle of the rest
+    middle = ops.minimum((n * n + n) // 2, n * n - 1)  # behind the n zeros of the diagonal, in the middle of the rest
+    return ops.where(n > 1, ops.take(ordered, middle), 1.0)
 
 
 def dimension_bandwidth(dim: int) -> float:

@@ -130,17 +130,23 @@ class RateDistortionModel(keras.Model):
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which the stored constants of the Echo channel are those of the final parameters.
 
-        Before the first step the pseudo-inputs of a VampPrior are set to training images.
-
         They are also renewed before each validation. From a generator, which cannot be read a second time, they stay the
-        running ones of the last training steps; `refresh_channel` renews them.
+        running ones of the last training steps; `refresh_channel` renews them. The pseudo-inputs of a VampPrior are set to
+        training images before the first training, for which a generator is refused (`ValueError`).
         """
-        if isinstance(self.prior, VampPrior) and not int(ops.convert_to_numpy(self.optimizer.iterations)):
-            self._start_prior(first_images(x, REFRESH_IMAGES))
+        if isinstance(self.prior, VampPrior) and not ops.convert_to_numpy(self.prior.started) > 0:
+            self._start_prior(x)
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         return super().fit(x, *args, callbacks=[_RefreshChannel(x), *callbacks], **kwargs)
 
-    def _start_prior(self, images: np.ndarray) -> None:
+    def _start_prior(self, data: Any) -> None:
+        if hasattr(data, "__next__"):
+            raise ValueError(
+                "The pseudo-inputs of a VampPrior start from training images, which a generator gives only once. Call "
+                "model.prior.start_from(images) before fit, or pass an array or a dataset."
+            )
+        # Of an array, which may be sorted, all; a dataset is taken to be shuffled.
+        images = ops.convert_to_numpy(data) if hasattr(data, "shape") else first_images(data, REFRESH_IMAGES)
         if self.config.prior.start == "mean":
             self.prior.start_from_mean(images, self.config.prior.start_noise)
         else:

@@ -122,6 +122,8 @@ class VampPrior(keras.layers.Layer):
             constraint=UnitInterval(),
             name="pseudo_inputs",
         )
+        # Saved with the layer, so that no later training begins anew.
+        self.started = self.add_weight(shape=(), initializer="zeros", trainable=False, name="started")
 
     def start_from(self, inputs: np.ndarray) -> None:
         """Set the pseudo-inputs to examples drawn at random, each once if there are as many as components.
@@ -131,7 +133,7 @@ class VampPrior(keras.layers.Layer):
         """
         rng = np.random.default_rng(self.seed)
         rows = [rng.permutation(len(inputs)) for _ in range(-(-self.components // len(inputs)))]
-        self.pseudo_inputs.assign(inputs[np.concatenate(rows)[: self.components]])
+        self._start(inputs[np.concatenate(rows)[: self.components]])
 
     def start_from_mean(self, inputs: np.ndarray, noise: float) -> None:
         """Set the pseudo-inputs to the mean of examples, each with Gaussian noise of its own, clipped to [0, 1].
@@ -142,7 +144,11 @@ class VampPrior(keras.layers.Layer):
         """
         rng = np.random.default_rng(self.seed)
         shifts = noise * rng.standard_normal((self.components, *self.image_shape))
-        self.pseudo_inputs.assign(np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0))
+        self._start(np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0))
+
+    def _start(self, values: np.ndarray) -> None:
+        self.pseudo_inputs.assign(values)
+        self.started.assign(1.0)
 
     def log_prob(self, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """`log 1/K sum_k N(z; mean_k, exp(log_var_k))` in nats.

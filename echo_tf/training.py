@@ -79,7 +79,7 @@ class _RenormaliseChannel(keras.callbacks.Callback):
 
 
 class _WarmUpBeta(keras.callbacks.Callback):
-    """Let beta rise linearly to its value over the first `epochs` epochs, one step an epoch."""
+    """Let beta rise linearly over the first `epochs` epochs, one step an epoch, of which the last has its full value."""
 
     def __init__(self, beta: float, epochs: int):
         super().__init__()
@@ -87,7 +87,7 @@ class _WarmUpBeta(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.epochs:
-            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / (self.epochs + 1)))
+            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / self.epochs))
 
 
 class _Recorder(keras.callbacks.Callback):
@@ -116,8 +116,8 @@ class _Recorder(keras.callbacks.Callback):
 
 
 def rename_metric(name: str) -> str:
-    """`val_rate` -> `validation_rate_nats`, as result files name quantities."""
-    return name.replace("val_", "validation_") + "_nats"
+    """`val_rate` -> `validation_rate_nats`, as result files name quantities. The MMD has no unit."""
+    return name.replace("val_", "validation_") + ("" if name.endswith("mmd") else "_nats")
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -46,9 +46,11 @@ def test_made_is_autoregressive(reverse, hidden):
     layer = MADE(5, hidden, scale=True, reverse=reverse)
     layer.build()
     randomise(layer)
-    x = np.random.default_rng(1).normal(size=5).astype("float32")
+    points = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")  # at one of them some unit may be dead
     for output in range(2):
-        matrix = jacobian(lambda values, output=output: layer(values)[output], x, step=np.float32(1e-3))
+        matrix = sum(
+            np.abs(jacobian(lambda values, output=output: layer(values)[output], x, step=np.float32(1e-3))) for x in points
+        )
         matrix = matrix[::-1, ::-1] if reverse else matrix
         np.testing.assert_array_equal(np.triu(matrix), 0.0)
         # Each output is free to depend on every input before it.
@@ -112,7 +114,29 @@ def test_shift_only_preserves_volume():
     assert np.abs(np.asarray(u) - x).max() > 0.1
 
 
+def test_every_input_is_used_however_narrow_the_layers():
+    for width in (1, 3, 8, 9, 40):
+        layer = MADE(10, (width, width))
+        layer.build()
+        layer.set_weights([np.ones(weight.shape) for weight in layer.get_weights()])
+        matrix = jacobian(lambda values, layer=layer: layer(values)[0], np.ones(10, "float32"), step=np.float32(1e-2))
+        np.testing.assert_array_equal(np.triu(matrix), 0.0)
+        assert np.all(matrix[-1, :-1] != 0.0)
+
+
+def test_order_is_reversed_from_step_to_step():
+    layer = flow(steps=2)
+    matrix = jacobian(lambda v: double_precision_inverse(layer, v), np.ones(4), step=1e-6)
+    assert np.all(np.abs(matrix) > 1e-4)
+
+
 def test_context_moves_every_output():
+    network = MADE(4, (16,), scale=True, context_dim=3)
+    network.build()
+    randomise(network)
+    rng = np.random.default_rng(0)
+    one, other = (network(np.ones((1, 4), "float32"), rng.normal(size=(1, 3)).astype("float32")) for _ in range(2))
+    assert all(np.all(np.asarray(a) != np.asarray(b)) for a, b in zip(one, other, strict=True))
     layer = flow(context_dim=3)
     x, rng = np.ones((2, 4), "float32"), np.random.default_rng(0)
     a, b = (np.asarray(layer(x, rng.normal(size=(2, 3)).astype("float32"))[0]) for _ in range(2))

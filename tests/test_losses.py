@@ -66,3 +66,13 @@ def test_kernels_that_are_constant():
     assert kernel_is_constant(1.0, 32)
     assert not kernel_is_constant(4.0**2, 32)
     assert kernel_is_constant(1e10, 32)
+    # exp(-dim / h^2) = 2^-23 where dim / h^2 = 15.94
+    assert not kernel_is_constant(32 / 15.9, 32)
+    assert kernel_is_constant(32 / 16.0, 32)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_one_example_is_no_error(unbiased):
+    z, prior = samples(1)
+    assert float(median_bandwidth(prior)) == 1.0
+    assert np.isfinite(float(mmd(z, prior, 1.0, unbiased=unbiased)))

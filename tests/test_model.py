@@ -104,8 +104,11 @@ def test_every_weight_changes_in_one_step_and_is_saved(method, tmp_path):
         model.channel.statistics(model.encoder(data)), loaded.channel.statistics(loaded.encoder(data)), strict=True
     ):
         np.testing.assert_array_equal(before, after)
-    for name, generator in model._named_generators.items():
-        np.testing.assert_array_equal(loaded._named_generators[name].state, generator.state)
+    for generator, copy in (
+        (model.channel.seed_generator, loaded.channel.seed_generator),
+        (model.penalty_seed_generator, loaded.penalty_seed_generator),
+    ):
+        np.testing.assert_array_equal(copy.state, generator.state)
     before, after = model.predict(data, verbose=0), loaded.predict(data, verbose=0)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
@@ -173,6 +176,7 @@ def test_rate_of_a_learned_marginal_is_unbiased_and_of_the_same_z():
     for name in ("rate", "log_ratio"):
         assert abs(outputs[name].mean() - kl) < 5 * outputs[name].std() / np.sqrt(4000)
         assert outputs[name].std() > 0.1
+    assert not np.allclose(outputs["log_ratio"], outputs["rate"], atol=0.1)  # the rate knows the entropy
 
 
 def test_pseudo_inputs_start_from_training_images_and_stay_in_the_unit_interval():
@@ -183,8 +187,8 @@ def test_pseudo_inputs_start_from_training_images_and_stay_in_the_unit_interval(
     model.fit(data, batch_size=10, verbose=0)
     start = np.asarray(model.prior.pseudo_inputs)
     assert len({int(np.flatnonzero((data == image).all((1, 2, 3)))[0]) for image in start}) == 5
-    model.optimizer.learning_rate = 1e-3
-    model.fit(data, batch_size=10, epochs=2, verbose=0)  # not a new start
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.fit(images(20, seed=1), batch_size=10, epochs=2, verbose=0)  # not a new start
     after = np.asarray(model.prior.pseudo_inputs)
     assert after.min() == 0.0
     assert after.max() == 1.0
@@ -216,6 +220,85 @@ def test_released_pseudo_inputs_stay_equal():
     model.fit(images(20), batch_size=10, epochs=2, verbose=0)
     pseudo_inputs = np.asarray(model.prior.pseudo_inputs)
     np.testing.assert_allclose(pseudo_inputs, np.repeat(pseudo_inputs[:1], 5, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "channel"), [("iaf", {}), ("iaf_maf", {"context_units": 3}), ("vae_maf", {}), ("iaf_vamp", {}), ("vae", {})]
+)
+def test_importance_weights_of_the_marginal_average_to_one(method, channel):
+    """E p(z) / q(z|x) = 1 over draws of q(z|x), whatever flows there are; a missing or wrong log determinant shows."""
+    config = small(method, channel=channel, flow={"hidden_units": 8, "scale": True}, network={"latent_dim": 2})
+    model = echo_tf.build_model(config)
+    rng = np.random.default_rng(0)
+    for layer in (model.channel, model.prior):
+        for weight in () if layer is None else layer.trainable_weights:
+            if "pseudo" not in weight.path:
+                weight.assign(rng.normal(0, 0.02 if weight.shape[0] == 256 else 0.15, weight.shape))
+    model.channel.log_var_head.bias.assign([0.5, 0.5])  # broader than the marginal, so that the weights are bounded
+    features = np.repeat(rng.normal(size=(1, 256)).astype("float32"), 40_000, axis=0)
+    draw = model.channel.draw(features)
+    weights = np.exp(np.asarray(model.log_marginal(draw) - draw.log_density, dtype=np.float64))
+    error = weights.std() / np.sqrt(len(weights))
+    assert error < 0.05
+    assert abs(weights.mean() - 1.0) < 5 * error
+
+
+def test_options_reach_the_layers():
+    def size(**overrides):
+        weights = echo_tf.build_model(small("iaf_maf", **overrides)).trainable_weights
+        return sum(int(np.prod(weight.shape)) for weight in weights)
+
+    step = 32 * 32 + 2 * 32 * 32 + 32 * 32 + 4 * 32  # three hidden layers of 32
+    assert size() == NETWORKS + 2 * 4 * step
+    assert size(flow={"hidden_units": 32, "steps": 2}) == NETWORKS + 2 * 2 * step
+    assert size(flow={"hidden_units": 32, "scale": True}) == NETWORKS + 2 * 4 * (step + 32 * 32 + 32)
+    context = 256 * 8 + 8 + 4 * 2 * 8 * 32
+    assert size(channel={"context_units": 8}) == NETWORKS + 2 * 4 * step + context
+
+
+def test_samples_come_from_the_learned_marginal():
+    for method in ("vae_maf", "iaf_vamp"):
+        model = echo_tf.build_model(small(method))
+        model.decode = np.asarray
+        flow = model.prior.flow if method == "vae_maf" else model.channel.flow
+        for network in flow.networks:
+            network.biases[-1].assign(np.full(32, 5.0 if method == "vae_maf" else -5.0))
+        # Four shifts by 5 each; the flow of the encoder runs the other way.
+        assert model.generate(200).mean() == pytest.approx(20.0, abs=1.0)
+
+
+def test_generators_cannot_start_pseudo_inputs():
+    model = echo_tf.build_model(small("vae_vamp"))
+    with pytest.raises(ValueError, match="start_from"):
+        model.fit(((images(10, seed),) for seed in range(2)), steps_per_epoch=2, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "squared_bandwidth"),
+    [
+        ({"bandwidth": "median"}, None),
+        ({"bandwidth": "dimension"}, 512.0),
+        ({"bandwidth": "fixed", "fixed_bandwidth": 5.0}, 25.0),
+        ({"bandwidth": "fixed", "fixed_bandwidth": 5.0, "unbiased": True}, 25.0),
+    ],
+)
+def test_penalty_follows_its_options_and_moves_the_encodings(options, squared_bandwidth):
+    import tensorflow as tf
+
+    model = echo_tf.build_model(small("info_vae", mmd=options))
+    z = tf.constant(np.random.default_rng(0).normal(1.0, 1.0, (10, 32)).astype("float32"))
+    state = np.asarray(model.penalty_seed_generator.state)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        value = model._discrepancy(z)
+    model.penalty_seed_generator.state.assign(state)
+    prior = keras.random.normal((10, 32), seed=model.penalty_seed_generator)
+    h2 = echo_tf.losses.median_bandwidth(prior) if squared_bandwidth is None else squared_bandwidth
+    expected = echo_tf.losses.mmd(z, prior, h2, unbiased=options.get("unbiased", False))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    gradient = np.asarray(tape.gradient(value, z))
+    assert gradient.sum() > 0  # downhill is towards 0
+    assert not np.array_equal(prior, np.asarray(keras.random.normal((10, 32), seed=model.channel.seed_generator)))
 
 
 def test_vamp_uses_the_one_encoder():

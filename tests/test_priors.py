@@ -30,6 +30,12 @@ def test_mixture_density_equals_double_precision():
     assert np.abs(expected - densities.mean(axis=1)).max() > 1.0
 
 
+def test_start_is_drawn_from_all_examples():
+    prior, data = vamp(10), np.arange(1000, dtype="float32")[:, None] / 1000 * np.ones((1, 4), "float32")
+    prior.start_from(data)
+    assert np.asarray(prior.pseudo_inputs).max() > 0.5
+
+
 def test_mean_of_logs_is_the_lower_bound():
     mean, log_var = (c.astype("float32") for c in components())
     z = np.random.default_rng(1).normal(0, 3, (50, 2)).astype("float32")

@@ -75,6 +75,20 @@ def test_other_settings_are_not_compared(changes):
     assert row.verdict == NOT_COMPARABLE
 
 
+def test_comparison_knows_the_values_of_a_data_set():
+    changes = {"prior": {"components": 500}}
+    (row,) = compare([result("vae_vamp", "omniglot", neg_elbo=120.6, **changes)])
+    assert row.verdict == AGREES
+    for method, changes in (
+        ("vae_vamp", {}),
+        ("vae_maf", {"flow": {"steps": 2}}),
+        ("info_vae", {"mmd": {"weight": 10}}),
+    ):
+        paper = paper_table()["omniglot"][method]["neg_elbo_nats"]
+        (row,) = compare([result(method, "omniglot", neg_elbo=paper, **changes)])
+        assert row.verdict == NOT_COMPARABLE
+
+
 def test_precision_of_the_networks_does_not_hinder_comparison():
     (row,) = compare([result(neg_elbo=88.7, training={"dtype_policy": "mixed_bfloat16"})])
     assert row.verdict == AGREES

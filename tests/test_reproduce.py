@@ -116,6 +116,15 @@ def test_all_means_the_methods_of_the_paper(reproduce, capsys):
     assert len(methods) == 9
 
 
+def test_values_for_a_data_set_and_a_protocol_reach_the_plan(reproduce):
+    for arguments, components, average in (
+        (["--dataset", "omniglot"], 500, "densities"),
+        (["--dataset", "binary_mnist", "--protocol", "released"], 250, "logs"),
+    ):
+        (cell,) = reproduce.plan_cells(reproduce.parse_arguments([*arguments, "--method", "vae_vamp"]))
+        assert (cell.config.prior.components, cell.config.prior.average) == (components, average)
+
+
 def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("seed: 7\ntraining: {epochs: 5}")
     assert reproduce.main(["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]) == 0

@@ -138,7 +138,7 @@ def test_beta_warms_up_epoch_by_epoch(tmp_path, digits):
     settings = config(epochs=4, method="vae")
     training = dataclasses.replace(settings.training, beta_warmup=0.5)
     train(dataclasses.replace(settings, beta=3.0, training=training), digits, tmp_path, callbacks=[Watch()])
-    np.testing.assert_allclose(seen, [1.0] * 3 + [2.0] * 3 + [3.0] * 6)
+    np.testing.assert_allclose(seen, [1.5] * 3 + [3.0] * 9)
 
 
 def test_validation_needs_a_split(tmp_path, digits):
