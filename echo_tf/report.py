@@ -220,7 +220,10 @@ def _notes(rows: list[Row]) -> list[str]:
         "data on the test set.",
     ]
     if any(row.importance_bound_nats is not None for row in rows):
-        notes.append("IS bound: importance-sampled upper bound of -log p(x) (number of samples); Echo has no density q(z|x).")
+        notes.append(
+            "IS bound: importance-sampled upper bound of -log p(x) (number of samples); no likelihood where images are grey. "
+            "Echo has no density q(z|x)."
+        )
     if any(row.unused_dimensions is not None for row in rows):
         notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
     if any(row.source == "reconstruction" for row in rows):
