@@ -36,7 +36,7 @@ PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class RateDistortionModel(keras.Model):
-    """Autoencoder with a noisy channel, trained on `E[distortion + beta * rate]`.
+    """Autoencoder with a noisy channel, trained on `E[distortion + beta * rate]`, plus a penalty if the configuration has one.
 
     `fit`, `evaluate` and `predict` take images alone. Metrics: `loss`, and `rate` and `distortion` in nats per example,
     without beta. Calling the model, and `predict`, give a dictionary of `z` `(n, dim)`, `logits` `(n, 28, 28, 1)`,

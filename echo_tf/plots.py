@@ -124,7 +124,7 @@ def plot_curves(results: list[dict], folder: Path) -> list[Path]:
                 validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
                 if validated:
                     axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{method}, validation", **look)
-        for axis, title in zip(axes, ("objective: distortion + β rate + penalty", "rate", "distortion"), strict=True):
+        for axis, title in zip(axes, ("objective, with β and penalty", "rate", "distortion"), strict=True):
             axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
