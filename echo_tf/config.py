@@ -130,7 +130,7 @@ class Config:
             "prior.kind": ("own", "vamp", "maf"),
             "prior.average": AVERAGES,
             "prior.start": ("images", "mean"),
-            "training.schedule": tuple(SCHEDULES),
+            "training.schedule": SCHEDULES,
             "mmd.bandwidth": ("median", "dimension", "fixed"),
             "training.dtype_policy": ("float32", "mixed_bfloat16"),
         }
