@@ -24,6 +24,8 @@ EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # The paper's 200 epochs are for 24,000 images and more. Digits has 1,437: this many make a demonstration of a few minutes.
 DIGITS_EPOCHS = 30
+# From where Echo is near its floor to where more rate hardly lowers the distortion.
+RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
 # Images held out for --split validation or --validate where a data set has no validation split of its own.
 HOLDOUT = {"digits": 237, "omniglot": 1_345, "fashion_mnist": 10_000}
 
@@ -34,20 +36,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--experiment",
-        choices=["comparison", "theory"],
+        choices=["comparison", "rd", "theory"],
         default="comparison",
-        help="comparison (default): train methods on a data set; theory: synthetic sources, of all options only "
-        "--seeds, --out, --report and --publish apply",
+        help="comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion "
+        "curves; theory: synthetic sources, of all options only --seeds, --out, --report and --publish apply",
     )
     add("--dataset", choices=DATASETS, default="digits")
     add(
         "--method",
         nargs="+",
         metavar="NAME",
-        default=["echo", "vae"],
-        help="names in configs/, .yaml files, or all (of the paper)",
+        help="names in configs/, .yaml files, or all (of the paper) (default: echo vae; for rd echo vae iaf)",
     )
-    add("--beta", nargs="+", type=float, help="weights of the rate (default: that of the method, 1)")
+    betas = ", ".join(f"{beta:g}" for beta in RD_BETAS)
+    add("--beta", nargs="+", type=float, help=f"weights of the rate (default: that of the method, 1; for rd {betas})")
+    add("--warm-start", action="store_true", help="start each model of several betas from that of the next smaller one")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--target-rate", type=float, metavar="NATS", help="let training find the beta that gives this rate")
+    target.add_argument("--target-distortion", type=float, metavar="NATS", help="the same for the distortion")
     add("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from that of the method, 0, on (default: 1)")
     add("--epochs", type=int, metavar="N", help=f"default: that of the method, 200; {DIGITS_EPOCHS} on digits")
     add("--protocol", choices=["paper", "released"], help="paper (default): what it says; released: what its code does")
@@ -72,6 +78,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
+    constrained = options.target_rate is not None or options.target_distortion is not None
+    if options.experiment == "rd":
+        if constrained:
+            parser.error("argument --experiment: rd has betas of its own; leave out --target-rate and --target-distortion")
+        options.beta = options.beta or list(RD_BETAS)
+        options.method = options.method or ["echo", "vae", "iaf"]
+    options.method = options.method or ["echo", "vae"]
+    if constrained and len(options.beta or []) > 1:
+        parser.error("argument --beta: with a target it is where training starts from, so only one is possible")
+    if options.warm_start and len(options.beta or []) < 2:
+        parser.error("argument --warm-start: needs several --beta, or --experiment rd")
     if options.rate_samples < 2:
         parser.error(f"argument --rate-samples: expected at least 2, for a standard error, received {options.rate_samples}")
     return options
@@ -87,6 +104,10 @@ def plan_cells(options: argparse.Namespace) -> list:
     overrides = {"training": {key: value for key, value in training.items() if value is not None}}
     if options.protocol is not None:
         overrides["protocol"] = options.protocol
+    for quantity in ("rate", "distortion"):
+        target = getattr(options, f"target_{quantity}")
+        if target is not None:
+            overrides["constraint"] = {"quantity": quantity, "target_nats": target}
     methods = options.method
     if methods == ["all"]:
         methods = [method for method in available_methods() if method in paper_table()["binary_mnist"]]
@@ -96,7 +117,7 @@ def plan_cells(options: argparse.Namespace) -> list:
         configs = [_with_digits_epochs(config) for config in configs]
     holds_out = options.validate or options.split == "validation"
     holdout = HOLDOUT.get(options.dataset, 0) if holds_out else 0
-    return plan(options.dataset, configs, options.beta, options.seeds, holdout)
+    return plan(options.dataset, configs, options.beta, options.seeds, holdout, options.warm_start)
 
 
 def _with_digits_epochs(config):

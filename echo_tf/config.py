@@ -46,6 +46,7 @@ class ChannelConfig:
     parametrisation: str = "standardised"
     mean_scale: float = 1.0
     renormalise_at: float = 0.8  # fraction of the epochs after which EchoDense renormalises; 1: never
+    pool: int = 0  # images encoded in each step beside the batch, for more echoes than it has; see EchoDense
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ class MMDConfig:
 
 
 @dataclass(frozen=True)
+class ConstraintConfig:
+    """Rate or distortion that training holds by changing beta, the Lagrange multiplier; see `losses.constrained_beta`."""
+
+    quantity: str = "none"  # none: beta is constant; rate or distortion
+    target_nats: float = 0.0
+    gain: float = 0.01  # relative change of beta a step for a relative deviation of 1
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Optimisation with Adam."""
 
@@ -111,11 +121,13 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     mmd: MMDConfig = field(default_factory=MMDConfig)
+    constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
         # Imported here: the names that a configuration may use belong to modules that import Keras.
-        from echo_tf.echo import PARAMETRISATIONS, SAMPLERS
+        from echo_tf.echo import PARAMETRISATIONS, SAMPLERS, max_scale
+        from echo_tf.losses import CONSTRAINED
         from echo_tf.networks import DECODERS, ENCODERS
         from echo_tf.optimizers import SCHEDULES
         from echo_tf.priors import AVERAGES
@@ -133,6 +145,7 @@ class Config:
             "training.schedule": SCHEDULES,
             "mmd.bandwidth": ("median", "dimension", "fixed"),
             "training.dtype_policy": ("float32", "mixed_bfloat16"),
+            "constraint.quantity": ("none", *CONSTRAINED),
         }
         at_least = {
             "beta": 0,
@@ -140,6 +153,7 @@ class Config:
             "network.latent_dim": 1,
             "channel.d_max": 1,
             "channel.context_units": 0,
+            "channel.pool": 0,
             "prior.components": 1,
             "flow.steps": 1,
             "flow.hidden_layers": 1,
@@ -156,7 +170,10 @@ class Config:
         for key, minimum in at_least.items():
             if not (math.isfinite(values[key]) and values[key] >= minimum):
                 raise ConfigError(f"Invalid value for `{key}`. Expected at least {minimum}. Received: {values[key]}")
-        for key in ("training.learning_rate", "channel.mean_scale", "mmd.fixed_bandwidth"):
+        positive = ["training.learning_rate", "channel.mean_scale", "mmd.fixed_bandwidth", "constraint.gain"]
+        if self.constraint.quantity != "none":
+            positive += ["constraint.target_nats", "beta"]
+        for key in positive:
             if not 0 < values[key] < math.inf:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a positive finite number. Received: {values[key]}")
         for key in ("training.decay_start", "training.beta_warmup", "channel.renormalise_at"):
@@ -167,6 +184,23 @@ class Config:
                 f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
                 "its noise as the marginal, and any other would raise it. Use own."
             )
+        if self.channel.pool and (self.channel.kind != "echo" or self.channel.parametrisation == "centred"):
+            raise ConfigError(
+                f"Invalid value for `channel.pool`. Expected 0 but for an Echo channel that is not centred. Received: "
+                f"{self.channel.pool}"
+            )
+        if self.constraint.quantity != "none" and self.training.beta_warmup:
+            raise ConfigError(
+                "Invalid value for `training.beta_warmup` with a constraint, which sets beta itself. Expected 0. Received: "
+                f"{self.training.beta_warmup}"
+            )
+        if self.channel.kind == "echo" and self.constraint.quantity == "rate":
+            floor = -self.network.latent_dim * math.log(max_scale(self.channel.d_max))
+            if self.constraint.target_nats < floor:
+                raise ConfigError(
+                    f"Invalid value for `constraint.target_nats`. Expected at least the rate floor of this Echo channel, "
+                    f"{floor:.2f} nats (raise channel.d_max to lower it). Received: {self.constraint.target_nats}"
+                )
         if self.channel.kind != "iaf" and self.channel.context_units:
             raise ConfigError(
                 f"Invalid value for `channel.context_units`. Expected 0, because {self.channel.kind!r} has no flow. "

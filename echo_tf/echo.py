@@ -495,6 +495,9 @@ class EchoDense(keras.layers.Layer):
     Call arguments:
         inputs: Features. Shape `(batch, features)`.
         return_rate: Boolean, return `(z, rate)` instead of `z`.
+        pool: Features of further examples, shape `(pool, features)`, or `None`. They serve as echoes beside those of the batch,
+            and for the moments, so that `d_max` may exceed the batch. They receive no gradient; that of the batch's echoes and
+            moments is multiplied to stand for theirs. For training.
 
     Returns:
         `z` of shape `(batch, units)`; rate in nats per example, shape `(batch,)`. Both float32.
@@ -575,21 +578,40 @@ class EchoDense(keras.layers.Layer):
         """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
         return ops.tanh(self.mean_head(inputs) / self.mean_scale), self.log_scale_head(inputs)
 
-    def call(self, inputs, return_rate=False, training=None):
+    def call(self, inputs, return_rate=False, training=None, pool=None):
         mean, log_scale = self.statistics(inputs)
         if self.parametrisation == "standardised":
             mean = _pull_to_centre(mean)
         elif self.parametrisation == "centred":
             mean = mean - ops.mean(mean, axis=0)
-        z = self.echo.transmit(mean, log_scale, self._noise(mean, log_scale, training))
+        echoes = population = (mean, log_scale)  # pairs that noise and moments are made of
+        if pool is not None:
+            echoes, population = self._with_pool(mean, log_scale, pool)
+        z = self.echo.transmit(mean, log_scale, self._noise(*echoes, training)[: ops.shape(mean)[0]])
         if training:
-            self._store(mean, log_scale)
+            self._store(*population)
         if self.parametrisation == "standardised":
-            z = self._standardised(z, mean, log_scale, training)
+            z = self._standardised(z, *population, training)
         rate = self.echo.rate(log_scale)
         if self.rate_weight is not None:
             self.add_loss(self.rate_weight * ops.mean(rate))
         return (z, rate) if return_rate else z
+
+    def _with_pool(self, mean: Tensor, log_scale: Tensor, pool: Tensor) -> tuple:
+        """Pairs of batch and pool for the noise, and for the moments; they differ in their gradient only.
+
+        All pairs have the same law, so that the gradient through the batch's, times their inverse share, stands for that
+        through all: for the moments `(batch + pool) / batch`, for the noise, where no example is its own echo, with one less
+        in both. What an example does to its own output by way of the moments is overrated thereby, by a share of `1 / batch`.
+        """
+        batch, total = ops.shape(mean)[0], ops.shape(mean)[0] + ops.shape(pool)[0]
+        others = [ops.stop_gradient(values) for values in self.statistics(pool)]
+
+        def joined(factor):
+            pairs = zip((mean, log_scale), others, strict=True)
+            return tuple(ops.concatenate([_scale_gradient(own, factor), other]) for own, other in pairs)
+
+        return joined((total - 1) / (batch - 1)), joined(total / batch)
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal law of the output: Echo noise of the reservoir, standardised like `z`.
@@ -698,7 +720,7 @@ class EchoDense(keras.layers.Layer):
             return ops.where(self.renormalising > 0, renormalised, by_batch)
         return ops.where(self.reservoir_filled > 0, by_reservoir, by_batch)
 
-    def compute_output_spec(self, inputs, return_rate=False, training=None):
+    def compute_output_spec(self, inputs, return_rate=False, training=None, pool=None):
         z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
         return (z, keras.KerasTensor((inputs.shape[0],), "float32")) if return_rate else z
 
@@ -722,6 +744,12 @@ def _pull_to_centre(mean: Tensor):
         return (arguments[0] if upstream is None else upstream) + pull
 
     return mean, gradient
+
+
+def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:
+    """The identity, with a gradient that is multiplied by `factor`."""
+    factor = ops.cast(factor, values.dtype)
+    return ops.stop_gradient(values) + factor * (values - ops.stop_gradient(values))
 
 
 def _standardise(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

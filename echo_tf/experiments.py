@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 from echo_tf.config import Config, config_from_dict, flatten
 from echo_tf.data import Dataset
@@ -37,30 +38,79 @@ class Cell:
         config: The resolved configuration.
         holdout: Number of training images that are held out as a validation split, for data sets that have none; 0 for
             training on all.
+        warm_start: Betas through which the weights came before this training: each model was started from the one before it,
+            this one from the last. Empty: from scratch.
     """
 
     dataset: str
     config: Config
     holdout: int = 0
+    warm_start: tuple[float, ...] = ()
 
     def folder(self, out: Path) -> Path:
         config = self.config
-        name = f"{config.protocol}-epochs={config.training.epochs}-beta={config.beta:g}-seed={config.seed}"
+        name = f"{config.protocol}-epochs={config.training.epochs}-{self._setting()}-seed={config.seed}"
         if self.holdout:
             name += f"-holdout={self.holdout}"
+        if self.warm_start:
+            name += "-after=" + ",".join(f"{beta:g}" for beta in self.warm_start)
         return out / self.dataset / config.method / name
+
+    def _setting(self) -> str:
+        constraint = self.config.constraint
+        if constraint.quantity == "none":
+            return f"beta={self.config.beta:g}"
+        return f"{constraint.quantity}={constraint.target_nats:g}"
+
+    @property
+    def predecessor(self) -> "Cell | None":
+        """The cell whose weights this one starts from."""
+        if not self.warm_start:
+            return None
+        *earlier, beta = self.warm_start
+        config = dataclasses.replace(self.config, beta=beta)
+        return dataclasses.replace(self, config=config, warm_start=tuple(earlier))
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "Cell":
+        """The inverse of `to_dict`, from JSON too. Raises `TypeError`, `KeyError` or `ConfigError` for what is no cell."""
+        warm_start = tuple(float(beta) for beta in values.get("warm_start", ()))
+        return cls(**{**values, "config": config_from_dict(values["config"]), "warm_start": warm_start})
 
-def plan(dataset: str, configs: list[Config], betas: list[float] | None, seeds: int, holdout: int = 0) -> list[Cell]:
-    """Cells for configurations, betas (`None`: that of each configuration) and `seeds` seeds from its own on, seed by seed."""
+
+def plan(
+    dataset: str,
+    configs: list[Config],
+    betas: list[float] | None,
+    seeds: int,
+    holdout: int = 0,
+    warm_start: bool = False,
+) -> list[Cell]:
+    """Cells for configurations, betas (`None`: that of each configuration) and seeds.
+
+    Args:
+        dataset: Name of the data set.
+        configs: The configurations.
+        betas: Weights of the rate, each used once.
+        seeds: Number of seeds from that of each configuration on. Seed by seed.
+        holdout: See `Cell`.
+        warm_start: Boolean, start each model from that of the beta before it. The betas are then trained in rising order: a
+            model that has learnt to send much forgets more easily than one that sends nothing learns.
+    """
+    ordered = betas and list(dict.fromkeys(sorted(betas) if warm_start else betas))
     return [
-        Cell(dataset, dataclasses.replace(config, beta=beta, seed=config.seed + i), holdout)
+        Cell(
+            dataset,
+            dataclasses.replace(config, beta=beta, seed=config.seed + i),
+            holdout,
+            tuple(ordered[:place]) if ordered and warm_start else (),
+        )
         for i in range(seeds)
         for config in configs
-        for beta in (betas or [config.beta])
+        for place, beta in enumerate(ordered or [config.beta])
     ]
 
 
@@ -101,12 +151,13 @@ def _check_same_cell(cell: Cell, folder: Path) -> None:
         return
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = Cell(**{**values, "config": config_from_dict(values["config"])})
+        found = Cell.from_dict(values)
     except (ValueError, TypeError, KeyError) as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     if found == cell:
         return
-    old, new = ({**flatten(c.config), "dataset": c.dataset, "holdout": c.holdout} for c in (found, cell))
+    old, new = ({**flatten(c.config), **{f.name: getattr(c, f.name) for f in dataclasses.fields(c)}} for c in (found, cell))
+    old.pop("config"), new.pop("config")
     changes = ", ".join(f"{key}: {old[key]} there, {new[key]} asked for" for key in new if old[key] != new[key])
     raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
 
@@ -151,20 +202,19 @@ def run_cell(
     write_atomically(folder / CELL, json.dumps(cell.to_dict(), indent=2))
 
     if (folder / MODEL).exists():
-        try:
-            model = keras.saving.load_model(folder / MODEL)
-        except ValueError as error:
-            raise CellError(
-                f"{folder / MODEL} cannot be loaded, perhaps because another version wrote it ({error}). Move the folder away "
-                "to train anew."
-            ) from None
+        model = load_model(folder)
     else:
-        model = train(cell.config, dataset, folder, validate=validate, callbacks=callbacks)
+        start = None
+        if cell.predecessor:
+            if not (cell.predecessor.folder(out) / MODEL).exists():
+                raise CellError(f"{folder} starts from {cell.predecessor.folder(out)}, which is not trained. Train that first.")
+            start = load_model(cell.predecessor.folder(out))
+        model = train(cell.config, dataset, folder, start=start, validate=validate, callbacks=callbacks)
         save_atomically(model, folder / MODEL)
         (folder / CHECKPOINT).unlink()
 
     images = dataset.images(split)
-    batch_size = cell.config.training.batch_size
+    batch_size = cell.config.training.batch_size + cell.config.channel.pool
     result = {
         **cell.to_dict(),
         "split": split,
@@ -176,6 +226,8 @@ def run_cell(
         "training_seconds": round(sum(line["seconds"] for line in read_metrics(folder)), 1),
         "environment": environment(),
     }
+    if cell.config.constraint.quantity != "none":
+        result["final_beta"] = float(ops.convert_to_numpy(model.beta))
     if cell.config.channel.kind == "echo":
         result["rate_floor_nats"] = model.channel.echo.rate_floor(cell.config.network.latent_dim)
         result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rate_by_dimension(model, images)]
@@ -183,6 +235,21 @@ def run_cell(
     _save_pictures(pictures_path(folder, split), model, images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT])
     write_atomically(result_path(folder, split), json.dumps(result, indent=2))  # last: it says that the cell is finished
     return result
+
+
+def load_model(folder: Path) -> keras.Model:
+    """The trained model of a cell.
+
+    Raises:
+        CellError: its file cannot be loaded.
+    """
+    try:
+        return keras.saving.load_model(folder / MODEL)
+    except ValueError as error:
+        raise CellError(
+            f"{folder / MODEL} cannot be loaded, perhaps because another version wrote it ({error}). Move the folder away "
+            "to train anew."
+        ) from None
 
 
 def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:

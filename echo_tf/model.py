@@ -13,6 +13,7 @@ from echo_tf.config import Config, config_from_dict, load_config
 from echo_tf.echo import EchoDense
 from echo_tf.losses import (
     bernoulli_distortion,
+    constrained_beta,
     dimension_bandwidth,
     gaussian_log_density,
     kernel_is_constant,
@@ -37,6 +38,9 @@ PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 @keras.saving.register_keras_serializable(package="echo_tf")
 class RateDistortionModel(keras.Model):
     """Autoencoder with a noisy channel, trained on `E[distortion + beta * rate]`, plus a penalty if the configuration has one.
+
+    Under a constraint (`ConstraintConfig`) beta changes in training until rate or distortion are at their target. With a pool
+    (`channel.pool`), training batches hold `batch_size + pool` images, of which the last `pool` are only encoded.
 
     `fit`, `evaluate` and `predict` take images alone. Metrics: `loss`, and `rate` and `distortion` in nats per example,
     without beta. Calling the model, and `predict`, give a dictionary of `z` `(n, dim)`, `logits` `(n, 28, 28, 1)`,
@@ -81,9 +85,11 @@ class RateDistortionModel(keras.Model):
         )
 
     def call(self, inputs, training=None):
+        inputs, pool = self._split_pool(inputs) if training and self.config.channel.pool else (inputs, None)
         features = self.encoder(inputs, training=training)
         if isinstance(self.channel, EchoDense):
-            z, rate = self.channel(features, return_rate=True, training=training)
+            pool = None if pool is None else ops.stop_gradient(self.encoder(pool, training=training))
+            z, rate = self.channel(features, return_rate=True, training=training, pool=pool)
             return {"z": z, "logits": self.decoder(z, training=training), "rate": rate}
         draw = self.channel.draw(features)
         log_marginal = self.log_marginal(draw)
@@ -94,6 +100,12 @@ class RateDistortionModel(keras.Model):
             "rate": rate,
             "log_ratio": draw.log_density - log_marginal,
         }
+
+    def _split_pool(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Images to train on, and those behind them that only serve as echoes."""
+        batch, pool = self.config.training.batch_size, self.config.channel.pool
+        count = ops.shape(inputs)[0] * batch // (batch + pool)  # in proportion, should `fit` have other batches
+        return inputs[:count], inputs[count:]
 
     def log_marginal(self, draw: Draw) -> Tensor:
         """Log density of `draw.base` if `z` has the law of the marginal, `log p(z) + log |det dz/dbase|`, nats. Not for Echo.
@@ -111,15 +123,28 @@ class RateDistortionModel(keras.Model):
         return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        distortion = bernoulli_distortion(x, y_pred["logits"])
+        distortion = bernoulli_distortion(x[: ops.shape(y_pred["rate"])[0]], y_pred["logits"])  # the rest is a pool
         self.rate_metric.update_state(y_pred["rate"])
         self.distortion_metric.update_state(distortion)
-        loss = ops.mean(distortion + self.beta * y_pred["rate"])
+        beta = self._constrained_beta(y_pred["rate"], distortion) if training and self._is_constrained else self.beta
+        loss = ops.mean(distortion + beta * y_pred["rate"])
         if self.config.mmd.weight:
             discrepancy = self._discrepancy(y_pred["z"])
             self.mmd_metric.update_state(discrepancy)
             loss = loss + self.config.mmd.weight * discrepancy
         return loss
+
+    @property
+    def _is_constrained(self) -> bool:
+        return self.config.constraint.quantity != "none"
+
+    def _constrained_beta(self, rate: Tensor, distortion: Tensor) -> Tensor:
+        """Weight of the rate in this step; changes `beta` for the next."""
+        constraint = self.config.constraint
+        nats = ops.mean({"rate": rate, "distortion": distortion}[constraint.quantity])
+        weight, following = constrained_beta(self.beta, constraint.quantity, nats, constraint.target_nats, constraint.gain)
+        self.beta.assign(following)
+        return weight
 
     def _discrepancy(self, z: Tensor) -> Tensor:
         options = self.config.mmd
@@ -151,6 +176,13 @@ class RateDistortionModel(keras.Model):
             self.prior.start_from_mean(images, self.config.prior.start_noise)
         else:
             self.prior.start_from(images)
+
+    def start_from(self, trained: "RateDistortionModel") -> None:
+        """Take over the trainable weights of a model of the same architecture."""
+        for weight, value in zip(self.trainable_variables, trained.trainable_variables, strict=True):
+            weight.assign(value)
+        if isinstance(self.prior, VampPrior):
+            self.prior.started.assign(trained.prior.started)
 
     def refresh_channel(self, images: np.ndarray) -> None:
         """Renew what the channel stores about the training set (Echo; others store nothing).

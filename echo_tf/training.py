@@ -32,21 +32,22 @@ class ImageBatches(keras.utils.PyDataset):
     Args:
         images: uint8 array of shape `(n, 28, 28, 1)`.
         white: Stored value that stands for 1.0.
-        batch_size: Integer <= n.
+        batch_size: Integer.
         seed: Integer.
+        pool: Integer, number of other images, drawn at random, behind those of each batch.
 
     Raises:
-        ConfigError: fewer images than `batch_size`.
+        ConfigError: fewer than `batch_size + pool` images.
     """
 
-    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int):
+    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int, pool: int = 0):
         super().__init__()
-        if len(images) < batch_size:
+        if len(images) < batch_size + pool:
             raise ConfigError(
-                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images. "
-                f"Received: {batch_size}"
+                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images, with "
+                f"channel.pool. Received: {batch_size} + {pool}"
             )
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.images, self.batch_size, self.seed, self.pool = images, batch_size, seed, pool
         self.scale = np.float32(1.0 / white)
         self.start(epoch=0)
 
@@ -59,7 +60,12 @@ class ImageBatches(keras.utils.PyDataset):
         return len(self.images) // self.batch_size
 
     def __getitem__(self, index):
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        start = index * self.batch_size
+        rows = self.order[start : start + self.batch_size]
+        if self.pool:
+            rng = np.random.default_rng((self.seed, self.epoch, index))
+            others = rng.choice(len(self.order) - self.batch_size, self.pool, replace=False)
+            rows = np.concatenate([rows, self.order[(start + self.batch_size + others) % len(self.order)]])
         return self.images[rows].astype(np.float32) * self.scale
 
     def on_epoch_end(self):
@@ -141,6 +147,7 @@ def train(
     dataset: Dataset,
     folder: Path,
     *,
+    start: keras.Model | None = None,
     validate: bool = False,
     callbacks: list[keras.callbacks.Callback] | None = None,
 ) -> keras.Model:
@@ -150,6 +157,7 @@ def train(
         config: The configuration. It must be the one with which `folder` was begun.
         dataset: The data set; the training split is used, and the validation split if `validate`.
         folder: Existing folder for `metrics.jsonl` and the checkpoint of the latest epoch.
+        start: A trained model of the same architecture, from whose weights to start; the optimizer starts afresh.
         validate: Boolean, measure the validation split after every epoch.
         callbacks: Further Keras callbacks.
 
@@ -162,7 +170,7 @@ def train(
     """
     validation = dataset.images("validation") if validate else None
     keras.utils.set_random_seed(config.seed)
-    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed)
+    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed, config.channel.pool)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         model = keras.saving.load_model(checkpoint)
@@ -171,6 +179,8 @@ def train(
         logger.info("%s: resumed after %d epochs", folder, finished)
     else:
         model, finished = build_model(config, steps_per_epoch=len(batches)), 0
+        if start is not None:
+            model.start_from(start)
     renormalise_epoch = max(1, round(config.channel.renormalise_at * config.training.epochs))
     warmup_epochs = round(config.training.beta_warmup * config.training.epochs)
     model.fit(

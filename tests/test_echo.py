@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from scipy.stats import ks_2samp
 
@@ -518,6 +519,54 @@ class TestEchoDense:
             se = np.sqrt((a.var(0, ddof=1) + b.var(0, ddof=1)) / 40)
             assert np.all(np.abs(a.mean(0) - b.mean(0)) < 5 * se)
         assert layer.sample_marginal(2500).shape == (2500, 3)
+
+    def test_pool_and_batch_are_one_population(self):
+        features = np.random.default_rng(0).normal(size=(30, 5)).astype("float32")
+        outputs, weights = [], None
+        for pooled in (False, True):
+            layer = EchoDense(4, d_max=19, seed=3)
+            layer.build((None, 5))
+            weights = weights or layer.get_weights()
+            layer.set_weights(weights)
+            arguments = (features[:8], features[8:]) if pooled else (features, None)
+            outputs.append(layer(arguments[0], training=True, pool=arguments[1], return_rate=True))
+        for whole, pooled in zip(*outputs, strict=True):
+            assert pooled.shape[0] == 8
+            np.testing.assert_allclose(whole[:8], pooled, rtol=1e-5, atol=1e-6)
+
+    def test_gradient_with_a_pool_is_that_of_the_whole_population_on_average(self):
+        """Of a loss on the output, which sees the noise, and of the moments."""
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(16, 3)).astype("float32")
+        weights = rng.normal(size=(16, 2)).astype("float32")  # of every example's output in the loss
+        layer = EchoDense(2, d_max=9, rate_weight=None, parametrisation="literal", seed=0)
+        layer.build((None, 3))
+
+        def loss_of_output(x, w, pool):
+            return ops.mean(w[:4] * ops.square(layer(x, training=True, pool=pool)[:4]))
+
+        def loss_of_moments(x, w, pool):
+            pairs = layer.statistics(x)
+            mean, variance = echo_moments(*(pairs if pool is None else layer._with_pool(*pairs, pool)[1]))
+            return ops.sum(w[0] * (mean + variance))
+
+        @tf.function
+        def gradients(order):
+            x, w = tf.gather(features, order), tf.gather(weights, order)
+            found = []
+            for loss in (loss_of_output, loss_of_moments):
+                for batch, pool in ((x, None), (x[:4], x[4:])):
+                    with tf.GradientTape() as tape:
+                        value = loss(batch, w if loss is loss_of_output else weights, pool)
+                    found.append(tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(value, layer.trainable_weights)], 0))
+            return found
+
+        draws = np.array([gradients(rng.permutation(16)) for _ in range(4000)])
+        for whole, pooled in ((draws[:, 0], draws[:, 1]), (draws[:, 2], draws[:, 3])):
+            difference = (pooled - whole).mean(0)
+            se = (pooled - whole).std(0) / np.sqrt(len(draws))
+            assert np.all(np.abs(difference) < 5 * se)
+            assert np.max(np.abs(whole.mean(0)) / se) > 20  # so the gradient itself is far from 0
 
     def test_untrained_layer_says_what_to_do(self):
         layer = EchoDense(3, d_max=9)

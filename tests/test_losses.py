@@ -3,6 +3,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from echo_tf.losses import (
+    BETA_RANGE,
+    constrained_beta,
     dimension_bandwidth,
     gaussian_entropy,
     gaussian_log_density,
@@ -76,3 +78,18 @@ def test_one_example_is_no_error(unbiased):
     z, prior = samples(1)
     assert float(median_bandwidth(prior)) == 1.0
     assert np.isfinite(float(mmd(z, prior, 1.0, unbiased=unbiased)))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "nats", "up"), [("rate", 25, 1), ("rate", 15, -1), ("distortion", 25, -1), ("distortion", 15, 1)]
+)
+def test_beta_answers_to_a_deviation_at_once_and_lastingly(quantity, nats, up):
+    weight, following = (float(b) for b in constrained_beta(2.0, quantity, float(nats), 20.0, 0.01))
+    assert following == pytest.approx(2.0 * np.exp(up * 0.01 * 0.25))
+    assert up * (weight - 2.0) > up * (following - 2.0) > 0
+
+
+def test_beta_rests_at_the_target_and_stays_in_its_range():
+    assert [float(b) for b in constrained_beta(2.0, "rate", 20.0, 20.0, 0.01)] == [2.0, 2.0]
+    assert float(constrained_beta(BETA_RANGE[1], "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(BETA_RANGE[1])
+    assert float(constrained_beta(2.0, "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))  # cut at 1

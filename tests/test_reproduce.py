@@ -109,6 +109,28 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_rd_plans_a_grid_of_betas(reproduce, capsys):
+    assert reproduce.main(["--experiment", "rd", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * len(reproduce.RD_BETAS) >= 24
+    assert reproduce.main(["--experiment", "rd", "--method", "vae", "--beta", "2", "1", "--warm-start", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line).name for line in lines] == ["paper-epochs=30-beta=1-seed=0", "paper-epochs=30-beta=2-seed=0-after=1"]
+
+
+def test_target_takes_the_place_of_beta(reproduce, capsys):
+    assert reproduce.main(["--target-rate", "20", "--method", "vae", "--dry-run"]) == 0
+    assert Path(capsys.readouterr().out.strip()).name == "paper-epochs=30-rate=20-seed=0"
+    for arguments in (
+        ["--target-rate", "20", "--target-distortion", "70"],
+        ["--target-rate", "20", "--beta", "1", "2"],
+        ["--target-rate", "20", "--experiment", "rd"],
+        ["--warm-start"],
+    ):
+        with pytest.raises(SystemExit):
+            reproduce.main([*arguments, "--dry-run"])
+
+
 def test_all_means_the_methods_of_the_paper(reproduce, capsys):
     assert reproduce.main(["--method", "all", "--dry-run"]) == 0
     methods = [Path(line).parent.name for line in capsys.readouterr().out.splitlines()]

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from echo_tf.config import ConfigError, TrainingConfig, load_config
+from echo_tf.config import ConfigError, ConstraintConfig, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
 from echo_tf.files import write_atomically
 from echo_tf.optimizers import ConstantThenLinear, ReleasedSchedule, make_optimizer
@@ -80,6 +80,17 @@ class TestImageBatches:
         assert batch.dtype == np.float32
         assert batch.max() == 1
 
+    def test_pool_holds_other_images_that_change_with_the_step(self):
+        batches = ImageBatches(self.images, 255, batch_size=5, seed=0, pool=10)
+        first, second = (np.rint(batches[i][:, 0, 0, 0] * 255).astype(int) for i in range(2))
+        assert len(first) == len(set(first)) == len(set(second)) == 15
+        alone = ImageBatches(self.images, 255, batch_size=5, seed=0)
+        np.testing.assert_array_equal(first[:5], np.rint(alone[0][:, 0, 0, 0] * 255))
+        assert not np.array_equal(first[5:], second[5:])
+        np.testing.assert_array_equal(batches[1], ImageBatches(self.images, 255, batch_size=5, seed=0, pool=10)[1])
+        with pytest.raises(ConfigError, match=r"Received: 5 \+ 21"):
+            ImageBatches(self.images, 255, batch_size=5, seed=0, pool=21)
+
     def test_too_few_images(self):
         with pytest.raises(ConfigError, match="at most 25"):
             ImageBatches(self.images, 255, batch_size=26, seed=0)
@@ -139,6 +150,45 @@ def test_beta_warms_up_epoch_by_epoch(tmp_path, digits):
     training = dataclasses.replace(settings.training, beta_warmup=0.5)
     train(dataclasses.replace(settings, beta=3.0, training=training), digits, tmp_path, callbacks=[Watch()])
     np.testing.assert_allclose(seen, [1.5] * 3 + [3.0] * 9)
+
+
+def test_a_pool_is_not_decoded_and_lowers_the_floor(tmp_path, digits):
+    settings = config(epochs=1)
+    settings = dataclasses.replace(settings, channel=dataclasses.replace(settings.channel, d_max=39, pool=20))
+    shapes = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            shapes.append(self.model(digits.train[:40], training=True)["logits"].shape[0])
+
+    model = train(settings, digits, tmp_path, callbacks=[Watch()])
+    assert shapes == [20] * 3
+    assert model.predict(digits.train[:40], verbose=0)["logits"].shape[0] == 40
+    (line,) = read_metrics(tmp_path)
+    assert line["rate_nats"] > model.channel.echo.rate_floor(32)
+    assert np.isfinite(line["distortion_nats"])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "target", "rises"), [("rate", 60.0, True), ("rate", 200.0, False), ("distortion", 1.0, False)]
+)
+def test_constraint_moves_beta_in_training_only(tmp_path, digits, quantity, target, rises):
+    settings = dataclasses.replace(config(epochs=1), constraint=ConstraintConfig(quantity, target))
+    model = train(settings, digits, tmp_path)
+    beta = float(model.beta)
+    assert (beta > 1) == rises
+    model.evaluate(digits.train, batch_size=20, verbose=0)
+    assert float(model.beta) == beta
+
+
+def test_start_from_a_trained_model(tmp_path, digits):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    trained = train(config(epochs=1), digits, first)
+    still = dataclasses.replace(config(epochs=1), training=dataclasses.replace(config(epochs=1).training, learning_rate=1e-12))
+    model = train(still, digits, second, start=trained)
+    for before, after in zip(trained.trainable_variables, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-9)
 
 
 def test_validation_needs_a_split(tmp_path, digits):
