@@ -36,12 +36,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--experiment",
-        choices=["comparison", "rd", "theory"],
+        choices=["comparison", "rd", "analysis", "bottleneck", "theory"],
         default="comparison",
         help="comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion "
-        "curves; theory: synthetic sources, of all options only --seeds, --out, --report and --publish apply",
+        "curves; analysis: comparison, then marginals, pointwise rates and noise of each model; "
+        "bottleneck: labels instead of images as what is kept (of the options --dataset, --beta, --seeds, --data-dir, "
+        "--raw-dir, --out, --report, --publish apply); theory: synthetic sources (--seeds, --out, --report, --publish)",
     )
-    add("--dataset", choices=DATASETS, default="digits")
+    add("--dataset", choices=DATASETS, help="default: digits; for bottleneck fashion_mnist")
     add(
         "--method",
         nargs="+",
@@ -78,6 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
+    options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")
     constrained = options.target_rate is not None or options.target_distortion is not None
     if options.experiment == "rd":
         if constrained:
@@ -186,25 +189,51 @@ def _callbacks(options: argparse.Namespace, cell) -> list:
     return callbacks
 
 
-def report(options: argparse.Namespace) -> list:
-    """Print the comparison, write tables and figures, and name them. Returns the rows of the table."""
-    from echo_tf import plots
-    from echo_tf.report import compare, read_results, text_table, write_tables
+def analyse_cells(options: argparse.Namespace, cells: list) -> None:
+    """Analyse the trained models of all cells, as far as that is not on disk."""
+    from echo_tf.data import load_dataset
+    from echo_tf.experiments import analyse_cell
 
-    results = read_results(options.out)
+    dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+    for number, cell in enumerate(cells, 1):
+        print(f"[{number}/{len(cells)}] {cell.folder(options.out)}: analysis")
+        analyse_cell(cell, dataset, options.out, split=options.split)
+
+
+def report(options: argparse.Namespace) -> list:
+    """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
+    from echo_tf import plots
+    from echo_tf import report as reports
+    from echo_tf.page import write_page
+
+    results = reports.read_results(options.out)
     if not results:
         raise FileNotFoundError(f"No results in {options.out}. Train first, or point --out at a folder with results.")
-    rows = compare(results)
+    rows = reports.compare(results)
+    curves = reports.curves(rows)
+    analyses = reports.read_analyses(results)
+    comparison = reports.comparison_table(rows)
+    tables = [
+        comparison,
+        reports.curve_table(curves),
+        reports.noise_table(analyses),
+        reports.replacement_table(rows),
+        reports.missing_table(rows),
+    ]
+    tables = [table for table in tables if table is not None]
     folder = options.out / "report"
-    paths = [*write_tables(rows, folder), *plots.plot_all(results, rows, folder)]
-    print("\n" + text_table(rows) + "\n")
+    figures = plots.plot_all(results, rows, curves, analyses, folder)
+    paths = [path for table in tables for path in table.write(folder)]
+    paths += [reports.write_rows_as_json(rows, folder / "comparison.json"), *figures]
+    paths.append(write_page(tables, figures, folder / "index.html"))
+    print("\n" + comparison.text() + "\n")
     publish_and_name(paths, options.publish)
     return rows
 
 
 def theory(options: argparse.Namespace) -> None:
     """Run the experiment `theory` as far as it is not on disk, draw its figures, and name all files."""
-    from echo_tf import plots, theory_experiment
+    from echo_tf import theory_experiment, theory_plots
 
     folder = options.out / "theory"
     if not options.report:
@@ -216,7 +245,23 @@ def theory(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"No {', '.join(missing)} in {folder}. Run --experiment theory without --report: it makes what is missing."
         )
-    publish_and_name([*tables, *plots.plot_theory(folder)], options.publish)
+    publish_and_name([*tables, *theory_plots.plot_theory(folder)], options.publish)
+
+
+def bottleneck(options: argparse.Namespace) -> None:
+    """Run the experiment `bottleneck` as far as it is not on disk, draw its figure, and name its files."""
+    from echo_tf import bottleneck as experiment
+    from echo_tf import theory_plots
+    from echo_tf.data import load_dataset
+
+    table = options.out / "bottleneck" / f"{options.dataset}.csv"
+    if not options.report:
+        logging.getLogger("echo_tf").setLevel(logging.INFO)
+        dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+        experiment.run(table.parent, dataset, options.seeds, options.beta)
+    if not table.exists():
+        raise FileNotFoundError(f"No {table}. Run --experiment bottleneck without --report: it makes what is missing.")
+    publish_and_name([table, theory_plots.plot_bottleneck(table)], options.publish)
 
 
 def publish_and_name(paths: list[Path], publish: Path | None) -> None:
@@ -241,8 +286,8 @@ def main(arguments: list[str] | None = None) -> int:
     from echo_tf.report import DIFFERS, ResultError
 
     try:
-        if options.experiment == "theory":
-            theory(options)
+        if options.experiment in ("bottleneck", "theory"):
+            (theory if options.experiment == "theory" else bottleneck)(options)
             return EXIT_OK
         if not options.report:
             cells = plan_cells(options)
@@ -251,6 +296,8 @@ def main(arguments: list[str] | None = None) -> int:
                     print(cell.folder(options.out))
                 return EXIT_OK
             train_cells(options, cells)
+            if options.experiment == "analysis":
+                analyse_cells(options, cells)
         rows = report(options)
     except (ConfigError, DataError, CellError, ResultError, OSError) as error:
         print(f"reproduce.py: {error}", file=sys.stderr)

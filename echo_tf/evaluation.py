@@ -99,12 +99,3 @@ def evaluate(
             for name, of_batch in values.items():
                 measured.setdefault(name, np.empty((passes, len(images))))[p, rows] = of_batch
     return Evaluation(**measured)
-
-
-def rate_by_dimension(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Mean rate of every latent dimension of an Echo model in nats, shape `(dim,)`.
-
-    A dimension carries information only as far as it lies above the floor `-log r`.
-    """
-    _, log_scale = model.channel.statistics(model.encoder.predict(images, verbose=0))
-    return -np.mean(ops.convert_to_numpy(log_scale), axis=0, dtype=np.float64) - model.channel.echo.log_max_scale

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.analysis import Analysis, analyse, rate_by_dimension
 from echo_tf.config import Config, config_from_dict, flatten
 from echo_tf.data import Dataset
-from echo_tf.evaluation import PASSES, evaluate, rate_by_dimension
+from echo_tf.evaluation import PASSES, evaluate
 from echo_tf.files import write_atomically
 from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train
 
@@ -61,6 +64,11 @@ class Cell:
         if constraint.quantity == "none":
             return f"beta={self.config.beta:g}"
         return f"{constraint.quantity}={constraint.target_nats:g}"
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Examples of a batch in the evaluation: as many as noise was made from in training."""
+        return self.config.training.batch_size + self.config.channel.pool
 
     @property
     def predecessor(self) -> "Cell | None":
@@ -122,6 +130,11 @@ def result_path(folder: Path, split: str) -> Path:
 def pictures_path(folder: Path, split: str) -> Path:
     """File with images of a split, their reconstructions, and samples."""
     return folder / f"pictures{_suffix(split)}.npz"
+
+
+def analysis_path(folder: Path, split: str) -> Path:
+    """File with the analysis of a trained model (`Analysis`)."""
+    return folder / f"analysis{_suffix(split)}.npz"
 
 
 def _suffix(split: str) -> str:
@@ -214,7 +227,7 @@ def run_cell(
         (folder / CHECKPOINT).unlink()
 
     images = dataset.images(split)
-    batch_size = cell.config.training.batch_size + cell.config.channel.pool
+    batch_size = cell.evaluation_batch
     result = {
         **cell.to_dict(),
         "split": split,
@@ -235,6 +248,41 @@ def run_cell(
     _save_pictures(pictures_path(folder, split), model, images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT])
     write_atomically(result_path(folder, split), json.dumps(result, indent=2))  # last: it says that the cell is finished
     return result
+
+
+def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> Analysis:
+    """Analyse the trained model of a cell, unless that is on disk already.
+
+    Args:
+        cell: A cell that `run_cell` has finished.
+        dataset: Its data set, before any holdout.
+        out: Folder of all cells.
+        split: Images to look at.
+
+    Raises:
+        CellError: its model cannot be loaded, or the analysis on disk is damaged.
+    """
+    folder = cell.folder(out)
+    path = analysis_path(folder, split)
+    if path.exists():
+        return load_analysis(path)
+    images = (dataset.holdout(cell.holdout) if cell.holdout else dataset).images(split)
+    analysis = analyse(load_model(folder), images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        analysis.save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return analysis
+
+
+def load_analysis(path: Path) -> Analysis:
+    """The analysis in a file. Raises `CellError` for a damaged one."""
+    try:
+        return Analysis.load(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is then made anew.") from None
 
 
 def load_model(folder: Path) -> keras.Model:

@@ -1,98 +1,65 @@
-"""Figures from result files. Reads files only, no models."""
+"""Figures of trained models from result files. Reads files only, no models."""
 
 from pathlib import Path
 
 import numpy as np
 
+from echo_tf.analysis import Analysis, by_likelihood
 from echo_tf.experiments import pictures_path
-from echo_tf.files import read_rows
-from echo_tf.report import Row
-from echo_tf.sources import BINARY_SOURCE
-from echo_tf.theory import bernoulli_hamming_rd
+from echo_tf.figures import grouped, legend, method_look, pyplot, save
+from echo_tf.report import Curve, Row, target_name
 from echo_tf.training import read_metrics
 
-# Okabe-Ito colours, which colour-blind readers can tell apart: one a method. Markers: one a setting.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
-_MARKERS = "osD^vPX*<"
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "figure.dpi": 120,
-            "figure.constrained_layout.use": True,
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "legend.frameon": False,
-        }
-    )
-    return plt
-
-
-def _colours(methods: list[str]) -> dict[str, str]:
-    return {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(sorted(set(methods)))}
-
-
-def _save(plt, figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
-    return path
-
-
-def _grouped(items, key) -> dict:
-    groups: dict = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+# Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
+MATCHED_QUANTILES = (0.15, 0.5, 0.85)
+# Points of a line in the pointwise figures; each is the mean of so many neighbours.
+WINDOWS = 40
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
-    """Rate against distortion of every row, with the paper's points (hollow) and lines of equal -ELBO, per data set."""
-    plt = _pyplot()
-    groups = _grouped(rows, lambda row: row.dataset)
-    colours = _colours([row.method for row in rows])
+    """Rate against distortion at beta = 1, with the paper's points (hollow) and lines of equal -ELBO, per data set.
+
+    Source: paper, table 2.
+    """
+    plt = pyplot()
+    groups = grouped(rows, lambda row: row.dataset)
     settings = sorted({_setting(row) for row in rows})
-    figure, axes = plt.subplots(1, len(groups), figsize=(4.5 * len(groups), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), squeeze=False)
     for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
         for row in members:
-            marker = _MARKERS[settings.index(_setting(row)) % len(_MARKERS)]
-            look = {"color": colours[row.method], "marker": marker, "linestyle": "none"}
-            label = f"{row.method}, {row.epochs} epochs"
-            label += (f", β = {row.beta:g}" if row.beta != 1 else "") + (f", {row.split}" if row.split != "test" else "")
-            label += f", held out {row.holdout}" if row.holdout else ""
+            # With several settings, filled and half filled markers tell them apart.
+            fill = ("full", "left", "bottom", "right", "top")[settings.index(_setting(row)) % 5]
             axis.errorbar(
                 row.mean["rate_nats"],
                 row.mean["distortion_nats"],
                 xerr=row.se["rate_nats"],
                 yerr=row.se["distortion_nats"],
-                label=label,
-                **look,
+                label=_label(row),
+                linestyle="none",
+                fillstyle=fill,
+                **method_look(row.method),
             )
             if row.paper is not None:
                 published = (row.paper["rate_nats"], row.paper["distortion_nats"])
-                axis.plot(*published, **(look | {"marker": "o"}), markerfacecolor="none", label=f"{row.method}, paper")
+                look = method_look(row.method)
+                axis.plot(*published, linestyle="none", markerfacecolor="none", label=f"{row.method}, paper", **look)
         _lines_of_equal_elbo(axis)
         axis.set(title=f"{dataset} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
-        _legend(axis)
-    return _save(plt, figure, path)
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return save(figure, path)
 
 
 def _setting(row: Row) -> tuple:
-    return (row.split, row.holdout, row.epochs, row.beta)
+    return (row.protocol, row.split, row.holdout, row.epochs, row.beta, row.target)
 
 
-def _legend(axis) -> None:
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry a label
-    axis.legend(handles.values(), handles.keys(), fontsize=7)
+def _label(row: Row) -> str:
+    label = f"{row.method}, {row.epochs} epochs"
+    label += " (released)" if row.protocol == "released" else ""
+    label += f", {row.target}" if row.target else (f", β = {row.beta:g}" if row.beta != 1 else "")
+    label += f", {row.split}" if row.split != "test" else ""
+    return label + (f", held out {row.holdout}" if row.holdout else "")
 
 
 def _lines_of_equal_elbo(axis) -> None:
@@ -107,23 +74,24 @@ def _lines_of_equal_elbo(axis) -> None:
     axis.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def plot_curves(results: list[dict], folder: Path) -> list[Path]:
-    """Training curves of rate, distortion and objective over epochs, one figure per data set."""
-    plt = _pyplot()
+def plot_training(results: list[dict], folder: Path) -> list[Path]:
+    """Rate, distortion and objective over the epochs of training at beta = 1, one figure a data set."""
+    plt = pyplot()
     paths = []
-    for dataset, members in _grouped(results, lambda result: result["dataset"]).items():
-        colours = _colours([result["config"]["method"] for result in members])
-        figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
-        for result in members:
+    members = [result for result in results if result["config"]["beta"] == 1]
+    for dataset, cells in grouped(members, lambda result: result["dataset"]).items():
+        figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
+        for result in cells:
             metrics = read_metrics(Path(result["folder"]))
             epochs = [line["epoch"] for line in metrics]
             method = result["config"]["method"]
+            name = method + (" (released)" if result["config"]["protocol"] == "released" else "")
+            look = {"color": method_look(method)["color"], "linewidth": 1.2}
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
-                look = {"color": colours[method], "linewidth": 1.2}
-                axis.plot(epochs, [line[quantity] for line in metrics], label=f"{method}, training", **look)
+                axis.plot(epochs, [line[quantity] for line in metrics], label=f"{name}, training", **look)
                 validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
                 if validated:
-                    axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{method}, validation", **look)
+                    axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{name}, validation", **look)
         for axis, title in zip(axes, ("objective, with β and penalty", "rate", "distortion"), strict=True):
             axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -131,36 +99,42 @@ def plot_curves(results: list[dict], folder: Path) -> list[Path]:
             if lines:  # the first epochs would flatten all that follows
                 low, high = np.min(lines), np.quantile(lines, 0.9)
                 axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
-        _legend(axes[0])
-        paths.append(_save(plt, figure, folder / f"curves_{dataset}.png"))
+        legend(axes[0])
+        paths.append(save(figure, folder / f"training_{dataset}.png"))
     return paths
 
 
 def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
-    """Reconstructions and samples of the first seed of every setting, two figures for each data set and split."""
-    plt = _pyplot()
+    """Reconstructions and samples of the first seed of every setting at beta = 1, two figures for each data set and split."""
     paths = []
-    for (dataset, split), members in _grouped(results, lambda result: (result["dataset"], result["split"])).items():
+    members = [result for result in results if result["config"]["beta"] == 1]
+    for (dataset, split), cells in grouped(members, lambda result: (result["dataset"], result["split"])).items():
         strips, samples = {}, {}
-        for result in members:
-            with np.load(pictures_path(Path(result["folder"]), split), allow_pickle=False) as pictures:
-                config = result["config"]
-                name = f"{config['method']}\n{config['training']['epochs']} epochs\nβ = {config['beta']:g}"
-                name += f"\nheld out {result['holdout']}" if result["holdout"] else ""
-                strips.setdefault(f"{split}\nimages", pictures["originals"])
-                strips.setdefault(name, pictures["reconstructions"])
-                samples.setdefault(name, pictures["samples"])
+        for result in cells:
+            pictures, config = _pictures(result), result["config"]
+            name = f"{config['method']}\n{config['training']['epochs']} epochs"
+            name += "\nreleased" if config["protocol"] == "released" else ""
+            name += f"\nheld out {result['holdout']}" if result["holdout"] else ""
+            strips.setdefault(f"{split}\nimages", pictures["originals"])
+            strips.setdefault(name, pictures["reconstructions"])
+            samples.setdefault(name, pictures["samples"])
         name = dataset if split == "test" else f"{dataset}_{split}"
         for kind, title, images in (
             ("reconstructions", "means of 10 reconstructions", strips),
             ("samples", "samples from the marginal", samples),
         ):
-            paths.append(_plot_strips(plt, images, f"{dataset}: {title}", folder / f"{kind}_{name}.png"))
+            paths.append(_plot_strips(images, f"{dataset}: {title}", folder / f"{kind}_{name}.png"))
     return paths
 
 
-def _plot_strips(plt, strips: dict[str, np.ndarray], title: str, path: Path) -> Path:
-    figure, axes = plt.subplots(len(strips), 1, figsize=(7.5, 0.8 * len(strips) + 0.5), squeeze=False)
+def _pictures(result: dict) -> dict[str, np.ndarray]:
+    with np.load(pictures_path(Path(result["folder"]), result["split"]), allow_pickle=False) as pictures:
+        return dict(pictures)
+
+
+def _plot_strips(strips: dict[str, np.ndarray], title: str, path: Path) -> Path:
+    plt = pyplot()
+    figure, axes = plt.subplots(len(strips), 1, figsize=(7.5, 0.75 * len(strips) + 0.5), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
         axis.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])
@@ -168,102 +142,207 @@ def _plot_strips(plt, strips: dict[str, np.ndarray], title: str, path: Path) -> 
         axis.spines[:].set_visible(False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(title)
-    return _save(plt, figure, path)
+    return save(figure, path)
 
 
-def plot_all(results: list[dict], rows: list[Row], folder: Path) -> list[Path]:
-    """All figures; returns their paths."""
-    return [
-        plot_comparison(rows, folder / "comparison.png"),
-        *plot_curves(results, folder),
-        *plot_pictures(results, folder),
-    ]
+def plot_rate_distortion(found: list[Curve], folder: Path) -> list[Path]:
+    """Curves of test rate against distortion, one figure a data set.
+
+    Dashed: the rate floors of Echo. Grey: the line of equal -ELBO, of slope -1, through each point of beta = 1.
+
+    Source: paper, figures 3 to 5.
+    """
+    plt = pyplot()
+    paths = []
+    for dataset, members in grouped(found, lambda curve: curve.dataset).items():
+        figure, axis = plt.subplots(figsize=(6.0, 4.2))
+        floors = {}
+        for curve in members:
+            rate, distortion = (np.array([row.mean[key] for row in curve.rows]) for key in ("rate_nats", "distortion_nats"))
+            look = method_look(curve.method)
+            axis.plot(rate, distortion, markersize=4, linewidth=1.2, label=f"{curve.label}, {_span(curve)}", **look)
+            for row in curve.rows:
+                if row.beta == 1:
+                    place = (row.mean["rate_nats"], row.mean["distortion_nats"])
+                    axis.axline(place, slope=-1, color="0.8", linewidth=0.8, zorder=0)
+            floor = curve.rows[0].rate_floor_nats
+            if floor is not None:
+                floors.setdefault(round(floor, 2), look["color"])
+        (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+        for floor, colour in floors.items():
+            axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9, label=f"floor {floor:.2f}")
+        axis.set(xlim=(min(left, 0.0), right), ylim=(bottom, top))
+        axis.set(xlabel="rate (nats)", ylabel="distortion (nats)", title=f"{dataset} (grey: equal -ELBO through β = 1)")
+        legend(axis)
+        paths.append(save(figure, folder / f"rate_distortion_{dataset}.png"))
+    return paths
 
 
-def plot_theory(folder: Path) -> list[Path]:
-    """Figures of the experiment `theory` from its CSV files, beside them."""
-    return [
-        _plot_binary_source(folder / "binary_source.csv"),
-        _plot_learned(folder / "learned.csv", folder / "exact_curves.csv"),
-        _plot_exactness(folder / "exactness.csv", folder / "saturation.csv"),
-    ]
+def _span(curve: Curve) -> str:
+    betas = [row.beta for row in curve.rows]
+    return f"β = {betas[0]:g} ... {betas[-1]:g}, {curve.rows[0].epochs} epochs"
 
 
-def _plot_binary_source(table: Path) -> Path:
-    """R(D) of a binary source: the points of 30 slopes on the closed form."""
-    plt = _pyplot()
-    points = _columns(read_rows(table))
-    figure, axis = plt.subplots(figsize=(4.5, 3.4))
-    distortion = np.linspace(0.0, 0.25, 400)
-    p = BINARY_SOURCE[1]
-    axis.plot(distortion, bernoulli_hamming_rd(p, distortion), color="0.6", label=f"h({p}) - h(D)")
-    axis.plot(points["distortion"], points["rate_nats"], "o", color=_COLOURS[0], markersize=4, label="Blahut-Arimoto")
-    axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title=f"binary source, p = {p}")
-    axis.legend()
-    return _save(plt, figure, table.with_suffix(".png"))
+def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[Path]:
+    """Mean reconstructions of models with nearly the same rate, whatever their beta, one figure a data set.
 
+    The rates are quantiles of the range that all curves reach; each method shows its model with the nearest one.
 
-def _plot_learned(table: Path, curves: Path) -> Path:
-    """Learned points and the exact curve (above), and their distance in nats (below), one column a source."""
-    plt = _pyplot()
-    points, exact = (_grouped(read_rows(path), lambda row: row["source"]) for path in (table, curves))
-    figure, axes = plt.subplots(
-        2, len(exact), figsize=(3.0 * len(exact), 5.2), height_ratios=(2, 1), sharex="col", squeeze=False
-    )
-    for (upper, lower), (source, curve) in zip(axes.T, exact.items(), strict=True):
-        curve = _columns(curve)
-        upper.plot(curve["distortion"], curve["rate_nats"], color="0.6", label="exact R(D)")
-        for i, (channel, members) in enumerate(_grouped(points.get(source, []), lambda row: row["channel"]).items()):
-            learned = _columns(members)
-            look = {"color": _COLOURS[i], "marker": _MARKERS[i], "linestyle": "none", "markersize": 4, "label": channel}
-            upper.errorbar(learned["distortion"], learned["rate_nats"], learned["rate_se"], learned["distortion_se"], **look)
-            lower.errorbar(learned["distortion"], learned["excess_nats"], learned["excess_se"], **look)
-        lower.axhline(0.0, color="0.6")
-        upper.set(title=source, xscale="log")
-        lower.set(xlabel="distortion")
-    axes[0, 0].set(ylabel="rate (nats)")
-    axes[1, 0].set(ylabel="rate - R(D) (nats)")
-    axes[0, 0].legend()
-    return _save(plt, figure, table.with_suffix(".png"))
-
-
-def _plot_exactness(estimates: Path, saturation: Path) -> Path:
-    """Left: estimates of I(X; Z) over the formula, with two standard errors. Right: information of finitely many values."""
-    plt = _pyplot()
-    rows = read_rows(estimates)
-    values = _columns(rows)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.24 * len(rows) + 1.2), width_ratios=(1, 1))
-    ratios = values["estimate_nats"] / values["formula_nats"]
-    colours = [_COLOURS[1] if row["replace"] == "True" else _COLOURS[0] for row in rows]
-    places = np.arange(len(rows))[::-1]
-    for ratio, error, place, colour in zip(
-        ratios, values["estimate_se"] / values["formula_nats"], places, colours, strict=True
-    ):
-        left.errorbar(ratio, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
-    left.axvline(1.0, color="0.6")
-    left.set_yticks(places, [_exactness_label(row) for row in rows], fontsize=7)
-    left.set(xlabel="estimate of I(X; Z) / (-E log s)", title="without (blue) and with replacement (red)")
-    left.grid(axis="y", visible=False)
-    for i, (points, members) in enumerate(_grouped(read_rows(saturation), lambda row: int(row["points"])).items()):
-        learned = _columns(members)
-        right.plot(learned["formula_nats"], learned["information_nats"], _MARKERS[i], color=_COLOURS[i], label=f"N = {points}")
-        right.axhline(np.log(points), color=_COLOURS[i], linestyle=":", linewidth=1)
-    right.axline((0, 0), slope=1, color="0.6", label="-log s")
-    right.set(xlabel="-log s (nats)", ylabel="I(X; Z) (nats)", title="x takes N values; dotted: log N", ylim=(0, None))
-    right.legend()
-    return _save(plt, figure, estimates.with_suffix(".png"))
-
-
-def _exactness_label(row: dict) -> str:
-    return f"{row['case']}; {row['estimator'].replace('_', ' ')}; {row['sampler']}, d = {row['d_max']}, B = {row['batch']}"
-
-
-def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Numerical columns of the rows of a CSV file, by name."""
-    columns = {}
-    for name in rows[0]:
-        try:
-            columns[name] = np.array([float(row[name]) for row in rows])
-        except ValueError:
+    Source: paper, figures 3 to 5 (means over 10 draws; models matched by rate).
+    """
+    by_cell: dict[tuple, dict] = {}
+    for result in results:  # in the order of their paths, so that the first seed comes first
+        by_cell.setdefault(_cell_key(result), result)
+    paths = []
+    for dataset, members in grouped(found, lambda curve: curve.dataset).items():
+        ranges = [[row.mean["rate_nats"] for row in curve.rows] for curve in members]
+        low, high = max(min(rates) for rates in ranges), min(max(rates) for rates in ranges)
+        if low >= high:
             continue
-    return columns
+        strips: dict[str, np.ndarray] = {}
+        for quantile in MATCHED_QUANTILES:
+            target = low + quantile * (high - low)
+            for curve in members:
+                row = min(curve.rows, key=lambda row: abs(row.mean["rate_nats"] - target))
+                pictures = _pictures(by_cell[_row_key(row)])
+                strips.setdefault("images", pictures["originals"])
+                name = f"{curve.label}, β = {row.beta:g}\nR = {row.mean['rate_nats']:.1f}"
+                strips[f"{name}, D = {row.mean['distortion_nats']:.1f}"] = pictures["reconstructions"]
+        title = f"{dataset}: means of 10 reconstructions, matched by rate"
+        paths.append(_plot_strips(strips, title, folder / f"matched_{dataset}.png"))
+    return paths
+
+
+def _cell_key(result: dict) -> tuple:
+    config = result["config"]
+    return (
+        result["dataset"],
+        config["method"],
+        config["protocol"],
+        config["training"]["epochs"],
+        config["beta"],
+        result["split"],
+        result["holdout"],
+        tuple(result.get("warm_start", ())),
+        target_name(config),
+    )
+
+
+def _row_key(row: Row) -> tuple:
+    return (row.dataset, row.method, row.protocol, row.epochs, row.beta, row.split, row.holdout, row.warm_start, "")
+
+
+def plot_marginals(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[Path]:
+    """Marginal density of the nine dimensions with the largest rates, one figure a model, with N(0, 1) dashed.
+
+    Source: paper, figure 6 (Gaussian kernel, Scott's rule, 500 draws for every test image).
+    """
+    plt = pyplot()
+    paths = []
+    for result, analysis in analyses:
+        figure, axes = plt.subplots(3, 3, figsize=(7.0, 5.6))
+        look = method_look(result["config"]["method"])
+        for i, axis in enumerate(axes.flat):
+            if i >= len(analysis.shown):
+                axis.set_visible(False)
+                continue
+            grid, density = analysis.grid[i], analysis.density[i]
+            axis.plot(grid, density, color=look["color"])
+            axis.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color="0.6", linestyle="--", linewidth=0.9)
+            rate = analysis.rate_by_dimension_nats[analysis.shown[i]]
+            axis.set_title(f"dimension {analysis.shown[i]}: {rate:.2f} nats")
+            axis.set_ylim(bottom=0)
+        figure.supxlabel("z (as the decoder sees it)")
+        figure.supylabel("density")
+        figure.suptitle(f"{_name(result)}: marginals; dashed: N(0, 1)")
+        paths.append(save(figure, folder / f"marginals_{_stem(result)}.png"))
+    return paths
+
+
+def plot_pointwise(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[Path]:
+    """Rate of single images and the norms of mean and scale, images sorted by conditional likelihood; one figure a data set.
+
+    Means over `WINDOWS` windows; the band holds four fifths of each.
+
+    Source: paper, figures 7 and 8.
+    """
+    plt = pyplot()
+    paths = []
+    for dataset, members in grouped(analyses, lambda pair: pair[0]["dataset"]).items():
+        figure, axes = plt.subplots(2, 2, figsize=(9.0, 6.0), sharex=True)
+        for result, analysis in members:
+            distortion, rate, mean_norm, scale_norm = by_likelihood(
+                analysis.pointwise_distortion_nats,
+                analysis.pointwise_rate_nats,
+                analysis.mean_norm,
+                analysis.scale_norm,
+            )
+            for axis, values in zip(axes.flat, (-distortion, rate, mean_norm, scale_norm), strict=True):
+                _plot_windows(axis, values, _label_of(result), method_look(result["config"]["method"])["color"])
+        names = ("log p(x|z) (nats)", "pointwise rate (nats)", "norm of the mean", "norm of the scale")
+        for axis, name in zip(axes.flat, names, strict=True):
+            axis.set(ylabel=name)
+        for axis in axes[1]:
+            axis.set(xlabel="images by log p(x|z), best first")
+        legend(axes[0, 0])
+        figure.suptitle(f"{dataset}: images of the {members[0][0]['split']} set, one by one")
+        paths.append(save(figure, folder / f"pointwise_{dataset}.png"))
+    return paths
+
+
+def _plot_windows(axis, values: np.ndarray, label: str, colour: str) -> None:
+    windows = np.array_split(values, min(WINDOWS, len(values)))
+    places = np.cumsum([len(window) for window in windows]) - 0.5 * len(windows[0])
+    axis.plot(places, [window.mean() for window in windows], color=colour, label=label, linewidth=1.2)
+    low, high = zip(*(np.quantile(window, (0.1, 0.9)) for window in windows), strict=True)
+    axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def plot_rates_by_dimension(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[Path]:
+    """Rate of every latent dimension in falling order, one figure a data set; dashed: the floor of a dimension of Echo."""
+    plt = pyplot()
+    paths = []
+    for dataset, members in grouped(analyses, lambda pair: pair[0]["dataset"]).items():
+        figure, axis = plt.subplots(figsize=(6.0, 3.4))
+        for result, analysis in members:
+            rates = np.sort(analysis.rate_by_dimension_nats)[::-1]
+            look = method_look(result["config"]["method"])
+            axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, label=_label_of(result), **look)
+            if "rate_floor_nats" in result:
+                axis.axhline(result["rate_floor_nats"] / len(rates), color=look["color"], linestyle="--", linewidth=0.8)
+        axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{dataset}: rate by dimension")
+        axis.set_ylim(bottom=0)
+        legend(axis)
+        paths.append(save(figure, folder / f"dimensions_{dataset}.png"))
+    return paths
+
+
+def _label_of(result: dict) -> str:
+    config = result["config"]
+    label = f"{config['method']}, " + (target_name(config) or f"β = {config['beta']:g}")
+    label += f", seed {config['seed']}" if config["seed"] else ""
+    return label + (" (released)" if config["protocol"] == "released" else "")
+
+
+def _name(result: dict) -> str:
+    return f"{result['dataset']}, {_label_of(result)}, {result['config']['training']['epochs']} epochs"
+
+
+def _stem(result: dict) -> str:
+    """Dataset, method and folder of a cell, which no other cell shares."""
+    return f"{result['dataset']}_{result['config']['method']}_{Path(result['folder']).name}"
+
+
+def plot_all(results: list[dict], rows: list[Row], found: list[Curve], analyses: list, folder: Path) -> list[Path]:
+    """All figures; returns their paths."""
+    at_one = [row for row in rows if row.beta == 1 or row.target]
+    return [
+        *([plot_comparison(at_one, folder / "comparison.png")] if at_one else []),
+        *plot_rate_distortion(found, folder),
+        *plot_matched(found, results, folder),
+        *plot_training(results, folder),
+        *plot_pictures(results, folder),
+        *plot_rates_by_dimension(analyses, folder),
+        *plot_marginals(analyses, folder),
+        *plot_pointwise(analyses, folder),
+    ]

@@ -1,5 +1,6 @@
 """Comparison of results on disk with the paper: grouping over seeds, verdicts, tables. Reads files only, no models."""
 
+import functools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -8,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from echo_tf.analysis import Analysis
 from echo_tf.config import CONFIG_DIR, DATASETS, config_from_dict, flatten, load_config
 from echo_tf.echo import max_scale
-from echo_tf.experiments import result_path
+from echo_tf.experiments import analysis_path, load_analysis, result_path
 from echo_tf.files import write_atomically
 from echo_tf.statistics import standard_error
+from echo_tf.tables import Table
 
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 SPLITS = ("test", "validation")
 TOLERANCE_NATS = 1.0
+PAPER_EPOCHS = 200
 
 NOT_COMPARABLE = "not comparable"
 AGREES = "agrees"
@@ -32,7 +36,8 @@ class Row:
     average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
     `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were repeated: with
     replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
-    over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density.
+    over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
+    under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
     """
 
     dataset: str
@@ -55,11 +60,26 @@ class Row:
     unused_nats: float | None
     importance_bound_nats: float | None
     passes: int | None
+    rate_floor_nats: float | None
+    target: str
+    final_beta: float | None
+    warm_start: tuple[float, ...]
+
+    @property
+    def setting(self) -> tuple:
+        """What tells rows of one method on one data set apart, but for beta."""
+        return (self.protocol, self.epochs, self.split, self.holdout, self.dtype_policy, self.target, bool(self.warm_start))
+
+
+@functools.cache
+def published() -> dict:
+    """All of the paper's numbers, `configs/paper.yaml`."""
+    return yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text(encoding="utf-8"))
 
 
 def paper_table() -> dict[str, dict[str, dict[str, float]]]:
     """The paper's table 2 by data set and method, nats at beta = 1."""
-    return yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text(encoding="utf-8"))["table_2"]
+    return published()["table_2"]
 
 
 class ResultError(RuntimeError):
@@ -101,11 +121,12 @@ def compare(results: list[dict]) -> list[Row]:
     for result in results:
         setting = asdict(config_from_dict(result["config"]))
         del setting["seed"]
-        key = json.dumps([result["dataset"], result["split"], result["holdout"], result["source"], setting], sort_keys=True)
+        origin = [result["dataset"], result["split"], result["holdout"], result["source"], result.get("warm_start", [])]
+        key = json.dumps([origin, setting], sort_keys=True)
         groups.setdefault(key, []).append(result)
     rows = [_make_row(group) for group in groups.values()]
     order = {name: i for i, name in enumerate(DATASETS)}
-    return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.beta, row.method))
+    return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.target, row.beta, row.method))
 
 
 def _make_row(group: list[dict]) -> Row:
@@ -154,13 +175,24 @@ def _make_row(group: list[dict]) -> Row:
         unused_nats=unused_nats,
         importance_bound_nats=importance_bound,
         passes=first.get("passes"),
+        rate_floor_nats=first.get("rate_floor_nats"),
+        target=target_name(config),
+        final_beta=float(np.mean([r["final_beta"] for r in group])) if "final_beta" in first else None,
+        warm_start=tuple(first.get("warm_start", ())),
     )
 
 
+def target_name(config: dict) -> str:
+    """`rate 20` for a configuration with that constraint, empty without one."""
+    constraint = config.get("constraint", {"quantity": "none"})
+    return "" if constraint["quantity"] == "none" else f"{constraint['quantity']} {constraint['target_nats']:g}"
+
+
 def _is_approximate(config: dict) -> bool:
-    channel, batch_size = config["channel"], config["training"]["batch_size"]
+    channel = config["channel"]
     if channel["kind"] != "echo":
         return False
+    batch_size = config["training"]["batch_size"] + channel.get("pool", 0)
     needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
     return batch_size < needed
 
@@ -169,8 +201,13 @@ def _is_paper_setting(result: dict) -> bool:
     free = ("seed", "training.dtype_policy")
     config = config_from_dict(result["config"])
     found, default = flatten(config), flatten(load_config(config.method, dataset=result["dataset"]))
-    same = all(found[key] == default[key] for key in default if key not in free)
+    same = all(found[key] == default[key] for key in default if key not in free) and not result.get("warm_start")
     return same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
+
+
+def comparison_table(rows: list[Row]) -> Table:
+    """All results beside the paper's table 2."""
+    return Table("comparison", "Rate and distortion", _HEADER, [_cells(row) for row in rows], _notes(rows), _records(rows))
 
 
 _HEADER = (
@@ -191,20 +228,15 @@ _HEADER = (
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def value(quantity):
-        return f"{row.mean[quantity]:.2f} ± {row.se[quantity]:.2f}"
-
-    data = row.dataset + ("*" if row.source == "reconstruction" else "") + (" (valid.)" if row.split != "test" else "")
-    data += f" -{row.holdout}" if row.holdout else ""
     return (
-        data,
-        row.method,
+        _data(row),
+        row.method + (" (released)" if row.protocol == "released" else ""),
         str(row.epochs),
-        f"{row.beta:g}",
+        _beta(row),
         str(len(row.seeds)),
-        ("≈ " if row.approximate else "") + value("rate_nats"),
-        value("distortion_nats"),
-        value("neg_elbo_nats"),
+        ("≈ " if row.approximate else "") + _plus_minus(row, "rate_nats"),
+        _plus_minus(row, "distortion_nats"),
+        _plus_minus(row, "neg_elbo_nats"),
         "" if row.importance_bound_nats is None else f"{row.importance_bound_nats:.2f} ({row.passes})",
         "" if row.paper is None else " / ".join(f"{row.paper[quantity]:.1f}" for quantity in QUANTITIES),
         "" if row.difference_nats is None else f"{row.difference_nats:+.2f}",
@@ -213,11 +245,40 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _data(row: Row) -> str:
+    data = row.dataset + ("*" if row.source == "reconstruction" else "") + (" (valid.)" if row.split != "test" else "")
+    return data + (f" -{row.holdout}" if row.holdout else "")
+
+
+def _beta(row: Row) -> str:
+    if row.target:
+        return f"{row.final_beta:.3g} ({row.target})"
+    return f"{row.beta:g}" + (" ←" if row.warm_start else "")
+
+
+def _plus_minus(row: Row, quantity: str) -> str:
+    return f"{row.mean[quantity]:.2f} ± {row.se[quantity]:.2f}"
+
+
+def _records(rows: list[Row]) -> list[dict]:
+    """Rows with one number a column."""
+    records = []
+    for row in rows:
+        record = asdict(row)
+        for group, suffix in (("mean", ""), ("se", "_se")):
+            record |= {quantity + suffix: value for quantity, value in record.pop(group).items()}
+        paper = record.pop("paper") or {}
+        record |= {f"paper_{quantity}": paper.get(quantity) for quantity in QUANTITIES}
+        record |= {name: " ".join(f"{value:g}" for value in record[name]) for name in ("seeds", "warm_start")}
+        records.append(record)
+    return records
+
+
 def _notes(rows: list[Row]) -> list[str]:
     notes = [
         "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only).",
-        "paper: rate / distortion / -ELBO; diff.: of -ELBO. Compared are only 200 epochs of the paper's protocol, schedule and "
-        "data on the test set.",
+        "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
+        "schedule and data on the test set.",
     ]
     if any(row.importance_bound_nats is not None for row in rows):
         notes.append(
@@ -234,31 +295,187 @@ def _notes(rows: list[Row]) -> list[str]:
         notes.append("A number behind the data set: so many training images were held out.")
     if any(row.approximate for row in rows):
         notes.append("≈: echoes were repeated, so that the formula of the rate is approximate.")
+    if any(row.target for row in rows):
+        notes.append("A target behind beta: training found the beta that gives it.")
+    if any(row.warm_start for row in rows):
+        notes.append("←: training started from the model of the next smaller beta.")
     policies = sorted({row.dtype_policy for row in rows})
     protocols = sorted({row.protocol for row in rows})
     notes.append(f"Protocol: {', '.join(protocols)}. Networks in {', '.join(policies)}; channel and losses in float32.")
     return notes
 
 
-def text_table(rows: list[Row]) -> str:
-    """The comparison for a terminal."""
-    lines = [_HEADER, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([body[0], "-" * len(body[0]), *body[1:], "", *_notes(rows)])
+def replacement_table(rows: list[Row]) -> Table | None:
+    """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
+    lines, records = [], []
+    plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo" and row.beta == 1}
+    for row in rows:
+        if row.method != "echo_replace" or row.beta != 1 or (row.dataset, row.setting) not in plain:
+            continue
+        without = plain[row.dataset, row.setting]
+        difference = row.mean["neg_elbo_nats"] - without.mean["neg_elbo_nats"]
+        se = math.hypot(row.se["neg_elbo_nats"], without.se["neg_elbo_nats"])
+        paper = published()["replacement"].get(row.dataset)
+        lines.append(
+            (
+                _data(row),
+                str(row.epochs),
+                f"{len(without.seeds)}, {len(row.seeds)}",
+                _plus_minus(without, "neg_elbo_nats"),
+                _plus_minus(row, "neg_elbo_nats"),
+                f"{difference:+.2f} ± {se:.2f}",
+                "" if paper is None else f"{paper['without']:.1f} / {paper['with']:.1f}",
+                "" if paper is None else f"{paper['with'] - paper['without']:+.1f}",
+            )
+        )
+        records.append(
+            {
+                "dataset": row.dataset,
+                "split": row.split,
+                "epochs": row.epochs,
+                "without_nats": without.mean["neg_elbo_nats"],
+                "with_nats": row.mean["neg_elbo_nats"],
+                "difference_nats": difference,
+                "difference_se": se,
+                "paper_without_nats": paper and paper["without"],
+                "paper_with_nats": paper and paper["with"],
+            }
+        )
+    if not lines:
+        return None
+    header = ("data", "epochs", "seeds", "without", "with", "difference", "paper", "paper's difference")
+    notes = [
+        "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
+        "the rate, and so the -ELBO, is approximate.",
+        "paper: without / with, after 200 epochs.",
+    ]
+    return Table("replacement", "Echo with and without replacement", header, lines, notes, records)
 
 
-def markdown_table(rows: list[Row]) -> str:
-    """The comparison as Markdown."""
-    lines = [_HEADER, ("---",) * len(_HEADER), *(_cells(row) for row in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {note}" for note in _notes(rows)) + "\n"
+def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
+    """Total correlation of the noise of every analysed Echo model, beside the paper's at beta = 1; `None` if there is none."""
+    lines, records = [], []
+    for result, analysis in analyses:
+        if not len(analysis.total_correlation_nats):
+            continue
+        config = result["config"]
+        value, se = (float(number) for number in analysis.total_correlation_nats)
+        paper = published()["noise_total_correlation"].get(result["dataset"]) if config["beta"] == 1 else None
+        lines.append(
+            (
+                result["dataset"],
+                config["method"],
+                str(config["training"]["epochs"]),
+                f"{config['beta']:g}",
+                str(config["seed"]),
+                f"{value:.2f} ± {se:.2f}",
+                "" if paper is None else f"{paper:.1f}",
+                "" if paper is None else f"{value - paper:+.2f}",
+            )
+        )
+        records.append(
+            {
+                "dataset": result["dataset"],
+                "method": config["method"],
+                "epochs": config["training"]["epochs"],
+                "beta": config["beta"],
+                "seed": config["seed"],
+                "total_correlation_nats": value,
+                "standard_error": se,
+                "draws": int(analysis.noise_draws),
+                "paper_nats": paper,
+            }
+        )
+    if not lines:
+        return None
+    header = ("data", "method", "epochs", "beta", "seed", "total correlation", "paper", "difference")
+    notes = [
+        "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
+        "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs.",
+    ]
+    return Table("noise_total_correlation", "Total correlation of Echo noise", header, lines, notes, records)
 
 
-def write_tables(rows: list[Row], folder: Path) -> list[Path]:
-    """Write `comparison.md` and `comparison.json`; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "comparison.md", folder / "comparison.json"]
-    write_atomically(paths[0], markdown_table(rows))
-    write_atomically(paths[1], json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return paths
+@dataclass(frozen=True)
+class Curve:
+    """Rows of one method over at least two betas, in rising order of beta, everything else being equal."""
+
+    dataset: str
+    method: str
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        row = self.rows[-1]  # the first of a warm curve was trained from scratch
+        return self.method + (" (released)" if row.protocol == "released" else "") + (", warm" if row.warm_start else "")
+
+
+def curves(rows: list[Row]) -> list[Curve]:
+    """The rate-distortion curves that results hold. Rows with a warm start join those of the smallest beta, without one."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if not row.target:
+            groups.setdefault((row.dataset, row.method, *row.setting), []).append(row)
+    for key, members in groups.items():
+        if members[0].warm_start:
+            smallest = min(min(row.warm_start) for row in members)
+            cold = groups.get((*key[:-1], False), [])
+            members += [row for row in cold if row.beta == smallest]
+    found = [Curve(key[0], key[1], sorted(members, key=lambda row: row.beta)) for key, members in groups.items()]
+    return [curve for curve in found if len(curve.rows) > 1]
+
+
+def curve_table(found: list[Curve]) -> Table | None:
+    """The points of all rate-distortion curves; `None` if there is none."""
+    if not found:
+        return None
+    rows = [row for curve in found for row in curve.rows]
+    header = ("data", "method", "epochs", "beta", "seeds", "rate", "distortion", "-ELBO", "unused")
+    lines = [
+        (
+            _data(row),
+            curve.label,
+            str(row.epochs),
+            _beta(row),
+            str(len(row.seeds)),
+            ("≈ " if row.approximate else "") + _plus_minus(row, "rate_nats"),
+            _plus_minus(row, "distortion_nats"),
+            _plus_minus(row, "neg_elbo_nats"),
+            "" if row.unused_dimensions is None else f"{row.unused_dimensions:.1f} ({row.unused_nats:.2f})",
+        )
+        for curve in found
+        for row in curve.rows
+    ]
+    return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows), _records(rows))
+
+
+def missing_table(rows: list[Row]) -> Table:
+    """The paper's cells (table 2) and how far each has got: the longest schedule on the test set with the paper's protocol."""
+    lines, records = [], []
+    for dataset, methods in paper_table().items():
+        for method in methods:
+            cells = [row for row in rows if (row.dataset, row.method, row.beta, row.target) == (dataset, method, 1.0, "")]
+            cells = [row for row in cells if row.split == "test" and row.protocol == "paper" and not row.holdout]
+            epochs = max((row.epochs for row in cells), default=0)
+            state = "missing" if not epochs else ("complete" if epochs >= PAPER_EPOCHS else f"only {epochs} epochs")
+            lines.append((dataset, method, state))
+            records.append({"dataset": dataset, "method": method, "epochs": epochs})
+    notes = [f"Cells of the paper's table 2 (beta = 1, {PAPER_EPOCHS} epochs, test set)."]
+    return Table("cells", "Cells of the paper's table", ("data", "method", "state"), lines, notes, records)
+
+
+def write_rows_as_json(rows: list[Row], path: Path) -> Path:
+    """Write the rows of the comparison with all their settings; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return path
+
+
+def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:
+    """Results whose models were analysed on the same images, with the analyses. Raises `CellError` for a damaged file."""
+    found = []
+    for result in results:
+        path = analysis_path(Path(result["folder"]), result["split"])
+        if path.exists():
+            found.append((result, load_analysis(path)))
+    return found

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
+from echo_tf.echo import echo_noise
 from echo_tf.exactness import saturation, study
 from echo_tf.files import read_rows, write_rows
 from echo_tf.source_models import CHANNELS, learn_curve
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 BINARY_SLOPES = np.geomspace(0.05, 20.0, 30)
 CURVE_POINTS = 100
 SATURATION_POINTS = (2, 4, 16)
+NOISE_EXAMPLES, NOISE_ECHOES = 2_000, 20  # s is 0.4 at most, and 0.4^20 is nothing
 SATURATION_FORMULAS = np.linspace(0.1, 4.0, 14)  # -log s
 
 
@@ -76,11 +79,31 @@ def _saturation() -> list[dict]:
     return [asdict(saturation(points, float(np.exp(-formula)))) for points, formula in settings]
 
 
+def _noise() -> list[dict]:
+    """A ring in the plane through an Echo channel, and through a Gaussian one whose noise has the same mean and covariance."""
+    rng = np.random.default_rng(0)
+    angle, radius = rng.uniform(0.0, 2 * np.pi, NOISE_EXAMPLES), rng.normal(0.9, 0.03, NOISE_EXAMPLES)
+    signal = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    log_scale = np.log(0.25 + 0.15 * np.cos(2 * angle))[:, None] * np.ones(2)
+    echo = ops.convert_to_numpy(echo_noise(signal, log_scale, d_max=NOISE_ECHOES, sampler="gather", seed=0))
+    gaussian = rng.multivariate_normal(echo.mean(axis=0), np.cov(echo, rowvar=False), NOISE_EXAMPLES)
+    clouds = {
+        "signal": signal,
+        "echo_noise": echo,
+        "echo_output": signal + np.exp(log_scale) * echo,
+        "gaussian_noise": gaussian,
+        "gaussian_output": signal + np.exp(log_scale) * gaussian,
+    }
+    columns = {f"{name}_{j + 1}": np.round(points[:, j], 4) for name, points in clouds.items() for j in range(2)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 _MAKERS = {
     "binary_source.csv": _binary_source,
     "exact_curves.csv": _exact_curves,
     "exactness.csv": _exactness,
     "saturation.csv": _saturation,
+    "noise.csv": _noise,
 }
 LEARNED = "learned.csv"
 TABLES = (*_MAKERS, LEARNED)

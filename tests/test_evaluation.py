@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import echo_tf
-from echo_tf.evaluation import Evaluation, evaluate, rate_by_dimension
+from echo_tf.evaluation import Evaluation, evaluate
 
 
 class _Recorder:
@@ -71,6 +71,3 @@ def test_of_a_model():
     result = evaluate(model, images, batch_size=10, passes=2)
     np.testing.assert_allclose(result.rate[0], result.rate[1], rtol=1e-5)  # no noise in the rate
     assert not np.allclose(result.distortion[0], result.distortion[1])
-    by_dimension = rate_by_dimension(model, images)
-    assert by_dimension.sum() == pytest.approx(result.rate.mean(), rel=1e-5)
-    assert np.all(by_dimension >= model.channel.echo.rate_floor(1) - 1e-6)

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from echo_tf.analysis import Analysis
 from echo_tf.config import load_config
 from echo_tf.report import (
     AGREES,
@@ -11,10 +12,14 @@ from echo_tf.report import (
     NOT_COMPARABLE,
     ResultError,
     compare,
-    markdown_table,
+    comparison_table,
+    curve_table,
+    curves,
+    missing_table,
+    noise_table,
     paper_table,
     read_results,
-    text_table,
+    replacement_table,
 )
 
 
@@ -113,10 +118,9 @@ def test_settings_are_kept_apart():
     assert len(rows) == 4
 
 
-@pytest.mark.parametrize("table", [text_table, markdown_table])
-def test_tables_tell_all(table):
+def test_comparison_tells_all():
     rows = compare([result(neg_elbo=89.0), result("vae", dataset="omniglot", source="reconstruction")])
-    text = table(rows)
+    text = comparison_table(rows).text()
     for part in (
         "26.8 / 61.9 / 88.7",
         "+0.30",
@@ -138,17 +142,87 @@ def test_tables_tell_all(table):
         ({"replace": True}, 100, True),
         ({"replace": True}, 122, False),
         ({"d_max": 999}, 100, True),
+        ({"d_max": 999, "pool": 900}, 100, False),
     ],
 )
 def test_repeated_echoes_are_labelled(channel, batch_size, approximate):
     (row,) = compare([result(channel=channel, training={"batch_size": batch_size})])
     assert row.approximate == approximate
-    assert ("≈" in text_table([row])) == approximate
+    assert ("≈" in comparison_table([row]).text()) == approximate
 
 
 def test_held_out_images_are_named():
     rows = compare([result("vae"), result("vae") | {"holdout": 10_000}])
-    assert "binary_mnist -10000" in text_table(rows)
+    assert "binary_mnist -10000" in comparison_table(rows).text()
+
+
+def test_a_target_stands_in_the_place_of_beta():
+    constraint = {"quantity": "rate", "target_nats": 20}
+    (row,) = compare([result(neg_elbo=88.7, constraint=constraint) | {"final_beta": 1.234}])
+    assert row.verdict == NOT_COMPARABLE
+    assert (row.target, row.final_beta) == ("rate 20", 1.234)
+    assert "1.23 (rate 20)" in comparison_table([row]).text()
+
+
+def at_beta(beta, warm_start=(), seed=0, method="echo", **overrides):
+    made = result(method, beta=beta, seed=seed, **overrides) | {"warm_start": list(warm_start)}
+    made["rate_nats"] = {"mean": 20.0 / beta, "se": 0.1, "se_images": 0.1}
+    return made
+
+
+def test_curves_join_betas_and_nothing_else():
+    results = [at_beta(beta, seed=seed) for beta in (2.0, 1.0) for seed in range(2)]
+    results += [at_beta(1.0, training={"epochs": 10}), at_beta(1.0, method="vae")]
+    results += [at_beta(1.5, constraint={"quantity": "rate", "target_nats": 20}) | {"final_beta": 3.0}]
+    (curve,) = curves(compare(results))
+    assert [row.beta for row in curve.rows] == [1.0, 2.0]
+    assert [row.mean["rate_nats"] for row in curve.rows] == [20.0, 10.0]
+    table = curve_table([curve])
+    assert [record["seeds"] for record in table.records] == ["0 1", "0 1"]
+    assert curve_table([]) is None
+
+
+def test_curves_with_a_warm_start_begin_at_the_model_without():
+    results = [at_beta(1.0), at_beta(2.0), at_beta(2.0, [1.0]), at_beta(4.0, [1.0, 2.0])]
+    cold, warm = curves(compare(results))
+    assert [row.beta for row in cold.rows] == [1.0, 2.0]
+    assert [row.beta for row in warm.rows] == [1.0, 2.0, 4.0]
+    assert (cold.label, warm.label) == ("echo", "echo, warm")
+    assert "←" in curve_table([warm]).text()
+    (row,) = compare([result(neg_elbo=88.7) | {"warm_start": [0.5]}])
+    assert row.verdict == NOT_COMPARABLE
+
+
+def test_replacement_needs_a_pair_of_equal_schedule():
+    plain, replaced = result(neg_elbo=89.0), result("echo_replace", neg_elbo=89.5)
+    table = replacement_table(compare([plain, replaced]))
+    (record,) = table.records
+    assert record["difference_nats"] == pytest.approx(0.5)
+    assert (record["paper_without_nats"], record["paper_with_nats"]) == (88.7, 88.6)
+    assert "+0.50" in table.text() and "-0.1" in table.text()
+    assert replacement_table(compare([plain, result("echo_replace", training={"epochs": 10})])) is None
+
+
+def analysed(correlation):
+    zero = np.zeros(1)
+    return Analysis(zero, zero, zero, zero, zero, zero, zero, zero, np.array(correlation), np.array(20_000))
+
+
+def test_total_correlation_beside_the_paper():
+    pairs = [(result(), analysed([8.0, 0.1])), (result(beta=2.0), analysed([5.0, 0.1])), (result("vae"), analysed([]))]
+    table = noise_table(pairs)
+    assert [record["paper_nats"] for record in table.records] == [7.3, None]
+    assert "+0.70" in table.text()
+    assert noise_table(pairs[2:]) is None
+
+
+def test_missing_cells():
+    rows = compare([result(training={"epochs": 10}), result("vae"), result("iaf", split="validation")])
+    states = {(dataset, method): state for dataset, method, state in missing_table(rows).lines}
+    assert len(states) == 27
+    assert states["binary_mnist", "echo"] == "only 10 epochs"
+    assert states["binary_mnist", "vae"] == "complete"
+    assert states["binary_mnist", "iaf"] == states["omniglot", "echo"] == "missing"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"method": "echo"}}'])

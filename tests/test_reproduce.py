@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import echo_tf.analysis
 import echo_tf.data
 import echo_tf.report
+from echo_tf.config import load_config
+from echo_tf.experiments import Cell, CellError, run_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,14 +39,10 @@ def test_leaves_all_files(out):
     files = {path.name for path in (out / ECHO).iterdir()}
     assert files == {"cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
     report = {path.name for path in (out / "report").iterdir()}
-    assert report == {
-        "comparison.md",
-        "comparison.json",
-        "comparison.png",
-        "curves_digits.png",
-        "reconstructions_digits.png",
-        "samples_digits.png",
-    }
+    tables = {f"{name}{suffix}" for name in ("comparison", "cells") for suffix in (".md", ".tex", ".csv")}
+    figures = ("comparison", "training_digits", "reconstructions_digits", "samples_digits")
+    figures = {f"{name}{suffix}" for name in figures for suffix in (".png", ".pdf")}
+    assert report == tables | figures | {"comparison.json", "index.html"}
     result = json.loads((out / ECHO / "result.json").read_text())
     total = result["rate_nats"]["mean"] + result["distortion_nats"]["mean"]
     assert result["neg_elbo_nats"]["mean"] == pytest.approx(total)
@@ -86,7 +85,39 @@ def test_more_samples_measure_anew_and_fewer_do_not(reproduce, out, tmp_path):
 def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
     assert "not comparable" in capsys.readouterr().out
-    assert len(list((tmp_path / "results").iterdir())) == 6
+    assert len(list((tmp_path / "results").iterdir())) == 12  # PDFs stay behind
+
+
+def test_rate_distortion_sweep_with_warm_starts(reproduce, tmp_path, capsys):
+    arguments = ["--experiment", "rd", "--method", "vae", "--epochs", "1", "--out", str(tmp_path)]
+    assert reproduce.main([*arguments, "--beta", "1", "3", "--warm-start"]) == 0
+    cold, warm = sorted(tmp_path.glob("digits/vae/*/result.json"), key=lambda path: len(str(path)))
+    assert warm.parent.name == "paper-epochs=1-beta=3-seed=0-after=1"
+    assert json.loads(warm.read_text())["warm_start"] == [1.0]
+    report = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"rate_distortion.csv", "rate_distortion_digits.png", "matched_digits.png"} <= report
+    # The last of a chain alone does not know where to begin.
+    shutil.rmtree(warm.parent)
+    (cold.parent / "model.keras").unlink()
+    config = load_config("vae", beta=3.0, training={"epochs": 1})
+    with pytest.raises(CellError, match="not trained"):
+        run_cell(Cell("digits", config, warm_start=(1.0,)), echo_tf.data.load_dataset("digits"), tmp_path)
+
+
+def test_analysis_draws_its_figures(reproduce, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(echo_tf.analysis, "MARGINAL_SAMPLES", 3)
+    monkeypatch.setattr(echo_tf.analysis, "NOISE_DRAWS", 600)
+    copy = tmp_path / "runs"
+    shutil.copytree(out, copy)
+    arguments = ["--epochs", "1", "--out", str(copy)]
+    assert reproduce.main(["--experiment", "analysis", *arguments]) == 0
+    report = {path.name for path in (copy / "report").iterdir()}
+    names = ("dimensions_digits", "pointwise_digits", f"marginals_digits_echo_{ECHO.name}", f"marginals_digits_vae_{ECHO.name}")
+    assert {f"{name}.png" for name in names} | {"noise_total_correlation.csv"} <= report
+    page = (copy / "report" / "index.html").read_text()
+    assert page.count("data:image/png") == 8
+    (copy / ECHO / "analysis.npz").write_bytes(b"PK")
+    assert reproduce.main(["--report", *arguments]) == 2
 
 
 def test_another_split_uses_the_trained_model(reproduce, tmp_path, capsys):

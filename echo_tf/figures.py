@@ -1,0 +1,69 @@
+"""What all figures share: style file, colours and markers, and writing them as PNG and PDF."""
+
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+
+STYLE = Path(__file__).with_name("figures.mplstyle")
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^vPX*<>hpd8"
+
+# One colour and marker a method in every figure; the paper's nine, then ours.
+METHODS = (
+    "echo",
+    "vae",
+    "iaf",
+    "info_vae",
+    "vae_vamp",
+    "vae_maf",
+    "iaf_mmd",
+    "iaf_vamp",
+    "iaf_maf",
+    "echo_mmd",
+    "echo_replace",
+    "echo_pool",
+    "echo_large_batch",
+    "echo_literal",
+)
+
+
+def pyplot():
+    """`matplotlib.pyplot` without a screen, in our style."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcdefaults()
+    plt.style.use(STYLE)
+    return plt
+
+
+def method_look(method: str) -> dict[str, str]:
+    """Colour and marker of a method; those that are not ours share one."""
+    place = METHODS.index(method) if method in METHODS else len(METHODS) - 1
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place]}
+
+
+def save(figure, path: Path) -> Path:
+    """Write a figure as PNG, and as PDF beside it, and close it. Returns the path of the PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".pdf"):
+        # No date in the file: the same results give the same bytes.
+        figure.savefig(path.with_suffix(suffix), metadata={"CreationDate": None} if suffix == ".pdf" else None)
+    pyplot().close(figure)
+    return path.with_suffix(".png")
+
+
+def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict:
+    """Items by key, in the order in which the keys first occur."""
+    groups: dict = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def legend(axis) -> None:
+    """Legend with one entry a label."""
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axis.legend(handles.values(), handles.keys())

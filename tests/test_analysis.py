@@ -1,0 +1,126 @@
+import keras
+import numpy as np
+import pytest
+from scipy.integrate import trapezoid
+from scipy.stats import norm
+
+import echo_tf
+from echo_tf import analysis
+from echo_tf.analysis import (
+    Analysis,
+    analyse,
+    by_likelihood,
+    marginal_density,
+    noise_samples,
+    rate_by_dimension,
+    total_correlation,
+)
+from echo_tf.echo import EchoDense, echo_moments
+
+
+class TestTotalCorrelation:
+    correlation = np.array([[1.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 1.0]])
+
+    def draw(self, count, seed, correlation):
+        return np.random.default_rng(seed).multivariate_normal(np.zeros(len(correlation)), correlation, count)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_of_a_correlated_gaussian(self, seed):
+        truth = -0.5 * np.log(np.linalg.det(self.correlation))
+        samples = self.draw(4_000, seed, self.correlation) * [1.0, 10.0, 0.1] + 3.0  # no matter the units
+        estimate, se = total_correlation(samples)
+        assert abs(estimate - truth) < 5 * se
+        assert 0 < se < 0.05
+
+    def test_error_is_the_spread_of_estimates(self):
+        estimates = np.array([total_correlation(self.draw(500, seed, self.correlation), seed) for seed in range(200)])
+        assert estimates[:, 1].mean() == pytest.approx(estimates[:, 0].std(ddof=1), rel=5 / np.sqrt(2 * 200))
+
+    def test_bias_of_small_samples_is_taken_out(self):
+        estimates = np.array([total_correlation(self.draw(60, seed, np.eye(8)), seed) for seed in range(300)])
+        se = estimates[:, 0].std(ddof=1) / np.sqrt(len(estimates))
+        bias = 8 * 7 / (4 * 60)
+        # Next order of the bias is (m / N) of the first; the correction must remove nearly all of it.
+        assert abs(estimates[:, 0].mean()) < 5 * se + 0.2 * bias
+        assert bias > 20 * se
+
+    def test_needs_more_samples_than_dimensions(self):
+        with pytest.raises(ValueError, match="more samples"):
+            total_correlation(np.zeros((3, 3)))
+
+
+class TestMarginalDensity:
+    def test_integrates_to_one_and_finds_the_density(self):
+        values = np.random.default_rng(0).normal(2.0, 3.0, 100_000)
+        grid, density = marginal_density(values)
+        assert trapezoid(density, grid) == pytest.approx(1.0, abs=1e-4)
+        widened = np.hypot(3.0, 3.0 * len(values) ** -0.2)  # by the kernel
+        assert np.max(np.abs(density - norm.pdf(grid, 2.0, widened))) < 5 * 0.01 * norm.pdf(0, 0, 3.0)
+
+    def test_equals_the_plain_estimate(self):
+        values = np.random.default_rng(0).gamma(2.0, size=300)
+        grid, density = marginal_density(values)
+        bandwidth = len(values) ** -0.2 * values.std(ddof=1)
+        plain = norm.pdf(grid[:, None], values, bandwidth).mean(axis=1)
+        np.testing.assert_allclose(density, plain, atol=2e-3 * plain.max())
+
+
+def test_sorting_by_likelihood():
+    distortion, rate, name = by_likelihood(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]), np.array(["c", "a", "b"]))
+    assert distortion.tolist() == [1.0, 2.0, 3.0]
+    assert rate.tolist() == [10.0, 20.0, 30.0]
+    assert name.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_noise_has_the_moments_of_the_channel(replace):
+    features = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    layer = EchoDense(3, d_max=39, replace=replace, parametrisation="literal", seed=0)
+    layer(features)
+    noise = noise_samples(layer, features, 4_000, 40, seed=1)
+    mean, log_scale = layer.statistics(features)
+    expected, _ = echo_moments(mean, log_scale + layer.echo.log_max_scale)  # exact for independent draws
+    se = noise.std(axis=0) / np.sqrt(len(noise))
+    # Without replacement, echoes from 40 examples are slightly more even than independent ones: within 1/40 of the mean.
+    allowed = 5 * se + (0 if replace else np.abs(expected) / 40)
+    assert np.all(np.abs(noise.mean(axis=0) - expected) < allowed)
+    repeated = np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]
+    assert abs(repeated) < 5 / np.sqrt(len(noise))  # draws are independent
+
+
+def small(method):
+    return echo_tf.build_model(echo_tf.load_config(method, channel={"d_max": 9}, flow={"hidden_units": 16}))
+
+
+@pytest.mark.parametrize("method", ["echo", "vae", "iaf"])
+def test_analysis_of_a_model(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
+    monkeypatch.setattr(analysis, "NOISE_DRAWS", 600)
+    images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")
+    model = small(method)
+    found = analyse(model, images, batch_size=10, passes=2)
+    assert found.shown.shape == (9,)
+    assert np.all(np.diff(found.rate_by_dimension_nats[found.shown]) <= 0)
+    assert found.grid.shape == found.density.shape == (9, 400)
+    for values in (found.pointwise_rate_nats, found.pointwise_distortion_nats, found.mean_norm, found.scale_norm):
+        assert values.shape == (25,)
+    mean, spread = (np.asarray(values) for values in model.channel.statistics(model.encoder.predict(images, verbose=0)))
+    np.testing.assert_allclose(found.mean_norm, np.sqrt((mean**2).sum(1)), rtol=1e-4)
+    scale = model.channel.echo.max_scale * np.exp(spread) if method == "echo" else np.exp(spread / 2)
+    np.testing.assert_allclose(found.scale_norm, np.sqrt((scale**2).sum(1)), rtol=1e-4)
+    assert found.total_correlation_nats.shape == ((2,) if method == "echo" else (0,))
+    found.save(tmp_path / "analysis.npz")
+    for name, value in vars(Analysis.load(tmp_path / "analysis.npz")).items():
+        np.testing.assert_array_equal(value, getattr(found, name))
+
+
+@pytest.mark.parametrize("method", ["echo", "vae"])
+def test_rates_by_dimension_add_up(method):
+    model = small(method)
+    keras.utils.set_random_seed(1)
+    images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
+    rates = rate_by_dimension(model, images)
+    assert rates.shape == (32,)
+    assert rates.sum() == pytest.approx(model.predict(images, verbose=0)["rate"].mean(), rel=1e-4)
+    if method == "echo":
+        assert np.all(rates >= model.channel.echo.rate_floor(1) - 1e-6)

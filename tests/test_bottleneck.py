@@ -1,0 +1,56 @@
+import csv
+
+import numpy as np
+import pytest
+
+from echo_tf import bottleneck
+from echo_tf.data import DataError, Dataset
+from echo_tf.theory_plots import plot_bottleneck
+
+
+@pytest.fixture
+def blobs(monkeypatch):
+    """Images whose label is the bright quarter, and a training of a second."""
+    for name, value in {"BATCH_SIZE": 50, "D_MAX": 49, "HIDDEN": (16,), "EPOCHS": 60, "LATENT_DIM": 2}.items():
+        monkeypatch.setattr(bottleneck, name, value)
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    images = rng.integers(0, 60, (400, 28, 28, 1)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[14 * (label // 2) :, 14 * (label % 2) :][:14, :14] += 150
+    splits = {"train": images[:300], "test": images[300:]}
+    return Dataset("blobs", splits, 255, {"train": labels[:300], "test": labels[300:]})
+
+
+@pytest.mark.parametrize("channel", bottleneck.CHANNELS)
+def test_rate_buys_accuracy(blobs, channel):
+    dear, cheap = (bottleneck.train_point(blobs, channel, beta, 0) for beta in (5.0, 0.01))
+    assert cheap.accuracy > 0.9
+    assert cheap.rate_nats > dear.rate_nats + 0.5
+    for point in (dear, cheap):  # H(Y|Z) >= H(Y) - I(X; Z); cross-entropy and rate are both upper bounds
+        assert point.cross_entropy_nats + point.rate_nats > np.log(4) - 5 * point.cross_entropy_se
+
+
+def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
+    trained = []
+
+    def train_point(dataset, channel, beta, seed):
+        trained.append((channel, beta, seed))
+        return bottleneck.BottleneckPoint(dataset.name, channel, beta, seed, 1.0 + seed, 0.5, 0.01, 0.9, 0.01)
+
+    monkeypatch.setattr(bottleneck, "train_point", train_point)
+    path = bottleneck.run(tmp_path, blobs, 1, [0.1, 1.0])
+    assert len(trained) == 4
+    bottleneck.run(tmp_path, blobs, 2, [0.1, 1.0])
+    assert len(trained) == len(set(trained)) == 8
+    with path.open() as file:
+        assert len(list(csv.DictReader(file))) == 8
+    assert plot_bottleneck(path).exists()
+
+
+def test_unsuitable_data(blobs, tmp_path):
+    with pytest.raises(DataError, match="no labels"):
+        bottleneck.run(tmp_path, Dataset("blobs", blobs.splits, 255, {}), 1)
+    few = Dataset("blobs", {**blobs.splits, "train": blobs.raw("train")[:20]}, 255, blobs.labels)
+    with pytest.raises(DataError, match="fewer than 50"):
+        bottleneck.run(tmp_path, few, 1)
