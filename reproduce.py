@@ -218,7 +218,7 @@ def report(options: argparse.Namespace) -> list:
         reports.curve_table(curves),
         reports.noise_table(analyses),
         reports.replacement_table(rows),
-        reports.missing_table(rows),
+        reports.progress_table(rows),
     ]
     tables = [table for table in tables if table is not None]
     folder = options.out / "report"

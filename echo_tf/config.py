@@ -77,6 +77,9 @@ class MMDConfig:
     """Penalty on the distance of the encodings from N(0, I), outside the rate; see `losses.mmd`."""
 
     weight: float = 0.0  # not multiplied by beta; 0: no penalty; paper, section 5: 999
+    warmup: float = (
+        0.1  # fraction of the epochs over which the weight rises from 0: at once it can kill all ReLUs of an encoder
+    )
     bandwidth: str = "median"  # rule for h: median, dimension, or fixed
     fixed_bandwidth: float = 1.0  # h of the rule fixed
     unbiased: bool = False
@@ -176,7 +179,7 @@ class Config:
         for key in positive:
             if not 0 < values[key] < math.inf:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a positive finite number. Received: {values[key]}")
-        for key in ("training.decay_start", "training.beta_warmup", "channel.renormalise_at"):
+        for key in ("training.decay_start", "training.beta_warmup", "channel.renormalise_at", "mmd.warmup"):
             if not 0 <= values[key] <= 1:
                 raise ConfigError(f"Invalid value for `{key}`. Expected a fraction from 0 to 1. Received: {values[key]}")
         if self.channel.kind == "echo" and self.prior.kind != "own":

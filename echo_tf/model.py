@@ -83,6 +83,9 @@ class RateDistortionModel(keras.Model):
         self.beta = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(self.config.beta), trainable=False, name="beta"
         )
+        self.penalty_weight = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(self.config.mmd.weight), trainable=False, name="penalty_weight"
+        )
 
     def call(self, inputs, training=None):
         inputs, pool = self._split_pool(inputs) if training and self.config.channel.pool else (inputs, None)
@@ -131,7 +134,7 @@ class RateDistortionModel(keras.Model):
         if self.config.mmd.weight:
             discrepancy = self._discrepancy(y_pred["z"])
             self.mmd_metric.update_state(discrepancy)
-            loss = loss + self.config.mmd.weight * discrepancy
+            loss = loss + self.penalty_weight * discrepancy
         return loss
 
     @property
@@ -226,6 +229,7 @@ class RateDistortionModel(keras.Model):
         return generators if self.prior is None else {**generators, "prior": self.prior.seed_generator}
 
     def save_own_variables(self, store):
+        # Training sets the weight of the penalty anew in every epoch.
         store["beta"] = ops.convert_to_numpy(self.beta)
         # Keras saves no state of seed generators; with it a training that is resumed draws the noise that it would have.
         for name, generator in self._named_generators.items():

@@ -360,13 +360,14 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
             continue
         config = result["config"]
         value, se = (float(number) for number in analysis.total_correlation_nats)
-        paper = published()["noise_total_correlation"].get(result["dataset"]) if config["beta"] == 1 else None
+        at_one = config["beta"] == 1 and not target_name(config)
+        paper = published()["noise_total_correlation"].get(result["dataset"]) if at_one else None
         lines.append(
             (
                 result["dataset"],
                 config["method"],
                 str(config["training"]["epochs"]),
-                f"{config['beta']:g}",
+                target_name(config) or f"{config['beta']:g}",
                 str(config["seed"]),
                 f"{value:.2f} ± {se:.2f}",
                 "" if paper is None else f"{paper:.1f}",
@@ -379,6 +380,7 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
                 "method": config["method"],
                 "epochs": config["training"]["epochs"],
                 "beta": config["beta"],
+                "target": target_name(config),
                 "seed": config["seed"],
                 "total_correlation_nats": value,
                 "standard_error": se,
@@ -449,19 +451,22 @@ def curve_table(found: list[Curve]) -> Table | None:
     return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows), _records(rows))
 
 
-def missing_table(rows: list[Row]) -> Table:
-    """The paper's cells (table 2) and how far each has got: the longest schedule on the test set with the paper's protocol."""
-    lines, records = [], []
-    for dataset, methods in paper_table().items():
-        for method in methods:
-            cells = [row for row in rows if (row.dataset, row.method, row.beta, row.target) == (dataset, method, 1.0, "")]
-            cells = [row for row in cells if row.split == "test" and row.protocol == "paper" and not row.holdout]
-            epochs = max((row.epochs for row in cells), default=0)
-            state = "missing" if not epochs else ("complete" if epochs >= PAPER_EPOCHS else f"only {epochs} epochs")
-            lines.append((dataset, method, state))
-            records.append({"dataset": dataset, "method": method, "epochs": epochs})
-    notes = [f"Cells of the paper's table 2 (beta = 1, {PAPER_EPOCHS} epochs, test set)."]
-    return Table("cells", "Cells of the paper's table", ("data", "method", "state"), lines, notes, records)
+def progress_table(rows: list[Row]) -> Table:
+    """How far each cell of the paper's table 2 has got: its longest schedule on the test set with the paper's protocol."""
+    epochs = {(dataset, method): 0 for dataset, methods in paper_table().items() for method in methods}
+    for row in rows:
+        cell = (row.dataset, row.method)
+        plain = row.beta == 1 and not row.target and not row.warm_start and not row.holdout
+        if cell in epochs and plain and row.split == "test" and row.protocol == "paper":
+            epochs[cell] = max(epochs[cell], row.epochs)
+
+    def state(count):
+        return "missing" if not count else ("complete" if count >= PAPER_EPOCHS else f"only {count} epochs")
+
+    lines = [(method, *(state(epochs[dataset, method]) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
+    records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
+    notes = [f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs, test set."]
+    return Table("progress", "Progress on the paper's table", ("method", *paper_table()), lines, notes, records)
 
 
 def write_rows_as_json(rows: list[Row], path: Path) -> Path:

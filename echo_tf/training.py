@@ -84,16 +84,24 @@ class _RenormaliseChannel(keras.callbacks.Callback):
             self.model.channel.renormalise()
 
 
-class _WarmUpBeta(keras.callbacks.Callback):
-    """Let beta rise linearly over the first `epochs` epochs, one step an epoch, of which the last has its full value."""
+class _WarmUp(keras.callbacks.Callback):
+    """Let the weights of rate and penalty rise over the first epochs, epoch by epoch.
 
-    def __init__(self, beta: float, epochs: int):
+    Beta has a share of its value in the first epoch already, without which the rate has no bound; the penalty begins with 0.
+    """
+
+    def __init__(self, config: Config):
         super().__init__()
-        self.beta, self.epochs = beta, epochs
+        self.beta, self.penalty_weight = config.beta, config.mmd.weight
+        self.beta_epochs, self.penalty_epochs = (
+            round(share * config.training.epochs) for share in (config.training.beta_warmup, config.mmd.warmup)
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.epochs:
-            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / self.epochs))
+        if self.beta_epochs:
+            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / self.beta_epochs))
+        if self.penalty_epochs:
+            self.model.penalty_weight.assign(self.penalty_weight * min(1.0, epoch / self.penalty_epochs))
 
 
 class _Recorder(keras.callbacks.Callback):
@@ -182,7 +190,6 @@ def train(
         if start is not None:
             model.start_from(start)
     renormalise_epoch = max(1, round(config.channel.renormalise_at * config.training.epochs))
-    warmup_epochs = round(config.training.beta_warmup * config.training.epochs)
     model.fit(
         batches,
         epochs=config.training.epochs,
@@ -191,7 +198,7 @@ def train(
         validation_batch_size=config.training.batch_size,
         callbacks=[
             _RenormaliseChannel(renormalise_epoch),
-            _WarmUpBeta(config.beta, warmup_epochs),
+            _WarmUp(config),
             _Recorder(folder),
             *(callbacks or []),
         ],

@@ -15,9 +15,9 @@ from echo_tf.report import (
     comparison_table,
     curve_table,
     curves,
-    missing_table,
     noise_table,
     paper_table,
+    progress_table,
     read_results,
     replacement_table,
 )
@@ -216,13 +216,16 @@ def test_total_correlation_beside_the_paper():
     assert noise_table(pairs[2:]) is None
 
 
-def test_missing_cells():
-    rows = compare([result(training={"epochs": 10}), result("vae"), result("iaf", split="validation")])
-    states = {(dataset, method): state for dataset, method, state in missing_table(rows).lines}
-    assert len(states) == 27
-    assert states["binary_mnist", "echo"] == "only 10 epochs"
-    assert states["binary_mnist", "vae"] == "complete"
-    assert states["binary_mnist", "iaf"] == states["omniglot", "echo"] == "missing"
+def test_progress_of_the_cells():
+    rows = compare([result(training={"epochs": 10}), result("vae"), result("iaf", split="validation"), result("iaf", beta=2)])
+    table = progress_table(rows)
+    states = {line[0]: line[1:] for line in table.lines}
+    assert table.header == ("method", "binary_mnist", "omniglot", "fashion_mnist")
+    assert len(states) == 9
+    assert states["echo"] == ("only 10 epochs", "missing", "missing")
+    assert states["vae"] == ("complete", "missing", "missing")
+    assert states["iaf"] == ("missing",) * 3
+    assert len(table.records) == 27
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"method": "echo"}}'])

@@ -39,7 +39,7 @@ def test_leaves_all_files(out):
     files = {path.name for path in (out / ECHO).iterdir()}
     assert files == {"cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
     report = {path.name for path in (out / "report").iterdir()}
-    tables = {f"{name}{suffix}" for name in ("comparison", "cells") for suffix in (".md", ".tex", ".csv")}
+    tables = {f"{name}{suffix}" for name in ("comparison", "progress") for suffix in (".md", ".tex", ".csv")}
     figures = ("comparison", "training_digits", "reconstructions_digits", "samples_digits")
     figures = {f"{name}{suffix}" for name in figures for suffix in (".png", ".pdf")}
     assert report == tables | figures | {"comparison.json", "index.html"}

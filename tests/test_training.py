@@ -191,6 +191,20 @@ def test_start_from_a_trained_model(tmp_path, digits):
         np.testing.assert_allclose(before, after, atol=1e-9)
 
 
+def test_penalty_warms_up_from_nothing(tmp_path, digits):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(self.model.penalty_weight))
+
+    settings = config(epochs=4, method="vae")
+    penalty = dataclasses.replace(settings.mmd, weight=10.0, warmup=0.5)
+    settings = dataclasses.replace(settings, mmd=penalty)
+    train(settings, digits, tmp_path, callbacks=[Watch()])
+    np.testing.assert_allclose(seen, [0.0] * 3 + [5.0] * 3 + [10.0] * 6)
+
+
 def test_validation_needs_a_split(tmp_path, digits):
     with pytest.raises(DataError, match="no validation split"):
         train(config(), digits, tmp_path, validate=True)
