@@ -17,6 +17,7 @@ from echo_tf.channels import GaussianChannel
 from echo_tf.data import DataError, Dataset
 from echo_tf.echo import EchoDense
 from echo_tf.files import read_rows, write_rows
+from echo_tf.losses import mean_rate
 from echo_tf.statistics import standard_error
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def build_classifier(channel: str, beta: float, classes: int, seed: int, steps: 
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
         loss={
             "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            "rate": lambda target, rate: rate,
+            "rate": mean_rate,
         },
         loss_weights={"logits": 1.0, "rate": beta},
     )
@@ -104,7 +105,7 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
     layer = model.get_layer("channel")
     if channel == "echo":
         features = keras.Model(model.input, layer.input).predict(images[:REFRESH_IMAGES], batch_size=BATCH_SIZE, verbose=0)
-        layer.refresh(features)
+        layer.adapt(features)
 
     tests, answers = dataset.test, dataset.test_labels
     rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))

@@ -27,6 +27,7 @@ Seed = int | keras.random.SeedGenerator | None
 
 SAMPLERS = ("ring", "gather")
 PARAMETRISATIONS = ("standardised", "literal", "centred")
+ECHO_SOURCES = ("batch", "reservoir")
 
 # Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
@@ -165,11 +166,9 @@ def _check_d_max(d_max: int) -> None:
         raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
 
 
-def _check_sampler(sampler: str) -> None:
-    if sampler not in SAMPLERS:
-        raise ValueError(
-            f"Invalid value received for argument `sampler`. Expected one of {SAMPLERS}. Received: sampler={sampler!r}"
-        )
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Invalid value received for argument `{name}`. Expected one of {choices}. Received: {name}={value!r}")
 
 
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
@@ -219,7 +218,7 @@ def echo_noise(
         when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
     """
     mean, log_scale = _at_least_float32(mean, log_scale)
-    _check_sampler(sampler)
+    _check_choice("sampler", sampler, SAMPLERS)
     static_batch = mean.shape[0]
     if d_max is None:
         if replace or static_batch is None:
@@ -300,11 +299,11 @@ def echo_moments(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     `E z = E f / (1 - E s)` and, with `g = f - (1 - s) E z`, `Var z = E g^2 / (1 - E s^2)`.
 
     Args:
-        mean: `f(x)`. Shape `(batch, dim)`, float.
+        mean: `f(x)`. Shape `(batch, ..., dim)`, float.
         log_scale: `log s(x)`, `log r` included. Same shape.
 
     Returns:
-        `(E z, Var z)`, each of shape `(dim,)`.
+        `(E z, Var z)`, each of shape `(..., dim)`.
 
     Source: ours, from Lemma 2.2 of the paper.
     """
@@ -317,15 +316,23 @@ def echo_moments(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class EchoLayer(keras.layers.Layer):
-    """The bare Echo channel: `z = f(x) + r s(x) e`, with the noise made from the batch and the exact rate.
+    """The bare Echo channel: `z = f(x) + r s(x) e`, with the noise made from other examples and the exact rate.
 
-    Randomness is fresh at every call, in training and inference alike, and gradients flow through the echoes. The layer
-    works in float32 under any dtype policy and has no weights. It owns `r = max_scale(d_max, max_mean)`, so that noise,
-    signal and rate cannot use different ones.
+    Randomness is fresh at every call, in training and inference alike. The layer works in float32 under any dtype policy. It
+    owns `r = max_scale(d_max, max_mean)`, so that noise, signal and rate cannot use different ones.
 
-    A batch of at most `d_max` examples cannot give `d_max` different echoes. Each of its examples then draws `d_max` echoes
-    with replacement from the others: the truncation bound holds, but the rate formula is only approximate. A warning is
-    logged once (at level INFO where the batch size is only known at run time).
+    Echoes are other examples. In training they are those of the batch, and gradients flow through them. As non-trainable
+    weights, saved with the model, the layer keeps a reservoir of the latest training pairs `(f, log s)`: each step puts its
+    batch in front, and the oldest fall out. At inference it gives the echoes for batches of at most `d_max` examples, down to
+    one. After training its pairs lag by some `reservoir_size / batch` steps; `adapt` renews it with the final parameters.
+
+    Batches must be random samples of the data: echoes from a batch of one class follow the law of that class, while the rate,
+    which does not look at the noise, seems right. With `echoes="reservoir"` they come from the reservoir always, which holds
+    the right law if it spans all classes; gradients do not flow through them then.
+
+    A training batch of at most `d_max` examples cannot give `d_max` different echoes. Each of its examples then draws `d_max`
+    echoes with replacement from the others, as at inference while the reservoir is empty: the truncation bound holds, but the
+    rate formula is only approximate. A warning is logged once (at level INFO where the batch size is only known at run time).
 
     A decoder that reads the output of this layer tends to drive `f` into saturation, where nothing is learnt; `EchoDense`
     contains the cure.
@@ -338,20 +345,26 @@ class EchoLayer(keras.layers.Layer):
         multiplicative: Boolean. `True` returns `exp(f + r s e)`, which has the same rate.
         rate_weight: Float or `None`. If given, `rate_weight` times the mean rate is added to the loss of the model. Leave it
             out where the layer is called more than once in a step: Keras then counts the losses differently by backend.
+        reservoir_size: Integer > `d_max`, or `None` for 1,000 or `d_max + 1` if that is more. Larger batches that draw from the
+            reservoir use its noise again from the beginning.
+        echoes: `"batch"` or `"reservoir"`, see above.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Call arguments:
-        inputs: `[mean, log_scale]`, `f(x)` with `|f| <= max_mean` and `log s(x) <= 0`, *without* `log r`.
-            Each of shape `(batch, ..., dim)`.
+        inputs: `[mean, log_scale]`, `f(x)` with `|f| <= max_mean` and `log s(x) <= 0`, *without* `log r`. Each of shape
+            `(batch, ..., dim)`; of feature maps `(batch, height, width, channels)` every place is a dimension of its own, whose
+            echoes come from the same place of other examples.
+        return_rate: Boolean, return `(z, rate)` instead of `z`.
 
     Returns:
-        `z`, float32, the shape of `mean`.
+        `z`, float32, the shape of `mean`; rate in nats per example, shape `(batch,)`.
 
     Raises:
-        ValueError: invalid arguments; a batch of one example (where its size is only known at run time, the error is the
-            backend's, about an empty range of random integers).
+        ValueError: invalid arguments; shapes that are not known but for the batch; a batch of one example in training, or
+            before it (where its size is only known at run time, the error is the backend's, about an empty range of random
+            integers).
 
-    Source: paper, section 2.
+    Source: paper, section 2. Differs: the reservoir is ours; the paper evaluates in batches of 100.
 
     Example:
         >>> layer = EchoLayer(d_max=99)
@@ -368,39 +381,93 @@ class EchoLayer(keras.layers.Layer):
         replace: bool = False,
         multiplicative: bool = False,
         rate_weight: float | None = None,
+        reservoir_size: int | None = None,
+        echoes: str = "batch",
         seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        _check_sampler(sampler)
+        _check_choice("sampler", sampler, SAMPLERS)
+        _check_choice("echoes", echoes, ECHO_SOURCES)
         self.max_scale = max_scale(d_max, max_mean)
         self.log_max_scale = math.log(self.max_scale)
+        if reservoir_size is not None and reservoir_size <= d_max:
+            raise ValueError(
+                f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
+                f"Received: reservoir_size={reservoir_size}"
+            )
         self.d_max = d_max
         self.max_mean = max_mean
         self.sampler = sampler
         self.replace = replace
         self.multiplicative = multiplicative
         self.rate_weight = rate_weight
+        self.reservoir_size = reservoir_size
+        self.echoes = echoes
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._warned = False
+        # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
+        self._known_filled = False
 
-    def call(self, inputs):
+    def build(self, input_shape):
+        shape = tuple(input_shape[0])[1:]
+        if None in shape:
+            raise ValueError(
+                f"{self.name} keeps a reservoir of examples and must know their shape. Received: {input_shape[0]}. Give the "
+                "model's Input all its dimensions but the batch."
+            )
+        size = self.reservoir_size or max(1000, self.d_max + 1)
+        for name in ("reservoir_mean", "reservoir_log_scale"):
+            setattr(self, name, self.add_weight(shape=(size, *shape), initializer="zeros", trainable=False, name=name))
+        self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
+
+    def call(self, inputs, return_rate=False, training=None):
         mean, log_scale = inputs
+        z = self.transmit(mean, log_scale, self.noise(mean, log_scale, training=training))
+        if training:
+            self.store(mean, log_scale)
+        rate = self.rate(log_scale)
         if self.rate_weight is not None:
-            self.add_loss(self.rate_weight * ops.mean(self.rate(log_scale)))
-        return self.transmit(mean, log_scale, self.noise(mean, log_scale))
+            self.add_loss(self.rate_weight * ops.mean(rate))
+        return (z, rate) if return_rate else z
 
     def transmit(self, mean: Tensor, log_scale: Tensor, noise: Tensor) -> Tensor:
         """`f + r s e` for given noise (its exponential if `multiplicative`)."""
         z = mean + ops.exp(log_scale + self.log_max_scale) * noise
         return ops.exp(z) if self.multiplicative else z
 
-    def noise(self, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Fresh noise for every example of the batch, from the batch. `log_scale` is without `log r`."""
-        log_scale = log_scale + self.log_max_scale
+    def noise(self, mean: Tensor, log_scale: Tensor, training: bool | None = None) -> Tensor:
+        """Fresh noise for every example, from the batch or the reservoir. `log_scale` is without `log r`."""
+        batch = ops.shape(mean)[0]  # an integer where it is known in advance
+        is_static = mean.shape[0] is not None
 
         def from_batch():
+            return self._batch_noise(mean, log_scale)
+
+        def from_reservoir():
+            # Modulo: a batch that is larger than the reservoir uses its noise again.
+            return ops.take(self.reservoir_noise(), ops.arange(batch) % self.reservoir_mean.shape[0], axis=0)
+
+        if self.echoes == "batch" and (training or (is_static and batch > self.d_max)):
+            return from_batch()
+        filled = self._is_filled()
+        if filled is False:
+            return from_batch()
+        if filled:
+            if is_static or self.echoes == "reservoir":
+                return from_reservoir()
+            return ops.cond(batch > self.d_max, from_batch, from_reservoir)
+        if not is_static:
+            wanted = batch <= self.d_max if self.echoes == "batch" else True
+            return ops.cond(ops.logical_and(wanted, self.reservoir_filled > 0), from_reservoir, from_batch)
+        # Where the batch is static on JAX too, whose `cond` cannot advance a seed generator.
+        return ops.where(self.reservoir_filled > 0, from_reservoir(), from_batch())
+
+    def _batch_noise(self, mean: Tensor, log_scale: Tensor) -> Tensor:
+        log_scale = log_scale + self.log_max_scale
+
+        def from_all():
             return echo_noise(
                 mean, log_scale, d_max=self.d_max, sampler=self.sampler, replace=self.replace, seed=self.seed_generator
             )
@@ -411,15 +478,15 @@ class EchoLayer(keras.layers.Layer):
         batch = mean.shape[0]  # None where it is only known at run time
         if batch == 1:
             raise ValueError(
-                f"{self.name} received a batch of one example, which has no others to make noise from. Pass at least 2 "
-                "examples, or use an EchoDense that has been trained: it keeps a reservoir of training examples."
+                f"{self.name} received a batch of one example, which has no others to make noise from, and its reservoir is "
+                "empty. Pass at least 2 examples, train the layer, or call adapt."
             )
         if self.replace or (batch is not None and batch > self.d_max):
-            return from_batch()
+            return from_all()
         self._warn_of_short_batch(batch)
         if batch is not None:
             return from_others()
-        return ops.cond(ops.shape(mean)[0] > self.d_max, from_batch, from_others)
+        return ops.cond(ops.shape(mean)[0] > self.d_max, from_all, from_others)
 
     def _warn_of_short_batch(self, batch: int | None) -> None:
         if self._warned:
@@ -434,6 +501,95 @@ class EchoLayer(keras.layers.Layer):
             self.d_max,
         )
 
+    def reservoir_noise(self) -> Tensor:
+        """As many draws of the noise as the reservoir holds, from its pairs.
+
+        Draws of one call depend on each other; each has the exact law.
+        """
+        return echo_noise(
+            self.reservoir_mean,
+            self.reservoir_log_scale + self.log_max_scale,
+            d_max=self.d_max,
+            sampler=self.sampler,
+            replace=self.replace,
+            seed=self.seed_generator,
+        )
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal law of the output, which is that of the noise: no data needed.
+
+        Draws that come from one pass over the reservoir depend on each other; each has the exact law.
+
+        Args:
+            n: Integer >= 1, number of draws.
+
+        Returns:
+            Shape `(n, ..., dim)`, float32.
+
+        Raises:
+            ValueError: the reservoir is empty.
+        """
+        if not self._is_filled():
+            raise ValueError(
+                f"{self.name} has no training examples to draw from. Train it first, or call adapt with at least two examples."
+            )
+        passes = -(-n // self.reservoir_mean.shape[0])
+        z = ops.concatenate([self.reservoir_noise() for _ in range(passes)])[:n]
+        return ops.exp(z) if self.multiplicative else z
+
+    def store(self, mean: Tensor, log_scale: Tensor) -> None:
+        """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
+        size = self.reservoir_mean.shape[0]
+        repeated = ops.arange(size) % ops.shape(mean)[0]  # the first batch fills the reservoir
+        for reservoir, values in ((self.reservoir_mean, mean), (self.reservoir_log_scale, log_scale)):
+            values = ops.stop_gradient(ops.cast(values, reservoir.dtype))
+            older = ops.where(self.reservoir_filled > 0, ops.convert_to_tensor(reservoir), ops.take(values, repeated, axis=0))
+            reservoir.assign(ops.concatenate([values, older])[:size])
+        self._mark_filled()
+
+    def adapt(self, data: Any, seed: int = 0) -> None:
+        """Fill the reservoir from data, with one pass over them.
+
+        Args:
+            data: What the layer is called with, `(mean, log_scale)`, or an iterable of such batches. A random sample of them
+                all is kept, so they may be sorted; fewer than the reservoir holds are repeated, which makes noise drawn from it
+                approximate.
+            seed: Integer, for the sample.
+
+        Raises:
+            ValueError: fewer than two examples.
+        """
+        is_pair = isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
+        batches = [data] if is_pair else list(data)
+        mean, log_scale = (ops.concatenate([ops.convert_to_tensor(batch[i]) for batch in batches]) for i in range(2))
+        if mean.shape[0] < 2:
+            raise ValueError(f"Expected at least two examples. Received: {mean.shape[0]}")
+        if not self.built:
+            self.build([(None, *mean.shape[1:])] * 2)
+        order = np.random.default_rng(seed).permutation(mean.shape[0])
+        rows = order[np.arange(self.reservoir_mean.shape[0]) % len(order)]
+        self.reservoir_mean.assign(ops.take(mean, rows, axis=0))
+        self.reservoir_log_scale.assign(ops.take(log_scale, rows, axis=0))
+        self._mark_filled()
+
+    def _mark_filled(self) -> None:
+        self.reservoir_filled.assign(1.0)
+        self._known_filled = True
+
+    def _is_filled(self) -> bool | None:
+        """Whether the reservoir is filled; `None` where a traced graph, which may outlive the answer, cannot know."""
+        if self._known_filled or not self.built:
+            return self._known_filled
+        try:
+            self._known_filled = bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
+        except (NotImplementedError, TypeError):  # TensorFlow and JAX, while they trace
+            return None
+        return self._known_filled
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self._is_filled()  # while it can be known
+
     def rate(self, log_scale: Tensor) -> Tensor:
         """Exact rate, `-sum_j (log r + log s_j(x))`, in nats per example, shape `(batch,)`. `log_scale` is without `log r`."""
         (log_scale,) = _at_least_float32(log_scale)
@@ -443,13 +599,17 @@ class EchoLayer(keras.layers.Layer):
         """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats."""
         return -dim * self.log_max_scale
 
-    def compute_output_spec(self, inputs):
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[0])
+
+    def compute_output_spec(self, inputs, return_rate=False, training=None):
         # Tracing `call` to find the shape would try it with made-up batch sizes.
-        return keras.KerasTensor(inputs[0].shape, "float32")
+        z = keras.KerasTensor(inputs[0].shape, "float32")
+        return (z, keras.KerasTensor((inputs[0].shape[0],), "float32")) if return_rate else z
 
     def get_config(self):
         config = super().get_config()
-        names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "rate_weight", "seed")
+        names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "rate_weight", "reservoir_size", "echoes", "seed")
         return {**config, **{name: getattr(self, name) for name in names}}
 
 
@@ -457,8 +617,9 @@ class EchoLayer(keras.layers.Layer):
 class EchoDense(keras.layers.Layer):
     """Echo channel with its two heads: replaces the sampling block of a VAE in one line.
 
-    `f = tanh((W h + b) / mean_scale)`, `log s = log_sigmoid(W' h + b')`, `z = f + r s e` with Echo noise `e` (see `EchoLayer`),
-    and the output is `z` standardised per dimension, `(z - E z) / sd(z)`.
+    `f = tanh((W h + b) / mean_scale)`, `log s = log_sigmoid(W' h + b')`, `z = f + r s e` with Echo noise `e` (see `EchoLayer`,
+    also for the reservoir that makes batches of any size possible), and the output is `z` standardised per dimension,
+    `(z - E z) / sd(z)`.
 
     Why standardised: Echo puts no price on mean or scale of `z`, and a decoder that reads `z` itself asks for an ever larger
     constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, as functions of the parameters
@@ -473,34 +634,33 @@ class EchoDense(keras.layers.Layer):
     Why renormalised late: moments of 100 examples jitter, which costs distortion as channel noise does. After `renormalise`
     the moments in training are those of the reservoir, while the gradient is still that of the batch moments (batch
     renormalisation, Ioffe 2017, without its clipping). While the heads still move fast the reservoir lags too far behind
-    for that: call it when the learning rate is small, as `train` does after four fifths of the epochs.
+    for that: call it when the learning rate is small, as `train` does after four fifths of the epochs. With
+    `echoes="reservoir"`, where batches do not have the law of the data, it is so from the start.
 
-    The layer keeps a reservoir of the latest training pairs `(f, log s)` as non-trainable weights, and their moments. At
-    inference it gives the moments, the echoes for batches of at most `d_max` examples, down to one, and draws of the
-    marginal. `refresh` renews all with the final parameters (`RateDistortionModel.fit` does so itself); without it the pairs
-    lag by some ten training steps, and moments of a thousand pairs are less precise than those of ten thousand.
+    The moments at inference are those of the reservoir, until `adapt` computes them from more examples with the final
+    parameters (`RateDistortionModel.fit` does so itself); without it the pairs lag by some ten training steps, and moments of
+    a thousand pairs are less precise than those of ten thousand.
 
     Args:
         units: Integer, dimension of `z`.
         rate_weight: Float or `None`, see `EchoLayer`. This is beta, if the rest of the loss is a negative log likelihood
             *summed* over pixels, in nats.
-        d_max, sampler, replace, seed: see `EchoLayer`. In training, and at inference as long as the layer is untrained,
-            batches of at most `d_max` examples are treated as there.
+        d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
         parametrisation: `"standardised"`; `"literal"`, which returns `z` itself as the paper describes it; or `"centred"`, as
             the code of its submission did: `z` itself, of `f` less its mean over the batch, at inference too, so that the
             output for an example depends on its batch. (`|f|` may pass 1 then: the truncation bound doubles.)
         mean_scale: Float > 0, by which the input of tanh is divided. The authors' code had 64, later 16.
-        reservoir_size: Integer > `d_max`, or `None` for 1,000 or `d_max + 1` if that is more.
 
     Call arguments:
-        inputs: Features. Shape `(batch, features)`.
+        inputs: Features. Shape `(batch, ..., features)`; of feature maps the heads are 1x1 convolutions, and moments and echoes
+            are those of each place.
         return_rate: Boolean, return `(z, rate)` instead of `z`.
-        pool: Features of further examples, shape `(pool, features)`, or `None`. They serve as echoes beside those of the batch,
-            and for the moments, so that `d_max` may exceed the batch. They receive no gradient; that of the batch's echoes and
-            moments is multiplied to stand for theirs. For training.
+        pool: Features of further examples, shape `(pool, ..., features)`, or `None`. They serve as echoes beside those of the
+            batch, and for the moments, so that `d_max` may exceed the batch. They receive no gradient; that of the batch's
+            echoes and moments is multiplied to stand for theirs. For training.
 
     Returns:
-        `z` of shape `(batch, units)`; rate in nats per example, shape `(batch,)`. Both float32.
+        `z` of shape `(batch, ..., units)`; rate in nats per example, shape `(batch,)`. Both float32.
 
     Raises:
         ValueError: invalid arguments; a batch of one example in training, or before training.
@@ -526,35 +686,32 @@ class EchoDense(keras.layers.Layer):
         parametrisation: str = "standardised",
         mean_scale: float = 1.0,
         reservoir_size: int | None = None,
+        echoes: str = "batch",
         seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if parametrisation not in PARAMETRISATIONS:
-            raise ValueError(
-                f"Invalid value received for argument `parametrisation`. Expected one of {PARAMETRISATIONS}. "
-                f"Received: parametrisation={parametrisation!r}"
-            )
+        _check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
         if not 0 < mean_scale < math.inf:
             raise ValueError(
                 "Invalid value received for argument `mean_scale`. Expected a positive finite number. "
                 f"Received: mean_scale={mean_scale}"
             )
-        if reservoir_size is not None and reservoir_size <= d_max:
-            raise ValueError(
-                f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
-                f"Received: reservoir_size={reservoir_size}"
-            )
         self.units = units
         self.rate_weight = rate_weight
         self.parametrisation = parametrisation
         self.mean_scale = mean_scale
-        self.reservoir_size = reservoir_size
-        self.echo = EchoLayer(d_max=d_max, sampler=sampler, replace=replace, seed=seed)
+        self.echo = EchoLayer(
+            d_max=d_max,
+            sampler=sampler,
+            replace=replace,
+            reservoir_size=reservoir_size,
+            echoes=echoes,
+            seed=seed,
+            name="echo",
+        )
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
-        # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
-        self._known_filled = False
 
     @property
     def seed_generator(self) -> keras.random.SeedGenerator:
@@ -563,19 +720,15 @@ class EchoDense(keras.layers.Layer):
     def build(self, input_shape):
         self.mean_head.build(input_shape)
         self.log_scale_head.build(input_shape)
-        self.echo.built = True  # it has no weights and is not called, only its methods are
-        shape = (self.reservoir_size or max(1000, self.echo.d_max + 1), self.units)
-        self.reservoir_mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="reservoir_mean")
-        self.reservoir_log_scale = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="reservoir_log_scale"
-        )
-        self.reservoir_filled = self.add_weight(shape=(), initializer="zeros", trainable=False, name="reservoir_filled")
-        self.z_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="z_mean")
-        self.z_variance = self.add_weight(shape=(self.units,), initializer="ones", trainable=False, name="z_variance")
+        shape = (*input_shape[1:-1], self.units)
+        self.echo.build([(None, *shape)] * 2)
+        self.echo.built = True  # it is not called, only its methods are
+        self.z_mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="z_mean")
+        self.z_variance = self.add_weight(shape=shape, initializer="ones", trainable=False, name="z_variance")
         self.renormalising = self.add_weight(shape=(), initializer="zeros", trainable=False, name="renormalising")
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, units)`."""
+        """`f(x)` and `log s(x)` without `log r`, each of shape `(batch, ..., units)`."""
         return ops.tanh(self.mean_head(inputs) / self.mean_scale), self.log_scale_head(inputs)
 
     def call(self, inputs, return_rate=False, training=None, pool=None):
@@ -587,9 +740,11 @@ class EchoDense(keras.layers.Layer):
         echoes = population = (mean, log_scale)  # pairs that noise and moments are made of
         if pool is not None:
             echoes, population = self._with_pool(mean, log_scale, pool)
-        z = self.echo.transmit(mean, log_scale, self._noise(*echoes, training)[: ops.shape(mean)[0]])
+        noise = self.echo.noise(*echoes, training=training)[: ops.shape(mean)[0]]
+        z = self.echo.transmit(mean, log_scale, noise)
         if training:
-            self._store(*population)
+            self.echo.store(*population)
+            self._set_moments(self.echo.reservoir_mean, self.echo.reservoir_log_scale)
         if self.parametrisation == "standardised":
             z = self._standardised(z, *population, training)
         rate = self.echo.rate(log_scale)
@@ -614,124 +769,62 @@ class EchoDense(keras.layers.Layer):
         return joined((total - 1) / (batch - 1)), joined(total / batch)
 
     def sample_marginal(self, n: int) -> Tensor:
-        """Draws from the marginal law of the output: Echo noise of the reservoir, standardised like `z`.
+        """Draws from the marginal law of the output: those of `EchoLayer.sample_marginal`, standardised like `z`.
 
-        Draws that come from one pass over the reservoir depend on each other; each has the exact law.
-
-        Args:
-            n: Integer >= 1, number of draws.
-
-        Returns:
-            Shape `(n, units)`, float32.
-
-        Raises:
-            ValueError: the layer is untrained, so that its reservoir is empty.
+        Args, returns and errors are those of `EchoLayer.sample_marginal`.
         """
-        if not ops.convert_to_numpy(self.reservoir_filled) > 0:
-            raise ValueError(
-                f"{self.name} has no training examples to draw from. Train it first, or call refresh(features) with the "
-                "features of at least two examples."
-            )
-        passes = -(-n // self.reservoir_mean.shape[0])
-        z = ops.concatenate([self._reservoir_noise() for _ in range(passes)])[:n]
+        z = self.echo.sample_marginal(n)
         return _standardise(z, self.z_mean, self.z_variance) if self.parametrisation == "standardised" else z
 
-    def refresh(self, inputs: Tensor) -> None:
-        """Renew the reservoir with the pairs of given examples under the present parameters.
+    def adapt(self, data: Any, seed: int = 0) -> None:
+        """Renew reservoir and moments with the pairs of given examples under the present parameters, in one pass.
 
         Args:
-            inputs: Features of training examples, shape `(n, features)`. The moments are those of all; some 10,000 make them
-                precise. The reservoir takes the first `reservoir_size`; fewer are repeated, which makes noise drawn from it
-                approximate.
+            data: Features of training examples, shape `(n, ..., features)`, or an iterable of batches of them; some 10,000 make
+                the moments precise, which are those of all. Of the reservoir see `EchoLayer.adapt`.
+            seed: Integer, for the sample that the reservoir keeps.
 
         Raises:
             ValueError: fewer than two examples.
         """
-        if len(inputs) < 2:
-            raise ValueError(f"Expected the features of at least two examples. Received: {len(inputs)}")
-        mean, log_scale = self.statistics(inputs)
-        rows = ops.arange(self.reservoir_mean.shape[0]) % len(inputs)
-        self._set_reservoir(ops.take(mean, rows, axis=0), ops.take(log_scale, rows, axis=0))
+        batches = [data] if hasattr(data, "shape") else list(data)
+        if not self.built:
+            self.build((None, *batches[0].shape[1:]))
+        pairs = [self.statistics(batch) for batch in batches]
+        mean, log_scale = (ops.concatenate(values) for values in zip(*pairs, strict=True))
+        self.echo.adapt((mean, log_scale), seed)
         self._set_moments(mean, log_scale)
 
     def renormalise(self) -> None:
         """From now on, standardise in training by the moments of the reservoir, with the gradient of the batch moments."""
         self.renormalising.assign(1.0)
 
-    def _store(self, mean: Tensor, log_scale: Tensor) -> None:
-        """Put the pairs of a training batch in front of the reservoir; the oldest fall out."""
-        size = self.reservoir_mean.shape[0]
-        repeated = ops.arange(size) % ops.shape(mean)[0]  # the first batch fills the reservoir
-        latest = []
-        for reservoir, values in ((self.reservoir_mean, mean), (self.reservoir_log_scale, log_scale)):
-            values = ops.stop_gradient(values)
-            older = ops.where(self.reservoir_filled > 0, ops.convert_to_tensor(reservoir), ops.take(values, repeated, axis=0))
-            latest.append(ops.concatenate([values, older])[:size])
-        self._set_reservoir(*latest)
-        self._set_moments(*latest)
-
-    def _set_reservoir(self, mean: Tensor, log_scale: Tensor) -> None:
-        self.reservoir_mean.assign(mean)
-        self.reservoir_log_scale.assign(log_scale)
-        self.reservoir_filled.assign(1.0)
-        self._known_filled = True
-
     def _set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
-        moments = echo_moments(mean, log_scale + self.echo.log_max_scale)
+        moments = echo_moments(ops.convert_to_tensor(mean), ops.convert_to_tensor(log_scale) + self.echo.log_max_scale)
         for constant, value in zip((self.z_mean, self.z_variance), moments, strict=True):
             constant.assign(value)
-
-    def _noise(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
-        batch = ops.shape(mean)[0]  # an integer where it is known in advance
-
-        def from_batch():
-            return self.echo.noise(mean, log_scale)
-
-        def from_reservoir():
-            return self._reservoir_noise()[:batch]
-
-        is_static = mean.shape[0] is not None
-        if training or (is_static and batch > self.echo.d_max):
-            return from_batch()
-        if self._known_filled:
-            return from_reservoir() if is_static else ops.cond(batch > self.echo.d_max, from_batch, from_reservoir)
-        if not is_static:
-            use_reservoir = ops.logical_and(batch <= self.echo.d_max, self.reservoir_filled > 0)
-            return ops.cond(use_reservoir, from_reservoir, from_batch)
-        # Where the batch is static on JAX too, whose `cond` cannot advance a seed generator.
-        return ops.where(self.reservoir_filled > 0, from_reservoir(), from_batch())
-
-    def _reservoir_noise(self) -> Tensor:
-        log_scale = self.reservoir_log_scale + self.echo.log_max_scale
-        return echo_noise(
-            self.reservoir_mean,
-            log_scale,
-            d_max=self.echo.d_max,
-            sampler=self.echo.sampler,
-            replace=self.echo.replace,
-            seed=self.seed_generator,
-        )
 
     def _standardised(self, z: Tensor, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
         by_batch = _standardise(z, *echo_moments(mean, log_scale + self.echo.log_max_scale))
         by_reservoir = _standardise(z, ops.convert_to_tensor(self.z_mean), ops.convert_to_tensor(self.z_variance))
         if training:
             renormalised = by_batch + ops.stop_gradient(by_reservoir - by_batch)
+            if self.echo.echoes == "reservoir":
+                return renormalised
             return ops.where(self.renormalising > 0, renormalised, by_batch)
-        return ops.where(self.reservoir_filled > 0, by_reservoir, by_batch)
+        return ops.where(self.echo.reservoir_filled > 0, by_reservoir, by_batch)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
 
     def compute_output_spec(self, inputs, return_rate=False, training=None, pool=None):
-        z = keras.KerasTensor((inputs.shape[0], self.units), "float32")
+        z = keras.KerasTensor((*inputs.shape[:-1], self.units), "float32")
         return (z, keras.KerasTensor((inputs.shape[0],), "float32")) if return_rate else z
-
-    def load_own_variables(self, store):
-        super().load_own_variables(store)
-        self._known_filled = bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
 
     def get_config(self):
         config = super().get_config()
-        names = ("units", "rate_weight", "parametrisation", "mean_scale", "reservoir_size")
-        echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "seed")}
+        names = ("units", "rate_weight", "parametrisation", "mean_scale")
+        echo = {name: getattr(self.echo, name) for name in ("d_max", "sampler", "replace", "reservoir_size", "echoes", "seed")}
         return {**config, **{name: getattr(self, name) for name in names}, **echo}
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -32,6 +33,22 @@ def bernoulli_distortion(images: Tensor, logits: Tensor) -> Tensor:
     images, logits = ops.cast(images, "float32"), ops.cast(logits, "float32")
     pixels = ops.softplus(logits) - images * logits
     return ops.sum(pixels, axis=tuple(range(1, len(pixels.shape))))
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+def mean_rate(target: Tensor, rate: Tensor) -> Tensor:
+    """The rate itself, as a Keras loss for models that have it among their outputs; Keras takes the mean over the batch.
+
+    With `loss_weights` beta it adds `beta` times the mean rate to the loss, and is reported as a metric in nats.
+
+    Args:
+        target: Ignored; Keras wants one, zeros for example.
+        rate: Nats per example. Shape `(batch,)`.
+
+    Returns:
+        `rate`.
+    """
+    return rate
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:

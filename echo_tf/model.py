@@ -191,10 +191,10 @@ class RateDistortionModel(keras.Model):
         """Renew what the channel stores about the training set (Echo; others store nothing).
 
         Args:
-            images: Training images, shape `(n, 28, 28, 1)` in [0, 1]; some 10,000, see `EchoDense.refresh`.
+            images: Training images, shape `(n, 28, 28, 1)` in [0, 1]; some 10,000, see `EchoDense.adapt`.
         """
         if isinstance(self.channel, EchoDense):
-            self.channel.refresh(self._features(images))
+            self.channel.adapt(self._features(images))
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """One draw of `z` for each image. Shape `(n, dim)`."""

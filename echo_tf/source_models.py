@@ -116,7 +116,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
         for _ in range(CYCLES):
             model.fit(source.sample(rng, CYCLE_STEPS * BATCH_SIZE), batch_size=BATCH_SIZE, shuffle=False, verbose=0)
         if channel == "echo":
-            model.channel.refresh(model.encoder(source.sample(rng, REFRESH_EXAMPLES)))
+            model.channel.adapt(model.encoder(source.sample(rng, REFRESH_EXAMPLES)))
         points.append(_measure(model, source, channel, seed, slope, rng))
     return points
 

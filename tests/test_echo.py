@@ -335,6 +335,146 @@ class TestEchoLayer:
         np.testing.assert_array_equal(loaded(inputs), model(inputs))  # both generators start from seed 5
 
 
+class TestReservoir:
+    """Of the bare layer; `EchoDense` uses the same one."""
+
+    @staticmethod
+    def classes(n=600, dim=2):
+        """Pairs of two classes, sorted, with signals of opposite sign."""
+        rng = np.random.default_rng(0)
+        sign = np.repeat([-1.0, 1.0], n // 2)[:, None]
+        mean = (sign * rng.uniform(0.5, 1.0, (n, dim))).astype("float32")
+        return mean, np.log(rng.uniform(0.2, 0.9, (n, dim))).astype("float32")
+
+    def test_training_fills_it_and_batches_of_one_use_it(self):
+        mean, log_scale = pairs(60)
+        layer = EchoLayer(d_max=19, seed=0)
+        layer([mean, log_scale], training=True)
+        one = [np.asarray(layer([mean[:1], log_scale[:1]])) for _ in range(3)]
+        assert one[0].shape == (1, 3)
+        assert np.std(one, axis=0).min() > 0
+        np.testing.assert_allclose(layer.reservoir_mean[:60], mean, rtol=1e-6)
+        assert layer.reservoir_mean.shape == (1000, 3)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_its_noise_has_the_law_of_batch_noise(self, sampler):
+        mean, log_scale = self.classes()
+        log_scale = log_scale - np.log(2.0)
+        layer = EchoLayer(d_max=29, sampler=sampler, reservoir_size=600, seed=0)
+        layer.adapt((mean, log_scale))
+        draws = {"batch": [], "reservoir": []}
+        for _ in range(400):  # one value of each call: values of one ring depend on each other
+            draws["reservoir"].append(np.asarray(layer.noise(mean[:1], log_scale[:1]))[0])
+            draws["batch"].append(np.asarray(layer.noise(mean, log_scale))[0])
+        for j in range(2):
+            p = ks_2samp(np.array(draws["batch"])[:, j], np.array(draws["reservoir"])[:, j]).pvalue
+            assert p > 1e-4
+
+    def test_predictions_for_one_example_average_to_those_in_a_batch(self):
+        mean, log_scale = self.classes()
+        layer = EchoLayer(d_max=29, seed=0)
+        layer.adapt((mean, log_scale))
+        alone = np.array([layer([mean[:1], log_scale[:1]])[0] for _ in range(500)])
+        batched = np.array([layer([mean, log_scale])[0] for _ in range(500)])
+        se = np.hypot(alone.std(0), batched.std(0)) / np.sqrt(500)
+        assert np.all(np.abs(alone.mean(0) - batched.mean(0)) < 5 * se)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_cures_batches_of_one_class(self, training):
+        """The noise of a sorted batch has the sign of its class, while its rate looks right; that of the reservoir is right."""
+        mean, log_scale = self.classes()
+        truth = float(echo_moments(mean, log_scale + EchoLayer(d_max=99).log_max_scale)[0][0])
+        noise, rates = {}, {}
+        for echoes in ("batch", "reservoir"):
+            layer = EchoLayer(d_max=99, echoes=echoes, seed=0)
+            layer.adapt((mean, log_scale))
+            one_class = (mean[300:], log_scale[300:])
+            draws = [layer.noise(*one_class, training=training) for _ in range(40)]
+            noise[echoes] = np.array([np.mean(draw, axis=0)[0] for draw in draws])  # rings average over most of the dependence
+            rates[echoes] = float(np.mean(layer.rate(one_class[1])))
+        assert rates["batch"] == rates["reservoir"]
+        se = noise["reservoir"].std() / np.sqrt(40)
+        # The reservoir is a random sample of the data, 600 of them here: their own mean.
+        assert abs(noise["reservoir"].mean() - truth) < 5 * se + 0.02
+        assert noise["batch"].mean() > truth + 0.5
+
+    def test_echoes_from_the_reservoir_are_never_of_the_batch_at_hand(self):
+        mean, log_scale = pairs(50)
+        layer = EchoLayer(d_max=19, echoes="reservoir", seed=0)
+        layer([mean, log_scale], training=True)
+        loud = [np.full_like(mean, 1e3), log_scale]
+        assert np.max(np.abs(layer.noise(*loud, training=True))) < 20
+        layer(loud, training=True)
+        assert np.max(np.abs(layer.noise(mean, log_scale, training=True))) > 100
+
+    def test_larger_batches_use_its_noise_again(self):
+        mean, log_scale = pairs(70)
+        layer = EchoLayer(d_max=19, echoes="reservoir", reservoir_size=30, seed=0)
+        layer.adapt((mean, log_scale))
+        noise = np.asarray(layer.noise(mean, log_scale))
+        np.testing.assert_array_equal(noise[:30], noise[30:60])
+        assert len(np.unique(noise[:30, 0])) == 30
+
+    def test_draws_of_the_marginal_need_no_data(self):
+        layer = EchoLayer(d_max=19, seed=0)
+        with pytest.raises(ValueError, match="call adapt"):
+            layer.sample_marginal(3)
+        layer.adapt(pairs(50))
+        assert layer.sample_marginal(1500).shape == (1500, 3)
+        assert np.all(EchoLayer.from_config({**layer.get_config(), "multiplicative": True}).get_config()["multiplicative"])
+
+    def test_adapt_takes_batches_and_refuses_one_example(self):
+        mean, log_scale = pairs(50)
+        layers = [EchoLayer(d_max=19) for _ in range(2)]
+        layers[0].adapt((mean, log_scale))
+        layers[1].adapt([(mean[:20], log_scale[:20]), (mean[20:], log_scale[20:])])
+        np.testing.assert_array_equal(layers[0].reservoir_mean, layers[1].reservoir_mean)
+        with pytest.raises(ValueError, match="at least two"):
+            layers[0].adapt((mean[:1], log_scale[:1]))
+
+    def test_unknown_shapes_are_refused(self):
+        with pytest.raises(ValueError, match="all its dimensions"):
+            EchoLayer().build([(None, None, 3)] * 2)
+
+    def test_weights_that_were_set_count_as_filled(self):
+        mean, log_scale = pairs(50)
+        trained, fresh = (EchoLayer(d_max=19) for _ in range(2))
+        trained.adapt((mean, log_scale))
+        fresh.build([mean.shape] * 2)
+        fresh.set_weights(trained.get_weights())
+        assert np.all(np.isfinite(fresh([mean[:1], log_scale[:1]])))
+
+
+class TestFeatureMaps:
+    def test_echoes_come_from_the_same_place_of_other_examples(self):
+        rng = np.random.default_rng(0)
+        mean = rng.uniform(-1, 1, (30, 4, 5, 2)).astype("float32")
+        log_scale = np.log(rng.uniform(0.1, 0.9, mean.shape)).astype("float32")
+        layer = EchoLayer(d_max=19, seed=1)
+        z, rate = layer([mean, log_scale], return_rate=True)
+        flat = EchoLayer(d_max=19, seed=1)
+        expected, expected_rate = flat([mean.reshape(30, -1), log_scale.reshape(30, -1)], return_rate=True)
+        np.testing.assert_allclose(np.reshape(z, (30, -1)), expected, rtol=1e-6)
+        np.testing.assert_allclose(rate, expected_rate, rtol=1e-6)
+
+    def test_dense_heads_and_moments_are_of_each_place(self, tmp_path):
+        features = np.random.default_rng(0).normal(size=(200, 3, 3, 4)).astype("float32")
+        inputs = keras.Input((3, 3, 4))
+        model = keras.Model(inputs, EchoDense(2, d_max=19, rate_weight=1.0, seed=0)(inputs))
+        assert model.output_shape == (None, 3, 3, 2)
+        model.compile("sgd", loss="mse")
+        model.fit(features, np.zeros((200, 3, 3, 2)), batch_size=50, verbose=0)
+        layer = model.layers[-1]
+        layer.adapt(features)
+        z = np.concatenate([np.asarray(layer(features)) for _ in range(20)])
+        assert layer.z_mean.shape == (3, 3, 2)
+        assert np.all(np.abs(z.mean(0)) < 0.25) and np.all(np.abs(z.std(0) - 1) < 0.25)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.predict(features[:1], verbose=0).shape == (1, 3, 3, 2)
+        assert layer.sample_marginal(5).shape == (5, 3, 3, 2)
+
+
 class TestEchoDense:
     @staticmethod
     def trained(batch=20, d_max=9, **options):
@@ -352,7 +492,7 @@ class TestEchoDense:
     def test_output_is_standardised(self):
         layer, _ = self.trained()
         features = np.random.default_rng(1).normal(size=(1000, 8)).astype("float32")
-        layer.refresh(features)
+        layer.adapt(features)
         # Values of one ring depend on each other: the spread of its means over passes tells the standard error.
         passes = np.stack([np.asarray(layer(features)) for _ in range(40)])
         for values, truth in ((passes, 0.0), (np.square(passes), 1.0)):
@@ -391,10 +531,10 @@ class TestEchoDense:
 
     def test_large_batches_make_their_own_echoes(self):
         layer, features = self.trained()
-        layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))
+        layer.echo.reservoir_mean.assign(np.full(layer.echo.reservoir_mean.shape, np.nan))
         mean, log_scale = layer.statistics(features)
-        assert np.all(np.isfinite(layer._noise(mean, log_scale, training=False)))
-        assert not np.any(np.isfinite(layer._noise(mean[:5], log_scale[:5], training=False)))
+        assert np.all(np.isfinite(layer.echo.noise(mean, log_scale, training=False)))
+        assert not np.any(np.isfinite(layer.echo.noise(mean[:5], log_scale[:5], training=False)))
 
     def test_noise_is_there_in_training_and_inference(self):
         layer, features = self.trained(parametrisation="literal")
@@ -417,10 +557,27 @@ class TestEchoDense:
         for batch in batches:
             layer(batch, training=True)
         latest = np.concatenate([batches[2], batches[1, :10]])
-        np.testing.assert_allclose(layer.reservoir_mean, layer.statistics(latest)[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(layer.reservoir_log_scale, layer.statistics(latest)[1], rtol=1e-5, atol=1e-6)
-        layer.refresh(batches[0])
-        np.testing.assert_allclose(layer.reservoir_mean[:20], layer.statistics(batches[0])[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.echo.reservoir_mean, layer.statistics(latest)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.echo.reservoir_log_scale, layer.statistics(latest)[1], rtol=1e-5, atol=1e-6)
+
+    def test_adapt_keeps_a_random_sample_of_pairs_and_the_moments_of_all(self):
+        features = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+        layers = [EchoDense(3, d_max=9, reservoir_size=30, seed=0) for _ in range(2)]
+        for layer, data in zip(layers, (features, [features[:150], features[150:]]), strict=True):
+            layer.build((None, 8))
+            layer.set_weights(layers[0].get_weights())
+            layer.adapt(data)
+        for one, other in zip(*(layer.get_weights() for layer in layers), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        layer = layers[0]
+        mean, log_scale = (np.asarray(values) for values in layer.statistics(features))
+        kept = [np.abs(mean - pair).max(1).argmin() for pair in np.asarray(layer.echo.reservoir_mean)]
+        assert len(set(kept)) == 30
+        assert 40 < np.mean(kept) < 160 and np.any(np.diff(kept) < 0)  # from all over, so sorted data do no harm
+        np.testing.assert_allclose(layer.echo.reservoir_log_scale, log_scale[kept], rtol=1e-5, atol=1e-6)
+        expected = echo_moments(mean, log_scale + layer.echo.log_max_scale)
+        np.testing.assert_allclose(layer.z_mean, expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(layer.z_variance, expected[1], rtol=1e-4, atol=1e-5)
 
     @staticmethod
     def standardised_by(layer, examples, z):
@@ -443,7 +600,7 @@ class TestEchoDense:
             output(batches[1], training=False), self.standardised_by(layer, batches[0], z), rtol=1e-3, atol=1e-4
         )
         both = batches.reshape(40, 8)
-        layer.refresh(both)
+        layer.adapt(both)
         np.testing.assert_allclose(output(batches[0], training=False), self.standardised_by(layer, both, z), rtol=1e-5)
 
     def test_renormalised_value_is_by_the_reservoir_and_gradient_by_the_batch(self):
@@ -467,7 +624,7 @@ class TestEchoDense:
 
         layer.seed_generator.state.assign([0, 0])
         mean, log_scale = layer.statistics(batches[1])
-        z = layer.echo.transmit(mean, log_scale, layer._noise(mean, log_scale, training=True))
+        z = layer.echo.transmit(mean, log_scale, layer.echo.noise(mean, log_scale, training=True))
         np.testing.assert_allclose(by_batch, self.standardised_by(layer, batches[1], z), rtol=1e-4, atol=1e-5)
         both = batches.reshape(40, 8)
         np.testing.assert_allclose(by_reservoir, self.standardised_by(layer, both, z), rtol=1e-4, atol=1e-5)
@@ -505,13 +662,13 @@ class TestEchoDense:
 
     def test_training_ignores_the_reservoir(self):
         layer, features = self.trained()
-        layer.reservoir_mean.assign(np.full(layer.reservoir_mean.shape, np.nan))
+        layer.echo.reservoir_mean.assign(np.full(layer.echo.reservoir_mean.shape, np.nan))
         assert np.all(np.isfinite(layer(features[:5], training=True)))
 
     def test_marginal_has_the_law_of_the_output(self):
         layer, _ = self.trained()
         features = np.random.default_rng(1).normal(size=(1000, 8)).astype("float32")
-        layer.refresh(features)
+        layer.adapt(features)
         draws = np.stack([np.asarray(layer.sample_marginal(1000)) for _ in range(40)])
         outputs = np.stack([np.asarray(layer(features)) for _ in range(40)])
         for power in (1, 2, 4):
@@ -576,7 +733,7 @@ class TestEchoDense:
         with pytest.raises(ValueError, match="Train it first"):
             layer.sample_marginal(3)
         with pytest.raises(ValueError, match="at least two examples"):
-            layer.refresh(features)
+            layer.adapt(features)
         assert layer(np.ones((4, 8), "float32")).shape == (4, 3)
 
     def test_save_and_load(self, tmp_path):

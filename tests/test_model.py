@@ -40,6 +40,14 @@ METHODS = tuple(PARAMETERS)
 SOME_METHODS = ("echo", "info_vae", "iaf_vamp", "vae_maf")
 
 
+def assert_holds(reservoir, pairs):
+    """Each of the pairs, and nothing else, is in the reservoir, about equally often."""
+    distances = np.abs(np.asarray(reservoir)[:, None] - np.asarray(pairs)).max(axis=-1)
+    assert distances.min(axis=1).max() < 1e-5
+    counts = np.bincount(distances.argmin(axis=1), minlength=len(pairs))
+    assert counts.max() - counts.min() <= 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_of_the_paper(method):
     model = echo_tf.build_model(method)
@@ -83,8 +91,8 @@ def test_fit_renews_the_reservoir_with_the_final_parameters():
     data = images(40)
     model.fit(data, batch_size=10, shuffle=False, verbose=0)
     mean, _ = model.channel.statistics(model.encoder.predict(data, verbose=0))
-    np.testing.assert_allclose(model.channel.reservoir_mean[:40], mean, rtol=1e-5, atol=1e-6)
-    assert model.channel.reservoir_mean.shape[0] == 1000
+    assert_holds(model.channel.echo.reservoir_mean, mean)
+    assert model.channel.echo.reservoir_mean.shape[0] == 1000
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,7 +145,7 @@ def test_data_sets_renew_the_reservoir_too():
     model = echo_tf.build_model(small("echo"))
     model.fit(tf.data.Dataset.from_tensor_slices(data).batch(10), shuffle=False, verbose=0)
     mean, _ = model.channel.statistics(model.encoder.predict(data, verbose=0))
-    np.testing.assert_allclose(model.channel.reservoir_mean[:40], mean, rtol=1e-5, atol=1e-6)
+    assert_holds(model.channel.echo.reservoir_mean, mean)
 
 
 def test_generators_leave_the_running_reservoir():
