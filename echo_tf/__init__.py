@@ -1,29 +1,33 @@
 """Echo noise channels and rate-distortion autoencoders for Keras 3."""
 
-from echo_tf.channels import GaussianChannel
-from echo_tf.config import Config, ConfigError, load_config
-from echo_tf.data import DataError, Dataset, load_dataset
-from echo_tf.echo import EchoDense, EchoLayer, echo_noise, echo_rate, echo_sample, max_scale
-from echo_tf.losses import mean_rate
-from echo_tf.model import RateDistortionModel, build_model
+import importlib
+
 from echo_tf.version import __version__
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "DataError",
-    "Dataset",
-    "EchoDense",
-    "EchoLayer",
-    "GaussianChannel",
-    "RateDistortionModel",
-    "__version__",
-    "build_model",
-    "echo_noise",
-    "echo_rate",
-    "echo_sample",
-    "load_config",
-    "load_dataset",
-    "max_scale",
-    "mean_rate",
-]
+# Public names by module. Imported at first use: configurations and theory need no Keras, which takes seconds.
+_MODULES = {
+    "channels": ("GaussianChannel",),
+    "config": ("Config", "ConfigError", "load_config"),
+    "data": ("DataError", "Dataset", "load_dataset"),
+    "echo": ("EchoDense", "EchoLayer", "echo_noise", "echo_rate", "echo_sample"),
+    "losses": ("mean_rate",),
+    "matrix": ("MatrixEchoLayer",),
+    "model": ("RateDistortionModel", "build_model"),
+    "theory": (),
+    "truncation": ("max_scale",),
+}
+_ORIGIN = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_ORIGIN)]
+
+
+def __getattr__(name: str):
+    if name in _ORIGIN:
+        return getattr(importlib.import_module(f"echo_tf.{_ORIGIN[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"echo_tf.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_ORIGIN])

@@ -1,4 +1,7 @@
-"""Configurations: frozen dataclasses that hold the defaults, and a strict loader for the YAML files in `configs/`."""
+"""Configurations: frozen dataclasses that hold the defaults, and a strict loader for the YAML files in `configs/`.
+
+Needs no Keras: a mistake is found before anything slow begins.
+"""
 
 import dataclasses
 import difflib
@@ -8,6 +11,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+
+from echo_tf import names
+from echo_tf.truncation import max_scale
 
 # In an installed package the files lie inside it, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parent
@@ -128,27 +134,20 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
-        # Imported here: the names that a configuration may use belong to modules that import Keras.
-        from echo_tf.echo import PARAMETRISATIONS, SAMPLERS, max_scale
-        from echo_tf.losses import CONSTRAINED
-        from echo_tf.networks import DECODERS, ENCODERS
-        from echo_tf.optimizers import SCHEDULES
-        from echo_tf.priors import AVERAGES
-
         choices = {
             "protocol": PROTOCOLS,
-            "network.encoder": tuple(ENCODERS),
-            "network.decoder": tuple(DECODERS),
-            "channel.kind": ("echo", "gaussian", "iaf"),
-            "channel.sampler": SAMPLERS,
-            "channel.parametrisation": PARAMETRISATIONS,
-            "prior.kind": ("own", "vamp", "maf"),
-            "prior.average": AVERAGES,
+            "network.encoder": names.ENCODERS,
+            "network.decoder": names.DECODERS,
+            "channel.kind": names.CHANNELS,
+            "channel.sampler": names.SAMPLERS,
+            "channel.parametrisation": names.PARAMETRISATIONS,
+            "prior.kind": names.PRIORS,
+            "prior.average": names.AVERAGES,
             "prior.start": ("images", "mean"),
-            "training.schedule": SCHEDULES,
-            "mmd.bandwidth": ("median", "dimension", "fixed"),
-            "training.dtype_policy": ("float32", "mixed_bfloat16"),
-            "constraint.quantity": ("none", *CONSTRAINED),
+            "training.schedule": names.SCHEDULES,
+            "mmd.bandwidth": names.BANDWIDTHS,
+            "training.dtype_policy": names.DTYPE_POLICIES,
+            "constraint.quantity": ("none", *names.CONSTRAINED),
         }
         at_least = {
             "beta": 0,

@@ -12,70 +12,25 @@ Everything is in nats and per example: examples lie along axis 0, dimensions alo
 
 import logging
 import math
-from numbers import Integral
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from scipy.optimize import brentq
+
+from echo_tf.names import ECHO_SOURCES, PARAMETRISATIONS, SAMPLERS
+from echo_tf.truncation import check_d_max, max_scale
 
 logger = logging.getLogger(__name__)
 
 Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
-SAMPLERS = ("ring", "gather")
-PARAMETRISATIONS = ("standardised", "literal", "centred")
-ECHO_SOURCES = ("batch", "reservoir")
-
 # Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
 
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
 VARIANCE_EPSILON = 1e-6
-
-
-def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> float:
-    """Largest scale `r` for which `d_max` echoes give the noise to within `precision`.
-
-    `r` solves `M r^d / (1 - r) = precision`, where the left side bounds what the echoes after the first `d` add to any
-    dimension when `|f_j| <= M` and `0 < s_j <= r`.
-
-    Args:
-        d_max: Integer >= 1, the number of echoes `d`.
-        max_mean: Float > 0, the bound `M` of `|f_j(x)|`.
-        precision: Float > 0, the largest error of the noise. The default is the spacing of float32 numbers at 1.
-
-    Returns:
-        `r` in (0, 1), float. `-log(r)` is the rate floor of one dimension in nats.
-
-    Raises:
-        ValueError: `d_max` is not an integer >= 1, or `max_mean` or `precision` is not a positive finite number.
-
-    Source: paper, section 2.2 (its 0.8359 is `max_scale(99)`).
-        Differs from the released code, whose default solves `M r^d = precision`, which bounds one dropped term instead of
-        all of them, and whose sampler and loss have different defaults for `r`.
-
-    Example:
-        >>> round(max_scale(99), 7)
-        0.8358656
-    """
-    _check_d_max(d_max)
-    for name, value in (("max_mean", max_mean), ("precision", precision)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(
-                f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value}"
-            )
-    log_target = math.log(precision / max_mean)
-
-    # In the logit t of r both log r and log(1 - r) keep full precision at either end, and the left side increases.
-    def excess(t):
-        log_r, log_one_minus_r = -np.logaddexp(0.0, -t), -np.logaddexp(0.0, t)
-        return d_max * log_r - log_one_minus_r - log_target
-
-    logit = brentq(excess, -750.0, 750.0, xtol=1e-13)
-    return 1.0 / (1.0 + math.exp(-logit))
 
 
 def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int) -> Tensor:
@@ -161,11 +116,6 @@ def _short_batch_noise(mean: Tensor, log_scale: Tensor, d_max: int, seed: Seed) 
     return gather_noise(mean, log_scale, orders, d_max)
 
 
-def _check_d_max(d_max: int) -> None:
-    if not isinstance(d_max, Integral) or d_max < 1:
-        raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
-
-
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"Invalid value received for argument `{name}`. Expected one of {choices}. Received: {name}={value!r}")
@@ -228,7 +178,7 @@ def echo_noise(
                 + "Received: d_max=None"
             )
         d_max = static_batch - 1
-    _check_d_max(d_max)
+    check_d_max(d_max)
     if not replace and static_batch is not None and d_max > static_batch - 1:
         raise ValueError(
             f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {static_batch - 1} without "

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from echo_tf.names import CONSTRAINED
+
 Tensor = Any
 
-# Quantities whose constraint sets beta, and the sign with which beta answers to too much of each.
-CONSTRAINED = {"rate": 1.0, "distortion": -1.0}
 BETA_RANGE = (1e-4, 1e4)
 DAMPING = 5.0
 

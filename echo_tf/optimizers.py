@@ -73,9 +73,6 @@ class ReleasedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
-SCHEDULES = ("linear", "released")
-
-
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -> keras.optimizers.Optimizer:
     """Adam of the paper (Keras' defaults otherwise); with `steps_per_epoch` it follows the schedule, else a constant rate."""
     if steps_per_epoch is None:

@@ -12,10 +12,9 @@ from keras import ops
 
 from echo_tf.flows import AutoregressiveFlow
 from echo_tf.losses import gaussian_log_density
+from echo_tf.names import AVERAGES
 
 Tensor = Any
-
-AVERAGES = ("densities", "logs")
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

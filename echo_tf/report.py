@@ -1,21 +1,20 @@
 """Comparison of results on disk with the paper: grouping over seeds, verdicts, tables. Reads files only, no models."""
 
-import functools
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from echo_tf.analysis import Analysis
-from echo_tf.config import CONFIG_DIR, DATASETS, config_from_dict, flatten, load_config
-from echo_tf.echo import max_scale
+from echo_tf.config import DATASETS, config_from_dict, flatten, load_config
 from echo_tf.experiments import analysis_path, load_analysis, result_path
 from echo_tf.files import write_atomically
+from echo_tf.paper import paper_table, published
 from echo_tf.statistics import standard_error
 from echo_tf.tables import Table
+from echo_tf.truncation import max_scale
 
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 SPLITS = ("test", "validation")
@@ -69,17 +68,6 @@ class Row:
     def setting(self) -> tuple:
         """What tells rows of one method on one data set apart, but for beta."""
         return (self.protocol, self.epochs, self.split, self.holdout, self.dtype_policy, self.target, bool(self.warm_start))
-
-
-@functools.cache
-def published() -> dict:
-    """All of the paper's numbers, `configs/paper.yaml`."""
-    return yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text(encoding="utf-8"))
-
-
-def paper_table() -> dict[str, dict[str, dict[str, float]]]:
-    """The paper's table 2 by data set and method, nats at beta = 1."""
-    return published()["table_2"]
 
 
 class ResultError(RuntimeError):

@@ -1,7 +1,10 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
+from echo_tf import names, networks
 from echo_tf.config import Config, ConfigError, available_methods, config_from_dict, load_config
 
 
@@ -17,6 +20,16 @@ def test_every_method_loads_and_survives_a_dictionary(method):
     config = load_config(method)
     assert config.method == method
     assert config_from_dict(dataclasses.asdict(config)) == config
+
+
+def test_names_are_those_of_the_networks():
+    assert tuple(networks.ENCODERS) == names.ENCODERS
+    assert tuple(networks.DECODERS) == names.DECODERS
+
+
+def test_configurations_and_theory_need_no_keras():
+    script = "import sys, echo_tf; echo_tf.load_config('echo'); echo_tf.max_scale(99); echo_tf.theory.gaussian_rd(1, 0.5)"
+    subprocess.run([sys.executable, "-c", script + "; assert 'keras' not in sys.modules"], check=True)
 
 
 def test_overrides_merge_into_groups():

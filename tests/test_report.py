@@ -6,6 +6,7 @@ import pytest
 
 from echo_tf.analysis import Analysis
 from echo_tf.config import load_config
+from echo_tf.paper import paper_table
 from echo_tf.report import (
     AGREES,
     DIFFERS,
@@ -16,7 +17,6 @@ from echo_tf.report import (
     curve_table,
     curves,
     noise_table,
-    paper_table,
     progress_table,
     read_results,
     replacement_table,
