@@ -42,22 +42,15 @@ def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int) -> Tensor:
     O(n dim log d_max) time, O(n dim) memory.
     """
     decay, total = ops.exp(log_scale), mean  # block of `size` places that starts at each place
-    sum_decay, sum_total, terms = None, None, 0  # the blocks selected so far
-    size = 1
+    noise, size = None, 1
     while True:
-        if d_max & size:
-            if sum_total is None:
-                sum_decay, sum_total = decay, total
-            else:
-                sum_total = sum_total + sum_decay * ops.roll(total, -terms, axis=0)
-                sum_decay = sum_decay * ops.roll(decay, -terms, axis=0)
-            terms += size
-        if terms == d_max:
-            break
+        if d_max & size:  # put this block in front of those selected so far
+            noise = total if noise is None else total + decay * ops.roll(noise, -size, axis=0)
+        if 2 * size > d_max:
+            return ops.roll(noise, -1, axis=0)
         total = total + decay * ops.roll(total, -size, axis=0)
         decay = decay * ops.roll(decay, -size, axis=0)
         size *= 2
-    return ops.roll(sum_total, -1, axis=0)
 
 
 def ring_noise(mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int) -> Tensor:
@@ -121,6 +114,17 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"Invalid value received for argument `{name}`. Expected one of {choices}. Received: {name}={value!r}")
 
 
+def _check_pairs(mean: Tensor, log_scale: Tensor) -> None:
+    """Refuse shapes that differ where both are known."""
+    shapes = tuple(mean.shape), tuple(log_scale.shape)
+    if len(shapes[0]) != len(shapes[1]) or any(
+        None not in sizes and len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)
+    ):
+        raise ValueError(
+            f"Invalid value received for argument `log_scale`. Expected the shape of `mean`, {shapes[0]}. Received: {shapes[1]}"
+        )
+
+
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
     """The tensors in their widest floating type, or float32 if that is wider."""
     tensors = [ops.convert_to_tensor(tensor) for tensor in tensors]
@@ -160,15 +164,16 @@ def echo_noise(
         `e`, the same shape as `mean`, at least float32.
 
     Raises:
-        ValueError: `d_max` is not an integer >= 1; `d_max > batch - 1` without replacement (checked only if the batch size
-            is static: `EchoLayer` checks at run time too); `d_max=None` with replacement or with a batch size that is not
-            static; unknown `sampler`.
+        ValueError: shapes that differ; `d_max` is not an integer >= 1; `d_max > batch - 1` without replacement (checked only
+            if the batch size is static: `EchoLayer` checks at run time too); `d_max=None` with replacement or with a batch
+            size that is not static; unknown `sampler`.
 
     Source: paper, equations 2 and 3 and section 2.2. Differs from the released code, which draws its permutations once
         when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
     """
     mean, log_scale = _at_least_float32(mean, log_scale)
     _check_choice("sampler", sampler, SAMPLERS)
+    _check_pairs(mean, log_scale)
     static_batch = mean.shape[0]
     if d_max is None:
         if replace or static_batch is None:
@@ -389,6 +394,7 @@ class EchoLayer(keras.layers.Layer):
 
     def noise(self, mean: Tensor, log_scale: Tensor, training: bool | None = None) -> Tensor:
         """Fresh noise for every example, from the batch or the reservoir. `log_scale` is without `log r`."""
+        _check_pairs(mean, log_scale)
         batch = ops.shape(mean)[0]  # an integer where it is known in advance
         is_static = mean.shape[0] is not None
 

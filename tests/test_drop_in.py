@@ -149,7 +149,7 @@ def combinations_table():
         ("dtype policy", ", ".join(POLICIES)),
         ("`jit_compile`", ", ".join(str(value) for value in JIT)),
         ("batch, with d_max = 19", f"{', '.join(map(str, BATCHES))} in training; 1, 7, 50 after it"),
-        ("backend", "TensorFlow; JAX for functional models in float32"),
+        ("backend", "TensorFlow; JAX and PyTorch for functional models in float32"),
     ]
     return "\n".join(["| tested together | |", "| --- | --- |", *(f"| {name} | {values} |" for name, values in rows)])
 
