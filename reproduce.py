@@ -8,10 +8,12 @@ python reproduce.py --report                            tables and figures from 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # As in config.py; importing it would import Keras before --help.
 DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
-EXIT_OK, EXIT_MISSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
+EXIT_SIGNAL = 128  # plus its number: 130 for Ctrl-C, 143 for SIGTERM
 
 # The paper's 200 epochs are for 24,000 images and more. Digits has 1,437: this many make a demonstration of a few minutes.
 DIGITS_EPOCHS = 30
@@ -28,6 +31,15 @@ DIGITS_EPOCHS = 30
 RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
 # Images held out for --split validation or --validate where a data set has no validation split of its own.
 HOLDOUT = {"digits": 237, "omniglot": 1_345, "fashion_mnist": 10_000}
+
+
+# Signals that ask this program to stop. Keras drops exceptions that fall into its conversion of metrics, so they are noted too.
+_signals: list[int] = []
+
+
+def _stop(number: int, frame) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -100,8 +112,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def plan_cells(options: argparse.Namespace) -> list:
     """The cells that the options ask for."""
     from echo_tf.config import available_methods, load_config
-    from echo_tf.experiments import plan
-    from echo_tf.report import paper_table
+    from echo_tf.paper import paper_table
 
     training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
     overrides = {"training": {key: value for key, value in training.items() if value is not None}}
@@ -118,6 +129,9 @@ def plan_cells(options: argparse.Namespace) -> list:
     configs = [load_config(method, dataset=options.dataset, **overrides) for method in methods]
     if options.dataset == "digits":
         configs = [_with_digits_epochs(config) for config in configs]
+    # Imports Keras, which takes seconds: configurations are checked by now.
+    from echo_tf.experiments import plan
+
     holds_out = options.validate or options.split == "validation"
     holdout = HOLDOUT.get(options.dataset, 0) if holds_out else 0
     return plan(options.dataset, configs, options.beta, options.seeds, holdout, options.warm_start)
@@ -146,15 +160,16 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
         if finished[number - 1]:
             continue
         print(f"[{number}/{len(cells)}] {cell.folder(options.out)}")
-        result = run_cell(
-            cell,
-            dataset,
-            options.out,
-            split=options.split,
-            passes=options.rate_samples,
-            validate=options.validate,
-            callbacks=_callbacks(options, cell),
-        )
+        with contextlib.ExitStack() as stack:
+            result = run_cell(
+                cell,
+                dataset,
+                options.out,
+                split=options.split,
+                passes=options.rate_samples,
+                validate=options.validate,
+                callbacks=_callbacks(options, cell, stack),
+            )
         means = ", ".join(f"{name} {result[key]['mean']:.2f}" for name, key in _QUANTITIES)
         print(f"    {options.split}: {means} nats, trained in {result['training_seconds']:.0f} s")
 
@@ -162,17 +177,25 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
 
 
-def _callbacks(options: argparse.Namespace, cell) -> list:
+def _callbacks(options: argparse.Namespace, cell, stack: contextlib.ExitStack) -> list:
+    """Callbacks of one training; `stack` clears the progress bar, however the training ends."""
     import keras
     from tqdm import tqdm
 
     class Progress(keras.callbacks.Callback):
         """One bar with the remaining time over all epochs of a cell; it leaves the metrics on the device."""
 
+        async_safe = True
+
         def on_train_begin(self, logs=None):
             steps = self.params["steps"]
             finished = int(self.model.optimizer.iterations.numpy()) if self.model.optimizer.built else 0
-            self.bar = tqdm(total=steps * self.params["epochs"], initial=finished, unit="step", mininterval=1.0, leave=False)
+            total = steps * self.params["epochs"]
+            self.bar = stack.enter_context(tqdm(total=total, initial=finished, unit="step", mininterval=1.0, leave=False))
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if _signals:
+                raise KeyboardInterrupt
 
         def on_train_batch_end(self, batch, logs=None):
             self.bar.update()
@@ -204,9 +227,13 @@ def report(options: argparse.Namespace) -> list:
     """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
     from echo_tf import plots
     from echo_tf import report as reports
+    from echo_tf.experiments import CellError, damages
     from echo_tf.page import write_page
 
     results = reports.read_results(options.out)
+    for result in results:
+        for path, damage in damages(Path(result["folder"]), result["split"]).items():
+            raise CellError(f"{path} is damaged ({damage}). Run its cell again, which makes the file anew.")
     if not results:
         raise FileNotFoundError(f"No results in {options.out}. Train first, or point --out at a folder with results.")
     rows = reports.compare(results)
@@ -279,11 +306,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new batch size
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("reproduce.py: interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        return EXIT_SIGNAL + (_signals[-1] if _signals else signal.SIGINT)
 
-    from echo_tf.config import ConfigError
-    from echo_tf.data import DataError
-    from echo_tf.experiments import CellError
-    from echo_tf.report import DIFFERS, ResultError
+
+def _run(options: argparse.Namespace) -> int:
+    from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
 
     try:
         if options.experiment in ("bottleneck", "theory"):
@@ -299,14 +330,14 @@ def main(arguments: list[str] | None = None) -> int:
             if options.experiment == "analysis":
                 analyse_cells(options, cells)
         rows = report(options)
-    except (ConfigError, DataError, CellError, ResultError, OSError) as error:
+    except (ConfigError, DataError, CellError, ResultError, TrainingError, OSError) as error:
         print(f"reproduce.py: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("\nreproduce.py: interrupted. The same command goes on where it stopped.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_MISSED if options.strict and any(row.verdict == DIFFERS for row in rows) else EXIT_OK
+    return EXIT_MISSED if options.strict and any(row.misses for row in rows) else EXIT_OK
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell script
+            signal.signal(number, _stop)
     sys.exit(main())

@@ -57,6 +57,6 @@ def make_torch_step(images: np.ndarray, bfloat16: bool):
             loss = model(x)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step

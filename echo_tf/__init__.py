@@ -7,8 +7,9 @@ from echo_tf.version import __version__
 # Public names by module. Imported at first use: configurations and theory need no Keras, which takes seconds.
 _MODULES = {
     "channels": ("GaussianChannel",),
-    "config": ("Config", "ConfigError", "load_config"),
-    "data": ("DataError", "Dataset", "load_dataset"),
+    "config": ("Config", "load_config"),
+    "data": ("Dataset", "load_dataset"),
+    "errors": ("CellError", "ConfigError", "DataError", "ResultError", "TrainingError"),
     "echo": ("EchoDense", "EchoLayer", "echo_noise", "echo_rate", "echo_sample"),
     "losses": ("mean_rate",),
     "matrix": ("MatrixEchoLayer",),

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from echo_tf import names
+from echo_tf.errors import ConfigError
 from echo_tf.truncation import max_scale
 
 # In an installed package the files lie inside it, in a checkout beside it.
@@ -23,10 +24,6 @@ CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs"
 # paper: what the paper says, implemented correctly; released: what the authors' code does.
 PROTOCOLS = ("paper", "released")
 DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the place and the remedy."""
 
 
 @dataclass(frozen=True)

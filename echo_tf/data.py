@@ -12,12 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from echo_tf.config import DATASETS
+from echo_tf.errors import DataError
 
 DATA_DIR_VARIABLE = "ECHO_TF_DATA"
-
-
-class DataError(RuntimeError):
-    """Data that are missing, damaged or cannot be fetched; the message says what to do."""
 
 
 @dataclass(frozen=True)

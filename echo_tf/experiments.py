@@ -3,10 +3,11 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
+import re
 import subprocess
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +16,19 @@ import numpy as np
 from keras import ops
 
 from echo_tf.analysis import Analysis, analyse, rate_by_dimension
-from echo_tf.config import Config, config_from_dict, flatten
+from echo_tf.config import DATASETS, Config, config_from_dict, flatten
 from echo_tf.data import Dataset
+from echo_tf.errors import CellError, ConfigError, TrainingError
 from echo_tf.evaluation import PASSES, evaluate
-from echo_tf.files import write_atomically
-from echo_tf.training import CHECKPOINT, read_metrics, save_atomically, train
+from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
+from echo_tf.training import CHECKPOINT, load_saved, read_metrics, save_atomically, train
 
 CELL = "cell.json"
 MODEL = "model.keras"
+FAILED = "failed.json"
 PICTURE_COUNT = 10
 
 _PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-probability", "numpy", "scipy")
-
-
-class CellError(RuntimeError):
-    """A folder that cannot be used for a cell; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,25 @@ class Cell:
             training on all.
         warm_start: Betas through which the weights came before this training: each model was started from the one before it,
             this one from the last. Empty: from scratch.
+
+    Raises:
+        ConfigError: an unknown data set, or a method whose name is no name of a folder.
     """
 
     dataset: str
     config: Config
     holdout: int = 0
     warm_start: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        # Both are names of folders, and may come from a file that somebody else wrote.
+        if self.dataset not in DATASETS:
+            raise ConfigError(f"Invalid value for `dataset`. Expected one of {DATASETS}. Received: {self.dataset!r}")
+        if not re.fullmatch(r"\w[\w.+=-]*", self.config.method):
+            raise ConfigError(
+                f"Invalid value for `method`. Expected letters, digits and any of _.+=-, no dot or sign first: it names a "
+                f"folder. Received: {self.config.method!r}. Rename the file."
+            )
 
     def folder(self, out: Path) -> Path:
         config = self.config
@@ -142,20 +154,37 @@ def _suffix(split: str) -> str:
 
 
 def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = PASSES) -> bool:
-    """Whether the result of this very cell, from at least so many passes, is on disk.
+    """Whether the result of this very cell, from at least so many passes, is on disk and undamaged, with its pictures.
 
     Raises:
-        CellError: the folder holds a cell with another configuration, or a damaged result.
+        CellError: the folder holds a cell with another configuration.
     """
     folder = cell.folder(out)
     _check_same_cell(cell, folder)
-    path = result_path(folder, split)
-    if not path.exists():
-        return False
+    paths = (result_path(folder, split), pictures_path(folder, split))
+    return all(path.exists() for path in paths) and not damages(folder, split) and _read(paths[0]).get("passes", 0) >= passes
+
+
+def damages(folder: Path, split: str) -> dict[Path, str]:
+    """What is wrong with the files of a result, by file; nothing is of a file that is not there."""
+    result, pictures = result_path(folder, split), pictures_path(folder, split)
+    found = {result: _result_damage(result) if result.exists() else None}
+    found[pictures] = zip_damage(pictures) if pictures.exists() else None
+    return {path: damage for path, damage in found.items() if damage}
+
+
+def _result_damage(path: Path) -> str | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["passes"] >= passes
-    except (ValueError, TypeError, KeyError) as error:
-        raise CellError(f"{path} is not a result of this program ({error!r}). Delete it; it is then made anew.") from None
+        result = _read(path)
+        if result.get("checksum", checksum(result)) != checksum(result):  # older versions wrote none
+            return "its checksum is not that of its contents"
+        Cell.from_dict({field.name: result[field.name] for field in dataclasses.fields(Cell) if field.name in result})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return repr(error)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_same_cell(cell: Cell, folder: Path) -> None:
@@ -163,9 +192,8 @@ def _check_same_cell(cell: Cell, folder: Path) -> None:
     if not path.exists():
         return
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = Cell.from_dict(values)
-    except (ValueError, TypeError, KeyError) as error:
+        found = Cell.from_dict(_read(path))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     if found == cell:
         return
@@ -187,6 +215,9 @@ def run_cell(
 ) -> dict:
     """Train a cell and evaluate it, as far as that is not on disk yet; an interrupted training is resumed.
 
+    A file found damaged is set aside under another name, with a warning, and what it held is made anew: a result or pictures
+    from the model, a model or checkpoint by training from the beginning.
+
     Args:
         cell: The cell.
         dataset: Its data set, before any holdout.
@@ -201,31 +232,61 @@ def run_cell(
         The result, as in `result.json`.
 
     Raises:
-        CellError: the folder holds a cell with another configuration.
+        CellError: the folder holds a cell with another configuration, or another process works in it.
         DataError: no such split.
+        TrainingError: see `train`. The reason is in `failed.json` then; running the cell again goes on from its checkpoint.
         OSError: `out` cannot be written.
     """
     folder = cell.folder(out)
+    path = result_path(folder, split)
     if is_finished(cell, out, split, passes):
-        return json.loads(result_path(folder, split).read_text(encoding="utf-8"))
+        return _read(path)
     if cell.holdout:
         dataset = dataset.holdout(cell.holdout)
     dataset.raw(split)  # fails now rather than after the training
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CELL, json.dumps(cell.to_dict(), indent=2))
+    with _alone_in(folder):
+        if is_finished(cell, out, split, passes):  # another process was faster
+            return _read(path)
+        for damaged, damage in damages(folder, split).items():
+            set_aside(damaged, damage)
+        write_atomically(folder / CELL, json.dumps(cell.to_dict(), indent=2))
+        model = _trained_model(cell, dataset, out, validate, callbacks)
+        result = _evaluated(cell, model, dataset, out, split, passes)
+        write_atomically(path, json.dumps(result, indent=2))  # last: it says that the cell is finished
+    return result
 
-    if (folder / MODEL).exists():
-        model = load_model(folder)
-    else:
-        start = None
-        if cell.predecessor:
-            if not (cell.predecessor.folder(out) / MODEL).exists():
-                raise CellError(f"{folder} starts from {cell.predecessor.folder(out)}, which is not trained. Train that first.")
-            start = load_model(cell.predecessor.folder(out))
-        model = train(cell.config, dataset, folder, start=start, validate=validate, callbacks=callbacks)
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    try:
+        with locked(folder):
+            yield
+    except BlockingIOError:
+        raise CellError(f"{folder} is in use by another process. Wait until that has ended, or use another --out.") from None
+
+
+def _trained_model(
+    cell: Cell, dataset: Dataset, out: Path, validate: bool, callbacks: list[keras.callbacks.Callback] | None
+) -> keras.Model:
+    folder = cell.folder(out)
+    model = load_saved(folder / MODEL)
+    if model is None:
+        start = load_model(cell.predecessor.folder(out)) if cell.predecessor else None
+        try:
+            model = train(cell.config, dataset, folder, start=start, validate=validate, callbacks=callbacks)
+        except TrainingError as error:
+            write_atomically(folder / FAILED, json.dumps({"reason": str(error)}, indent=2))
+            raise
         save_atomically(model, folder / MODEL)
-        (folder / CHECKPOINT).unlink()
+    for path in (folder / CHECKPOINT, folder / FAILED):
+        path.unlink(missing_ok=True)
+    return model
 
+
+def _evaluated(cell: Cell, model: keras.Model, dataset: Dataset, out: Path, split: str, passes: int) -> dict:
+    """Evaluate a trained model and save pictures of it."""
+    folder = cell.folder(out)
     images = dataset.images(split)
     batch_size = cell.evaluation_batch
     result = {
@@ -246,12 +307,11 @@ def run_cell(
         result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rate_by_dimension(model, images)]
     # From all over the split, which may be sorted by class.
     _save_pictures(pictures_path(folder, split), model, images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT])
-    write_atomically(result_path(folder, split), json.dumps(result, indent=2))  # last: it says that the cell is finished
-    return result
+    return {**result, "checksum": checksum(result)}
 
 
 def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> Analysis:
-    """Analyse the trained model of a cell, unless that is on disk already.
+    """Analyse the trained model of a cell, unless that is on disk already, undamaged.
 
     Args:
         cell: A cell that `run_cell` has finished.
@@ -260,28 +320,32 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
         split: Images to look at.
 
     Raises:
-        CellError: its model cannot be loaded, or the analysis on disk is damaged.
+        CellError: it has no model, the analysis on disk is of another version, or another process works in the folder.
+        TrainingError: its model cannot be loaded.
+        OSError: `out` cannot be written.
     """
     folder = cell.folder(out)
     path = analysis_path(folder, split)
-    if path.exists():
+    if path.exists() and not zip_damage(path):
         return load_analysis(path)
     images = (dataset.holdout(cell.holdout) if cell.holdout else dataset).images(split)
-    analysis = analyse(load_model(folder), images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        analysis.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    model = load_model(folder)
+    with _alone_in(folder):
+        if path.exists() and (damage := zip_damage(path)):
+            set_aside(path, damage)
+        analysis = analyse(model, images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
+        with replacing(path) as temporary:
+            analysis.save(temporary)
     return analysis
 
 
 def load_analysis(path: Path) -> Analysis:
     """The analysis in a file. Raises `CellError` for a damaged one."""
+    if damage := zip_damage(path):
+        raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
     try:
         return Analysis.load(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is then made anew.") from None
 
 
@@ -289,27 +353,26 @@ def load_model(folder: Path) -> keras.Model:
     """The trained model of a cell.
 
     Raises:
-        CellError: its file cannot be loaded.
+        CellError: there is none, or a damaged one.
+        TrainingError: it cannot be loaded.
     """
-    try:
-        return keras.saving.load_model(folder / MODEL)
-    except ValueError as error:
-        raise CellError(
-            f"{folder / MODEL} cannot be loaded, perhaps because another version wrote it ({error}). Move the folder away "
-            "to train anew."
-        ) from None
+    model = load_saved(folder / MODEL)
+    if model is None:
+        raise CellError(f"{folder} is not trained: it has no {MODEL}. Train that cell first; if it is finished, move it away.")
+    return model
 
 
 def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
     def to_uint8(values):
         return np.rint(255.0 * np.asarray(values)[..., 0]).astype(np.uint8)
 
-    np.savez_compressed(
-        path,
-        originals=to_uint8(images),
-        reconstructions=to_uint8(model.reconstruct(images)),
-        samples=to_uint8(model.generate(PICTURE_COUNT)),
-    )
+    pictures = {
+        "originals": to_uint8(images),
+        "reconstructions": to_uint8(model.reconstruct(images)),
+        "samples": to_uint8(model.generate(PICTURE_COUNT)),
+    }
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **pictures)
 
 
 def environment() -> dict:

@@ -1,19 +1,106 @@
-"""Text files that are written whole or not at all, and tables as CSV."""
+"""Files that are written whole or not at all, damage found by checksum, one process a folder, and tables as CSV."""
 
+import contextlib
 import csv
+import hashlib
 import io
+import json
+import logging
 import os
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders have no lock there, and nothing tells of a second process
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path, whose file takes the place of `path` if the block succeeds: no reader ever finds half of it.
+
+    Raises:
+        OSError: the file cannot be written. What `path` held before is intact, and the temporary file is gone.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # Keras and NumPy want the suffix
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else the new name might be on disk before the contents
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written, and is as it was ({error}). See to that and run the same again.") from error
+    finally:
+        with contextlib.suppress(OSError):  # of a file that is not there, in a folder that is read-only
+            temporary.unlink()
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one, so that no reader ever finds half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Write a text file by way of a temporary one; see `replacing`."""
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def zip_damage(path: Path) -> str | None:
+    """What is wrong with a zip file (`.keras`, `.npz`) by its directory and the CRC-32 of each member, `None` if nothing is.
+
+    Raises:
+        OSError: it cannot be opened, which says nothing about its contents.
+    """
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                member = archive.testzip()
+                file.seek(-12, os.SEEK_END)
+                if int.from_bytes(file.read(2), "little") != len(archive.infolist()):  # which zipfile does not look at
+                    return "its directory lacks a member"
+        except Exception as error:  # zipfile, zlib and struct fail in many ways on a damaged file
+            return f"{type(error).__name__}: {error}"
+    return f"{member} has another CRC-32 than was written" if member else None
+
+
+def checksum(values: dict) -> str:
+    """SHA-256 of the canonical JSON (sorted keys, no spaces) of all values but the one named `checksum`."""
+    values = {key: value for key, value in values.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def set_aside(path: Path, damage: str) -> None:
+    """Warn of a damaged file, and give it a name that no file has yet: nothing on disk is deleted."""
+    number, new = 1, path.with_name(f"{path.name}.damaged")
+    while new.exists():
+        number += 1
+        new = path.with_name(f"{path.name}.damaged-{number}")
+    path.replace(new)
+    logger.warning("%s is damaged (%s). It is now called %s, and what it held is made anew.", path, damage, new.name)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, for as long as this one lives at most; files that a killed one left half go.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (folder / LOCK).open("a") as file:  # it stays: who removes a lock file may remove that of the next
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked (%s). See to it that no second process works in it.", folder, error)
+        for temporary in folder.glob(".[0-9]*.*"):  # see `replacing`
+            temporary.unlink()
+        yield
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

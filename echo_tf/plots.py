@@ -17,15 +17,15 @@ WINDOWS = 40
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
-    """Rate against distortion at beta = 1, with the paper's points (hollow) and lines of equal -ELBO, per data set.
+    """Rate against distortion of every row, with the paper's points (hollow) and lines of equal -ELBO, per data set.
 
     Source: paper, table 2.
     """
     plt = pyplot()
     groups = grouped(rows, lambda row: row.dataset)
-    settings = sorted({_setting(row) for row in rows})
     figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), squeeze=False)
     for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
+        settings = sorted({_setting(row) for row in members})
         for row in members:
             # With several settings, filled and half filled markers tell them apart.
             fill = ("full", "left", "bottom", "right", "top")[settings.index(_setting(row)) % 5]

@@ -9,6 +9,7 @@ import numpy as np
 
 from echo_tf.analysis import Analysis
 from echo_tf.config import DATASETS, config_from_dict, flatten, load_config
+from echo_tf.errors import ResultError
 from echo_tf.experiments import analysis_path, load_analysis, result_path
 from echo_tf.files import write_atomically
 from echo_tf.paper import paper_table, published
@@ -65,13 +66,14 @@ class Row:
     warm_start: tuple[float, ...]
 
     @property
+    def misses(self) -> bool:
+        """Whether the paper's value was compared and missed."""
+        return self.verdict == DIFFERS
+
+    @property
     def setting(self) -> tuple:
         """What tells rows of one method on one data set apart, but for beta."""
         return (self.protocol, self.epochs, self.split, self.holdout, self.dtype_policy, self.target, bool(self.warm_start))
-
-
-class ResultError(RuntimeError):
-    """A result file that cannot be read; the message names it."""
 
 
 def read_results(out: Path) -> list[dict]:

@@ -16,10 +16,10 @@ from hypothesis.extra import numpy as arrays
 
 import echo_tf
 from echo_tf import data, theory
-from echo_tf.config import Config, ConfigError, config_from_dict, flatten, load_config
-from echo_tf.data import DataError
-from echo_tf.experiments import CellError, is_finished, plan
-from echo_tf.report import ResultError, read_results
+from echo_tf.config import Config, config_from_dict, flatten, load_config
+from echo_tf.errors import CellError, ConfigError, DataError, ResultError
+from echo_tf.experiments import is_finished, plan
+from echo_tf.report import read_results
 from echo_tf.training import METRICS, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,7 +175,9 @@ def test_files_in_the_folder_of_a_cell(content, name, tmp_path_factory):
 def test_files_of_metrics(content, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cell")
     (folder / METRICS).write_bytes(b'{"epoch": 1}\n' + content)
-    assert read_metrics(folder)[0] == {"epoch": 1}
+    lines = read_metrics(folder)
+    assert lines[0] == {"epoch": 1}
+    assert all(isinstance(line, dict) and "epoch" in line for line in lines)
 
 
 @settings(max_examples=FILES // 4, **SETTINGS)

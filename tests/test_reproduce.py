@@ -12,6 +12,8 @@ import echo_tf.data
 import echo_tf.report
 from echo_tf.config import load_config
 from echo_tf.experiments import Cell, CellError, run_cell
+from echo_tf.files import checksum
+from echo_tf.paper import paper_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +39,7 @@ ECHO = Path("digits", "echo", "paper-epochs=1-beta=1-seed=0")
 
 def test_leaves_all_files(out):
     files = {path.name for path in (out / ECHO).iterdir()}
-    assert files == {"cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
+    assert files == {".lock", "cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
     report = {path.name for path in (out / "report").iterdir()}
     tables = {f"{name}{suffix}" for name in ("comparison", "progress") for suffix in (".md", ".tex", ".csv")}
     figures = ("comparison", "training_digits", "reconstructions_digits", "samples_digits")
@@ -165,7 +167,7 @@ def test_target_takes_the_place_of_beta(reproduce, capsys):
 def test_all_means_the_methods_of_the_paper(reproduce, capsys):
     assert reproduce.main(["--method", "all", "--dry-run"]) == 0
     methods = [Path(line).parent.name for line in capsys.readouterr().out.splitlines()]
-    assert methods == sorted(echo_tf.report.paper_table()["binary_mnist"])
+    assert methods == sorted(paper_table()["binary_mnist"])
     assert len(methods) == 9
 
 
@@ -192,6 +194,7 @@ def test_strict_fails_where_the_paper_is_missed(reproduce, out, tmp_path):
     result = json.loads((cell / "result.json").read_text())
     result["dataset"] = "binary_mnist"
     result["config"]["training"]["epochs"] = 200
+    result["checksum"] = checksum(result)
     (cell / "result.json").write_text(json.dumps(result))
     assert reproduce.main(["--report", "--out", str(tmp_path)]) == 0
     assert reproduce.main(["--report", "--out", str(tmp_path), "--strict"]) == 1
@@ -277,7 +280,8 @@ class TestErrors:
     def test_damaged_result(self, fails, out, tmp_path):
         shutil.copytree(out / ECHO, tmp_path / ECHO)
         (tmp_path / ECHO / "result.json").write_text("{")
-        assert "Delete it" in fails("--epochs", "1", "--method", "echo", "--out", str(tmp_path))
+        assert f"{tmp_path / ECHO / 'result.json'} is not a result" in fails("--report", "--out", str(tmp_path))
+        assert (tmp_path / ECHO / "result.json").read_text() == "{"
 
     def test_nothing_to_report(self, fails, tmp_path):
         assert "No results" in fails("--report", "--out", str(tmp_path))
