@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from echo_tf import plots, source_models, theory_experiment
+from echo_tf import source_models, theory_experiment, theory_plots
 from echo_tf.exactness import Estimate, Saturation
 from echo_tf.files import read_rows, write_rows
 from echo_tf.source_models import LearnedPoint, learn_curve
@@ -55,7 +55,14 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     monkeypatch.setattr(theory_experiment, "learn_curve", points_of)
     theory_experiment.run(tmp_path, seeds=1)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(first) == {"binary_source.csv", "exact_curves.csv", "exactness.csv", "saturation.csv", "learned.csv"}
+    assert set(first) == {
+        "binary_source.csv",
+        "exact_curves.csv",
+        "exactness.csv",
+        "saturation.csv",
+        "noise.csv",
+        "learned.csv",
+    }
     assert len(read_rows(tmp_path / "learned.csv")) == 4
     rows = read_rows(tmp_path / "binary_source.csv")
     assert len(rows) == 30
@@ -64,7 +71,7 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     # The figure of an unfinished training shows what there is.
     learned = read_rows(tmp_path / "learned.csv")
     write_rows(tmp_path / "learned.csv", [row | {"source": "another"} for row in learned])
-    assert len(plots.plot_theory(tmp_path)) == 3
+    assert len(theory_plots.plot_theory(tmp_path)) == 4
     write_rows(tmp_path / "learned.csv", learned)
 
     # The Gaussian channel's rows are lost, and made again; all else stays.
@@ -77,7 +84,7 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_bytes() for name in first if name != "learned.csv"} == {
         name: content for name, content in first.items() if name != "learned.csv"
     }
-    for path in plots.plot_theory(tmp_path):
+    for path in theory_plots.plot_theory(tmp_path):
         assert path.stat().st_size > 10_000
 
 
