@@ -20,8 +20,13 @@ from pathlib import Path
 # Before TensorFlow is imported: its start-up messages would drown ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# As in config.py; importing it would import Keras before --help.
-DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
+os.environ["ECHO_TF_WITHOUT_KERAS"] = "1"  # options and configurations are checked before anybody waits for Keras
+from echo_tf.config import DATASETS, available_methods, load_config
+from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
+from echo_tf.paper import paper_table
+
+del os.environ["ECHO_TF_WITHOUT_KERAS"]
+
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128  # plus its number: 130 for Ctrl-C, 143 for SIGTERM
 
@@ -111,9 +116,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def plan_cells(options: argparse.Namespace) -> list:
     """The cells that the options ask for."""
-    from echo_tf.config import available_methods, load_config
-    from echo_tf.paper import paper_table
-
     training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
     overrides = {"training": {key: value for key, value in training.items() if value is not None}}
     if options.protocol is not None:
@@ -227,7 +229,7 @@ def report(options: argparse.Namespace) -> list:
     """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
     from echo_tf import plots
     from echo_tf import report as reports
-    from echo_tf.experiments import CellError, damages
+    from echo_tf.experiments import damages
     from echo_tf.page import write_page
 
     results = reports.read_results(options.out)
@@ -314,8 +316,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
-
     try:
         if options.experiment in ("bottleneck", "theory"):
             (theory if options.experiment == "theory" else bottleneck)(options)

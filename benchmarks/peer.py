@@ -1,4 +1,9 @@
-"""The paper's VAE in plain PyTorch: the same architecture, batch, loss and optimizer, written as PyTorch users would."""
+"""The paper's VAE in plain PyTorch: the same architecture, batch, loss and optimizer, written as PyTorch users would.
+
+A process of its own for `benchmarks.steps`: one training step for every line that it reads, one line when the step is done.
+"""
+
+import sys
 
 import numpy as np
 import torch
@@ -44,7 +49,7 @@ class VAE(nn.Module):
         return distortion + rate
 
 
-def make_torch_step(images: np.ndarray, bfloat16: bool):
+def make_step(images: np.ndarray, bfloat16: bool):
     """A function that does one training step and waits for it; `bfloat16`: networks under autocast."""
     torch.manual_seed(0)
     model = VAE().to(memory_format=torch.channels_last)
@@ -60,3 +65,9 @@ def make_torch_step(images: np.ndarray, bfloat16: bool):
         return loss.item()
 
     return step
+
+
+if __name__ == "__main__":
+    step = make_step(np.load(sys.argv[1]), bfloat16=sys.argv[2] == "mixed_bfloat16")
+    for _ in sys.stdin:
+        print(step(), flush=True)

@@ -10,8 +10,13 @@ loss in plain PyTorch, if it is installed (extra `dev`).
 """
 
 import argparse
+import contextlib
+import importlib.util
 import os
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -45,7 +50,7 @@ def images(count: int = BATCH) -> np.ndarray:
 def make_step(method: str, policy: str):
     """A function that does one training step and waits for it."""
     model = build_model(load_config(method, training={"dtype_policy": policy}), steps_per_epoch=1000)
-    x = tf.constant(images(), tf.float32)
+    x = tf.constant(images(BATCH + model.config.channel.pool), tf.float32)
     if model.prior is not None and hasattr(model.prior, "start_from"):
         model.prior.start_from(images(model.config.prior.components).astype(np.float32))
     data = iter(tf.data.Dataset.from_tensors(x).repeat())
@@ -145,8 +150,6 @@ def measure_epoch(rounds: int) -> dict:
                 """Bare steps after each epoch, both timed."""
 
                 def on_epoch_begin(self, epoch, logs=None, marks=marks):
-                    import time
-
                     if epoch:
                         marks[-1].append(time.perf_counter())  # the epoch before, with all its callbacks, ends here
                         for _ in range(EPOCH_STEPS):
@@ -161,18 +164,36 @@ def measure_epoch(rounds: int) -> dict:
     return result
 
 
+@contextlib.contextmanager
+def torch_step(policy: str):
+    """A function that does one training step in PyTorch and waits for it.
+
+    In a process of its own, so that its threads and its memory do not meet those of TensorFlow.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "images.npy", images())
+        command = [sys.executable, "-m", "benchmarks.peer", f"{folder}/images.npy", policy]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+            def step():
+                process.stdin.write("\n")
+                process.stdin.flush()
+                return float(process.stdout.readline())
+
+            yield step
+
+
 def measure_peer(rounds: int) -> dict | None:
     """A step of the same VAE in PyTorch over ours."""
-    try:
-        from benchmarks.peer import make_torch_step
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         print("\npeer: PyTorch is not installed")
         return None
     result = {}
     print()
     for policy in POLICIES:
-        calls = {"ours": make_step("vae", policy), "torch": make_torch_step(images(), policy == "mixed_bfloat16")}
-        result[policy] = ratio(take_turns(calls, rounds), "torch", "ours")
+        with torch_step(policy) as step:
+            seconds = take_turns({"ours": make_step("vae", policy), "torch": step}, rounds)
+        result[policy] = ratio(seconds, "torch", "ours")
         print(f"PyTorch / ours, {policy}: {show(result[policy])}")
     return result
 

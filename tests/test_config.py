@@ -1,11 +1,14 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from echo_tf import names, networks
 from echo_tf.config import Config, ConfigError, available_methods, config_from_dict, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_paper_defaults():
@@ -27,9 +30,18 @@ def test_names_are_those_of_the_networks():
     assert tuple(networks.DECODERS) == names.DECODERS
 
 
-def test_configurations_and_theory_need_no_keras():
-    script = "import sys, echo_tf; echo_tf.load_config('echo'); echo_tf.max_scale(99); echo_tf.theory.gaussian_rd(1, 0.5)"
-    subprocess.run([sys.executable, "-c", script + "; assert 'keras' not in sys.modules"], check=True)
+def test_the_program_checks_configurations_without_keras():
+    script = "import sys, reproduce; reproduce.load_config('echo'); reproduce.parse_arguments([])"
+    subprocess.run([sys.executable, "-c", script + "; assert 'keras' not in sys.modules"], check=True, cwd=ROOT)
+
+
+def test_everybody_else_can_load_models_once_the_package_is_imported():
+    script = """
+import echo_tf, keras
+for name in ("EchoDense", "EchoLayer", "MatrixEchoLayer", "RateDistortionModel"):
+    assert keras.saving.get_registered_object(f"echo_tf>{name}") is getattr(echo_tf, name)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_overrides_merge_into_groups():
