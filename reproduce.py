@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before TensorFlow is imported: its start-up messages would drown ours.
@@ -89,6 +90,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
     add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
+    add("--jobs", type=int, metavar="N", help="train so many models at once (default: 1, in this process; on Ray all)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of a model for each operation on the CPU, on Ray also the processors that it asks for (default: all of "
+        "this machine; on Ray 1 processor). Another number sums in another order, which changes results in their last digits",
+    )
+    add("--replicas", type=int, default=1, metavar="N", help="split each batch of a model among N devices (default: 1)")
+    add("--executor", choices=["local", "ray"], default="local", help="where models are trained: processes here, or Ray")
+    add("--ray-address", metavar="ADDRESS", help="of the Ray cluster; auto: the one on this machine (default: a new one)")
+    add("--gpus", type=float, metavar="X", help="GPUs that a model asks of Ray, also a share of one (default: 0)")
     add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
     add("--dry-run", action="store_true", help="list the cells and stop")
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
@@ -98,6 +111,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
     options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")
+    for name in ("jobs", "threads", "replicas"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"argument --{name}: expected at least 1, received {getattr(options, name)}")
+    for name in ("ray_address", "gpus"):
+        if getattr(options, name) is not None and options.executor != "ray":
+            parser.error(f"argument --{name.replace('_', '-')}: only with --executor ray")
+    options.gpus = options.gpus or 0.0
+    if not 0 <= options.gpus < float("inf"):
+        parser.error(f"argument --gpus: expected 0 or more, received {options.gpus:g}")
+    if options.executor == "local":
+        options.jobs = options.jobs or 1
     constrained = options.target_rate is not None or options.target_distortion is not None
     if options.experiment == "rd":
         if constrained:
@@ -131,6 +155,8 @@ def plan_cells(options: argparse.Namespace) -> list:
     configs = [load_config(method, dataset=options.dataset, **overrides) for method in methods]
     if options.dataset == "digits":
         configs = [_with_digits_epochs(config) for config in configs]
+    if options.replicas > 1:
+        configs = [_with_replicas(config, options.replicas) for config in configs]
     # Imports Keras, which takes seconds: configurations are checked by now.
     from echo_tf.experiments import plan
 
@@ -146,41 +172,104 @@ def _with_digits_epochs(config):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=DIGITS_EPOCHS))
 
 
+def _with_replicas(config, replicas: int):
+    """The configuration for so many devices. A share of a batch has fewer echoes: `d_max`, and with it `r`, follow it."""
+    channel = config.channel
+    others = config.training.batch_size // replicas - 1
+    if channel.kind == "echo" and not channel.replace and 1 <= others < channel.d_max:
+        logging.warning(
+            "%s: each of %d replicas has %d examples, so that d_max is %d.", config.method, replicas, others + 1, others
+        )
+        channel = dataclasses.replace(channel, d_max=others)
+    return dataclasses.replace(config, channel=channel, training=dataclasses.replace(config.training, replicas=replicas))
+
+
 def train_cells(options: argparse.Namespace, cells: list) -> None:
     """Train and evaluate all cells that are not finished."""
     from echo_tf.data import load_dataset
-    from echo_tf.experiments import is_finished, run_cell
+    from echo_tf.executors import Task
+    from echo_tf.experiments import is_finished
 
-    finished = [is_finished(cell, options.out, options.split, options.rate_samples) for cell in cells]
-    for cell, done in zip(cells, finished, strict=True):
-        if done:
-            print(f"{cell.folder(options.out)}: finished before")
-    if all(finished):
-        return
-    dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
-    for number, cell in enumerate(cells, 1):
-        if finished[number - 1]:
+    tasks = []
+    for cell in cells:
+        folder = cell.folder(options.out)
+        if is_finished(cell, options.out, options.split, options.rate_samples):
+            print(f"{folder}: finished before")
             continue
-        print(f"[{number}/{len(cells)}] {cell.folder(options.out)}")
+        task = Task(
+            cell=cell.to_dict(),
+            folder=folder,
+            out=options.out,
+            data_dir=options.data_dir,
+            raw_dir=options.raw_dir,
+            split=options.split,
+            passes=options.rate_samples,
+            validate=options.validate,
+            tensorboard=options.tensorboard,
+            after=cell.predecessor and cell.predecessor.folder(options.out),
+        )
+        tasks.append(task)
+    if not tasks:
+        return
+    load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
+    here = options.executor == "local" and options.jobs == 1
+    failures = []
+    for number, (task, outcome) in enumerate((_run_here if here else _run_elsewhere)(options, tasks), 1):
+        if isinstance(outcome, Exception):
+            failures.append(str(outcome))
+            continue
+        means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
+        print(f"[{number}/{len(tasks)}] {task.folder}")
+        print(f"    {options.split}: {means} nats, trained in {outcome['training_seconds']:.0f} s")
+    if failures:
+        raise CellError("\n".join(failures))
+
+
+def _run_here(options: argparse.Namespace, tasks: list) -> Iterator[tuple]:
+    """Run tasks one after the other in this process and yield each with its result or error."""
+    from echo_tf.executors import EXPECTED_ERRORS, run_task
+
+    for task in tasks:
         with contextlib.ExitStack() as stack:
-            result = run_cell(
-                cell,
-                dataset,
-                options.out,
-                split=options.split,
-                passes=options.rate_samples,
-                validate=options.validate,
-                callbacks=_callbacks(options, cell, stack),
-            )
-        means = ", ".join(f"{name} {result[key]['mean']:.2f}" for name, key in _QUANTITIES)
-        print(f"    {options.split}: {means} nats, trained in {result['training_seconds']:.0f} s")
+            try:
+                outcome = run_task(task, (_progress(stack),))
+            except EXPECTED_ERRORS as error:
+                outcome = error
+        yield task, outcome
+
+
+def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[tuple]:
+    """Run tasks in other processes, and yield each with its result or error as it ends; one bar for all of them."""
+    from tqdm import tqdm
+
+    from echo_tf.executors import LocalProcesses, RayCluster, run_all
+    from echo_tf.training import read_metrics
+
+    if options.executor == "ray":
+        executor = RayCluster(options.ray_address, cpus=options.threads or 1, gpus=options.gpus)
+    else:
+        executor = LocalProcesses()
+    epochs = {task.folder: task.cell["config"]["training"]["epochs"] for task in tasks}
+    with tqdm(total=sum(epochs.values()), unit="epoch", leave=False) as bar:
+        ended = 0
+
+        def watch(running):
+            done = {task.folder: len(read_metrics(task.folder)) for task in running}
+            bar.n = ended + sum(done.values())
+            shown = [f"{task.cell['config']['method']} {done[task.folder]}/{epochs[task.folder]}" for task in running]
+            bar.set_postfix_str(", ".join(shown))
+
+        for task, outcome in run_all(tasks, executor, options.jobs or len(tasks), watch):
+            ended += epochs[task.folder]
+            with tqdm.external_write_mode():
+                yield task, outcome
 
 
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
 
 
-def _callbacks(options: argparse.Namespace, cell, stack: contextlib.ExitStack) -> list:
-    """Callbacks of one training; `stack` clears the progress bar, however the training ends."""
+def _progress(stack: contextlib.ExitStack):
+    """Callback with a progress bar for one training; `stack` clears it, however the training ends."""
     import keras
     from tqdm import tqdm
 
@@ -208,10 +297,7 @@ def _callbacks(options: argparse.Namespace, cell, stack: contextlib.ExitStack) -
         def on_train_end(self, logs=None):
             self.bar.close()
 
-    callbacks = [Progress()]
-    if options.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(cell.folder(options.out) / "tensorboard"))
-    return callbacks
+    return Progress()
 
 
 def analyse_cells(options: argparse.Namespace, cells: list) -> None:
@@ -306,6 +392,11 @@ def publish_and_name(paths: list[Path], publish: Path | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
+    if options.threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(options.threads)  # read when TensorFlow starts
+    if options.jobs != 1:  # models share the memory of a GPU, of which the first would take all
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new batch size
     try:

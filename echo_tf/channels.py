@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from echo_tf.distribution import SeedGenerator
 from echo_tf.flows import AutoregressiveFlow
 from echo_tf.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
 
@@ -73,7 +74,7 @@ class GaussianChannel(keras.layers.Layer):
         self.units = units
         self.shared_noise = shared_noise
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_var_head = keras.layers.Dense(units, dtype="float32", name="log_var")
 

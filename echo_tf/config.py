@@ -108,6 +108,7 @@ class TrainingConfig:
     decay_start: float = 0.5  # fraction of the steps; paper: linear to 0 over the last 100 of 200 epochs
     beta_warmup: float = 0.0  # fraction of the epochs over which beta rises to its value, epoch by epoch
     dtype_policy: str = "float32"  # or mixed_bfloat16: convolutions in bfloat16, channel and losses in float32
+    replicas: int = 1  # devices among which each batch is split, see `distribution.split_among`
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class Config:
             "mmd.weight": 0,
             "training.epochs": 1,
             "training.batch_size": 2,
+            "training.replicas": 1,
         }
         values = flatten(self)
         for key, allowed in choices.items():
@@ -183,6 +185,7 @@ class Config:
                 f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
                 "its noise as the marginal, and any other would raise it. Use own."
             )
+        self._check_replicas()
         if self.channel.pool and (self.channel.kind != "echo" or self.channel.parametrisation == "centred"):
             raise ConfigError(
                 f"Invalid value for `channel.pool`. Expected 0 but for an Echo channel that is not centred. Received: "
@@ -220,6 +223,21 @@ class Config:
                 "Invalid value for `prior.kind` with `channel.context_units` > 0: 'vamp'. Its components pass through a flow "
                 "that is different for every image then, and their density at a given z is unknown. Use own or maf, or "
                 "context_units 0."
+            )
+
+    def _check_replicas(self) -> None:
+        replicas, batch = self.training.replicas, self.training.batch_size
+        if replicas == 1:
+            return
+        if batch % replicas or self.channel.pool:
+            raise ConfigError(
+                f"Invalid value for `training.replicas`. Expected a divisor of training.batch_size = {batch}, and no "
+                f"channel.pool. Received: {replicas}"
+            )
+        if self.channel.kind == "echo" and not self.channel.replace and self.channel.d_max >= batch // replicas:
+            raise ConfigError(
+                f"Invalid value for `channel.d_max`. Expected at most {batch // replicas - 1}, the other examples that each of "
+                f"training.replicas = {replicas} has of a batch of {batch}. Received: {self.channel.d_max}"
             )
 
 

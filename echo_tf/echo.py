@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.distribution import SeedGenerator, replica_count
 from echo_tf.names import ECHO_SOURCES, PARAMETRISATIONS, SAMPLERS
 from echo_tf.truncation import check_d_max, max_scale
 
@@ -360,7 +361,7 @@ class EchoLayer(keras.layers.Layer):
         self.reservoir_size = reservoir_size
         self.echoes = echoes
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self._warned = False
         # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
         self._known_filled = False
@@ -787,7 +788,8 @@ class EchoDense(keras.layers.Layer):
 @ops.custom_gradient
 def _pull_to_centre(mean: Tensor):
     """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
-    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
+    examples = ops.cast(replica_count() * ops.shape(mean)[0], mean.dtype)  # gradients of replicas are summed
+    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / examples
 
     def gradient(*arguments, upstream=None):
         return (arguments[0] if upstream is None else upstream) + pull

@@ -67,6 +67,8 @@ class Cell:
         name = f"{config.protocol}-epochs={config.training.epochs}-{self._setting()}-seed={config.seed}"
         if self.holdout:
             name += f"-holdout={self.holdout}"
+        if config.training.replicas > 1:
+            name += f"-replicas={config.training.replicas}"
         if self.warm_start:
             name += "-after=" + ",".join(f"{beta:g}" for beta in self.warm_start)
         return out / self.dataset / config.method / name
@@ -279,6 +281,8 @@ def _trained_model(
             write_atomically(folder / FAILED, json.dumps({"reason": str(error)}, indent=2))
             raise
         save_atomically(model, folder / MODEL)
+        if cell.config.training.replicas > 1:
+            model = load_model(folder)  # one that is not spread over devices
     for path in (folder / CHECKPOINT, folder / FAILED):
         path.unlink(missing_ok=True)
     return model

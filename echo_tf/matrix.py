@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.distribution import SeedGenerator
 from echo_tf.echo import Tensor, _at_least_float32
 from echo_tf.truncation import check_d_max, max_scale
 
@@ -203,7 +204,7 @@ class MatrixEchoLayer(keras.layers.Layer):
         self.max_mean = max_mean
         self.rate_weight = rate_weight
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
 
     def call(self, inputs):
         mean, raw = inputs

@@ -10,6 +10,7 @@ from keras import ops
 
 from echo_tf.channels import Draw, GaussianChannel, IAFChannel
 from echo_tf.config import Config, config_from_dict, load_config
+from echo_tf.distribution import SeedGenerator, replica_count
 from echo_tf.echo import EchoDense
 from echo_tf.losses import (
     bernoulli_distortion,
@@ -69,7 +70,7 @@ class RateDistortionModel(keras.Model):
         self.decoder = DECODERS[network.decoder](network.latent_dim, dtype=policy)
         self.channel = _make_channel(config)
         self.prior = _make_prior(config)
-        self.penalty_seed_generator = keras.random.SeedGenerator(config.seed + PENALTY_SEED)
+        self.penalty_seed_generator = SeedGenerator(config.seed + PENALTY_SEED)
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
         if config.mmd.weight:
@@ -81,7 +82,11 @@ class RateDistortionModel(keras.Model):
         if self.prior is not None:
             self.prior.build()
         self.beta = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(self.config.beta), trainable=False, name="beta"
+            shape=(),
+            initializer=keras.initializers.Constant(self.config.beta),
+            trainable=False,
+            aggregation="mean",  # of what replicas make of it
+            name="beta",
         )
         self.penalty_weight = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(self.config.mmd.weight), trainable=False, name="penalty_weight"
@@ -135,7 +140,7 @@ class RateDistortionModel(keras.Model):
             discrepancy = self._discrepancy(y_pred["z"])
             self.mmd_metric.update_state(discrepancy)
             loss = loss + self.penalty_weight * discrepancy
-        return loss
+        return loss / replica_count()  # Keras sums losses and gradients of replicas
 
     @property
     def _is_constrained(self) -> bool:

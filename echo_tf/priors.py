@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.distribution import SeedGenerator
 from echo_tf.flows import AutoregressiveFlow
 from echo_tf.losses import gaussian_log_density
 from echo_tf.names import AVERAGES
@@ -58,7 +59,7 @@ class MAFPrior(keras.layers.Layer):
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self.flow = AutoregressiveFlow(dim, steps, hidden, scale=scale, name="flow")
 
     def build(self, input_shape=None):
@@ -112,7 +113,7 @@ class VampPrior(keras.layers.Layer):
                 f"Invalid value received for argument `average`. Expected one of {AVERAGES}. Received: average={average!r}"
             )
         self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
 
     def build(self, input_shape=None):
         self.pseudo_inputs = self.add_weight(

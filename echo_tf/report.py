@@ -423,21 +423,11 @@ def curve_table(found: list[Curve]) -> Table | None:
         return None
     rows = [row for curve in found for row in curve.rows]
     header = ("data", "method", "epochs", "beta", "seeds", "rate", "distortion", "-ELBO", "unused")
-    lines = [
-        (
-            _data(row),
-            curve.label,
-            str(row.epochs),
-            _beta(row),
-            str(len(row.seeds)),
-            ("≈ " if row.approximate else "") + _plus_minus(row, "rate_nats"),
-            _plus_minus(row, "distortion_nats"),
-            _plus_minus(row, "neg_elbo_nats"),
-            "" if row.unused_dimensions is None else f"{row.unused_dimensions:.1f} ({row.unused_nats:.2f})",
-        )
-        for curve in found
-        for row in curve.rows
-    ]
+    lines = []
+    for curve in found:
+        for row in curve.rows:
+            data, _, epochs, beta, seeds, rate, distortion, neg_elbo, *_, unused = _cells(row)
+            lines.append((data, curve.label, epochs, beta, seeds, rate, distortion, neg_elbo, unused))
     return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows), _records(rows))
 
 

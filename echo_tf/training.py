@@ -12,6 +12,7 @@ from keras import ops
 
 from echo_tf.config import Config
 from echo_tf.data import Dataset
+from echo_tf.distribution import split_among
 from echo_tf.echo import EchoDense
 from echo_tf.errors import ConfigError, TrainingError
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
@@ -240,10 +241,22 @@ def train(
 
     Raises:
         DataError: `validate` without a validation split.
-        ConfigError: fewer training images than a batch needs.
+        ConfigError: fewer training images than a batch needs, or fewer devices than `config.training.replicas`.
         TrainingError: loss or weights became NaN or infinite, or the checkpoint cannot be loaded.
         OSError: `folder` cannot be written.
     """
+    with split_among(config.training.replicas):
+        return _train(config, dataset, folder, start, validate, callbacks or [])
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    start: keras.Model | None,
+    validate: bool,
+    callbacks: list[keras.callbacks.Callback],
+) -> keras.Model:
     validation = dataset.images("validation") if validate else None
     keras.utils.set_random_seed(config.seed)
     batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed, config.channel.pool)
@@ -268,7 +281,7 @@ def train(
             _WarmUp(config),
             _StopAtNonFinite(),
             _Recorder(folder),
-            *(callbacks or []),
+            *callbacks,
         ],
         shuffle=False,  # ImageBatches does
         verbose=0,

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,6 +10,15 @@ import pytest
 def seeded():
     """Every test draws the same numbers, whichever tests ran before it."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def reproduce():
+    """The module `reproduce.py`."""
+    spec = importlib.util.spec_from_file_location("reproduce", Path(__file__).resolve().parent.parent / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

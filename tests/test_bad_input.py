@@ -1,7 +1,6 @@
 """Malformed input of every kind: a documented error that says what to do, or a valid meaning; nothing else."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import subprocess
@@ -39,14 +38,6 @@ def trees(values):
 
 
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=2) | trees(inner), max_leaves=6)
-
-
-@pytest.fixture(scope="module")
-def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def assert_helpful(error):

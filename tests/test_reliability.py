@@ -1,7 +1,6 @@
 """Nothing is lost, whatever happens: killed processes, damaged files, full disks, second processes, losses that are NaN."""
 
 import contextlib
-import importlib.util
 import json
 import logging
 import random
@@ -56,14 +55,6 @@ def undisturbed(digits, tmp_path_factory):
 def out(undisturbed, tmp_path):
     """A copy of it to damage."""
     return Path(shutil.copytree(undisturbed, tmp_path / "runs"))
-
-
-@pytest.fixture(scope="module")
-def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def science(folder):
@@ -344,7 +335,6 @@ class TestStopping:
     def test_signal_that_keras_swallows_stops_the_next_step(self, reproduce, digits, tmp_path, monkeypatch):
         """As a signal does that comes while Keras converts metrics, where it drops every exception."""
         monkeypatch.setattr(reproduce, "_signals", [])
-        options = reproduce.parse_arguments(["--out", str(tmp_path)])
         steps = []
 
         def receive(model):
@@ -353,7 +343,7 @@ class TestStopping:
                 reproduce._stop(signal.SIGTERM, None)
 
         with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
-            (progress,) = reproduce._callbacks(options, CELL, stack)
+            progress = reproduce._progress(stack)
             run_cell(CELL, digits, tmp_path, callbacks=[progress, At(1, 0, receive), At(1, 2, receive)])
         assert steps == [3]
         assert [line["epoch"] for line in read_metrics(CELL.folder(tmp_path))] == [1]

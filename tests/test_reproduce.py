@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import shutil
@@ -16,14 +15,6 @@ from echo_tf.files import checksum
 from echo_tf.paper import paper_table
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
