@@ -3,10 +3,11 @@
 
     python -m benchmarks.steps --json results/benchmarks/steps.json
 
-Everything in one process, taking turns: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images
-a second of the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (epoch)
-a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (peer) the same architecture, batch and
-loss in plain PyTorch, if it is installed (extra `dev`).
+Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images a second of
+the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where
+its time goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (peer) the same architecture, batch and loss in
+plain PyTorch, if it is installed (extra `dev`); (jobs) a process for each core against one with all cores; (seeds) small models
+of several seeds side by side in one step against one after the other.
 """
 
 import argparse
@@ -34,8 +35,9 @@ from echo_tf.training import train
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")
-PARTS = ("methods", "ceiling", "epoch", "peer")
+PARTS = ("methods", "ceiling", "layers", "epoch", "peer", "jobs", "seeds")
 EPOCH_STEPS = 60
+SEEDS = 8
 
 MATRIX = 2048
 # The layer of the paper's networks with the most arithmetic but one: 5x5, 32 to 64 channels, 14x14.
@@ -63,19 +65,20 @@ def make_step(method: str, policy: str):
 
 
 def step_flops(model: keras.Model) -> int:
-    """Floating-point operations of a training step on one image: three times those of the convolutions in one pass.
-
-    A multiplication and an addition are two. The gradient by the weights and that by the input cost a pass each, but for the
-    first layer, which has no gradient by its input. Biases, activations, heads and the loss are left out: below one per cent.
-    """
-    passes = 0
+    """Floating-point operations of a training step on one image; heads and loss are left out: below one per cent."""
     layers = [layer for network in (model.encoder, model.decoder) for layer in network.layers if hasattr(layer, "kernel")]
-    for layer in layers:
-        kernel = int(np.prod(layer.kernel.shape))
-        transposed = isinstance(layer, keras.layers.Conv2DTranspose)
-        places = int(np.prod((layer.input if transposed else layer.output).shape[1:3]))
-        passes += 2 * kernel * places * (2 if layer is layers[0] else 3)
-    return passes
+    return sum(layer_flops(layer, is_first=layer is layers[0]) for layer in layers)
+
+
+def layer_flops(layer: keras.layers.Layer, is_first: bool) -> int:
+    """Floating-point operations of a convolution on one image, forward and backward; biases and activations are left out.
+
+    A multiplication and an addition are two. The gradient by the weights and that by the input cost as much as the value each,
+    but the first layer has no gradient by its input.
+    """
+    transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+    places = int(np.prod((layer.input if transposed else layer.output).shape[1:3]))
+    return 2 * int(np.prod(layer.kernel.shape)) * places * (2 if is_first else 3)
 
 
 def measure_methods(rounds: int) -> dict:
@@ -130,6 +133,43 @@ def measure_ceiling(rounds: int) -> dict:
     return result
 
 
+def measure_layers(rounds: int) -> dict:
+    """Where the time of a step goes: each layer of the VAE alone, value and gradients, and all of the rest as what remains."""
+    result = {}
+    for policy in POLICIES:
+        model = build_model(load_config("vae", training={"dtype_policy": policy}))
+        calls, flops = {"step": make_step("vae", policy)}, {}
+        layers = [layer for network in (model.encoder, model.decoder) for layer in network.layers if hasattr(layer, "kernel")]
+        for i, layer in enumerate(layers):
+            name = f"{i + 1} {type(layer).__name__} {'x'.join(map(str, layer.kernel.shape))} to {layer.output.shape[1]}"
+            x = tf.cast(tf.random.normal((BATCH, *layer.input.shape[1:])), layer.compute_dtype)
+            watched = [layer.kernel.value] if i == 0 else [layer.kernel.value, x]
+
+            @tf.function
+            def value_and_gradients(layer=layer, x=x, watched=watched):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = layer(x)
+                return tape.gradient(y, watched, output_gradients=tf.ones_like(y))
+
+            calls[name] = lambda call=value_and_gradients: _wait(tf.reduce_sum(tf.cast(call()[0], tf.float32)))
+            flops[name] = BATCH * layer_flops(layer, is_first=i == 0)
+        seconds = {name: np.array(values) for name, values in take_turns(calls, rounds).items()}
+        result[policy] = {
+            name: {
+                "share_of_time": float(np.median(seconds[name] / seconds["step"])),
+                "share_of_flops": flops[name] / sum(flops.values()),
+                "teraflops": flops[name] / float(np.median(seconds[name])) / 1e12,
+            }
+            for name in flops
+        }
+        print(f"\n{policy}: layer, share of the time of a step, of its arithmetic, TFLOP/s")
+        for name, row in result[policy].items():
+            print(f"    {name:40} {row['share_of_time']:6.3f} {row['share_of_flops']:6.3f} {row['teraflops']:6.3f}")
+        print(f"    {'all else':40} {1 - sum(row['share_of_time'] for row in result[policy].values()):6.3f}")
+    return result
+
+
 def _wait(result) -> None:
     for value in tf.nest.flatten(result):
         np.asarray(value)
@@ -165,36 +205,100 @@ def measure_epoch(rounds: int) -> dict:
 
 
 @contextlib.contextmanager
-def torch_step(policy: str):
-    """A function that does one training step in PyTorch and waits for it.
+def step_process(command: list[str], **environment: str):
+    """Two functions of a process that does a training step for every line: begin a step, and wait for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
-    In a process of its own, so that its threads and its memory do not meet those of TensorFlow.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "images.npy", images())
-        command = [sys.executable, "-m", "benchmarks.peer", f"{folder}/images.npy", policy]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    def begin():
+        process.stdin.write("\n")
+        process.stdin.flush()
 
-            def step():
-                process.stdin.write("\n")
-                process.stdin.flush()
-                return float(process.stdout.readline())
-
-            yield step
+    with process:
+        yield begin, lambda: float(process.stdout.readline())
 
 
 def measure_peer(rounds: int) -> dict | None:
-    """A step of the same VAE in PyTorch over ours."""
+    """A step of the same VAE in PyTorch over ours, in a process of its own: their threads and memory do not meet."""
     if importlib.util.find_spec("torch") is None:
         print("\npeer: PyTorch is not installed")
         return None
     result = {}
     print()
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "images.npy", images())
+        for policy in POLICIES:
+            with step_process(["benchmarks.peer", f"{folder}/images.npy", policy]) as (begin, wait):
+                calls = {"ours": make_step("vae", policy), "torch": lambda begin=begin, wait=wait: (begin(), wait())}
+                seconds = take_turns(calls, rounds)
+            result[policy] = ratio(seconds, "torch", "ours")
+            print(f"PyTorch / ours, {policy}: {show(result[policy])}")
+    return result
+
+
+def measure_jobs(rounds: int) -> dict:
+    """Images a second of one process for each core, each with one thread, over those of one process with all of them."""
+    cores = len(os.sched_getaffinity(0))
+    result = {"processes": cores}
+    print()
     for policy in POLICIES:
-        with torch_step(policy) as step:
-            seconds = take_turns({"ours": make_step("vae", policy), "torch": step}, rounds)
-        result[policy] = ratio(seconds, "torch", "ours")
-        print(f"PyTorch / ours, {policy}: {show(result[policy])}")
+        with contextlib.ExitStack() as stack:
+            command = ["benchmarks.steps", "--serve", policy]
+            one = stack.enter_context(step_process(command))
+            many = [stack.enter_context(step_process(command, TF_NUM_INTRAOP_THREADS="1")) for _ in range(cores)]
+
+            def run(processes):
+                for begin, _ in processes:
+                    begin()
+                for _, wait in processes:
+                    wait()
+
+            seconds = take_turns({"one": lambda: run([one]), "many": lambda: run(many)}, rounds)  # noqa: B023
+        seconds["many"] = [value / cores for value in seconds["many"]]
+        result[policy] = ratio(seconds, "one", "many")
+        print(f"{cores} processes of 1 thread / 1 process of {cores}, images a second, {policy}: {show(result[policy])}")
+    return result
+
+
+def serve(policy: str) -> None:
+    """Do a training step of the VAE for every line of the input; see `step_process`."""
+    step = make_step("vae", policy)
+    for _ in sys.stdin:
+        print(step()["loss"], flush=True)
+
+
+def measure_seeds(rounds: int) -> dict:
+    """So many steps of one small autoencoder (like those of the experiment theory), over one step of as many side by side."""
+
+    def small_step(seeds: int, dim: int = 16, hidden: int = 64, batch: int = 1000):
+        sizes = [(dim, hidden), (hidden, hidden), (hidden, 2 * dim), (dim, hidden), (hidden, hidden), (hidden, dim)]
+        kernels = [tf.Variable(tf.random.normal((seeds, *size), stddev=size[0] ** -0.5)) for size in sizes]
+        optimizer = keras.optimizers.Adam(1e-3)
+        optimizer.build(kernels)
+        x = tf.random.normal((seeds, batch, dim))
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                h = tf.nn.gelu(tf.nn.gelu(x @ kernels[0]) @ kernels[1])
+                mean, log_var = tf.split(h @ kernels[2], 2, axis=-1)
+                z = mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
+                y = tf.nn.gelu(tf.nn.gelu(z @ kernels[3]) @ kernels[4]) @ kernels[5]
+                rate = 0.5 * tf.reduce_sum(tf.exp(log_var) + mean**2 - 1.0 - log_var, -1)
+                loss = tf.reduce_sum(tf.reduce_mean(rate + tf.reduce_sum((x - y) ** 2, -1), -1))
+            optimizer.apply(tape.gradient(loss, kernels), kernels)
+            return loss
+
+        return step
+
+    alone, together = small_step(1), small_step(SEEDS)
+    calls = {
+        "alone": lambda: [_wait(alone()) for _ in range(10 * SEEDS)],
+        "together": lambda: [_wait(together()) for _ in range(10)],
+    }
+    result = {"seeds": SEEDS, **ratio(take_turns(calls, rounds), "alone", "together")}
+    print(f"\n{SEEDS} steps of a small model / one step of {SEEDS} side by side: {show(result)}")
     return result
 
 
@@ -204,8 +308,19 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--serve", choices=POLICIES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    measures = {"methods": measure_methods, "ceiling": measure_ceiling, "epoch": measure_epoch, "peer": measure_peer}
+    if options.serve:
+        return serve(options.serve)
+    measures = {
+        "methods": measure_methods,
+        "ceiling": measure_ceiling,
+        "layers": measure_layers,
+        "epoch": measure_epoch,
+        "peer": measure_peer,
+        "jobs": measure_jobs,
+        "seeds": measure_seeds,
+    }
     result = {part: measures[part](options.rounds) for part in options.parts}
     write(options.json, {"rounds": options.rounds, **result})
 
