@@ -4,10 +4,10 @@
     python -m benchmarks.steps --json results/benchmarks/steps.json
 
 Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images a second of
-the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where
-its time goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (peer) the same architecture, batch and loss in
-plain PyTorch, if it is installed (extra `dev`); (jobs) a process for each core against one with all cores; (seeds) small models
-of several seeds side by side in one step against one after the other.
+the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the
+time of a step goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (peer) the
+same architecture, batch and loss in plain PyTorch, if it is installed (extra `dev`); (jobs) a process for each core against one
+with all cores; (seeds) small models of several seeds side by side in one step against one after the other.
 """
 
 import argparse

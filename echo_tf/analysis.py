@@ -77,7 +77,7 @@ def analyse(model: keras.Model, images: np.ndarray, *, batch_size: int = 100, pa
     """
     features = model.encoder.predict(images, verbose=0)
     mean, scale = (ops.convert_to_numpy(values) for values in _mean_and_scale(model, features))
-    rates = rate_by_dimension(model, images)
+    rates = rate_by_dimension(model.channel, features)
     shown = np.argsort(-rates)[:SHOWN_DIMENSIONS]
     samples = np.stack([_draw(model, features)[:, shown] for _ in range(MARGINAL_SAMPLES)])  # (samples, n, shown)
     marginals = [marginal_density(samples[:, :, i].ravel()) for i in range(len(shown))]
@@ -113,16 +113,16 @@ def _draw(model: keras.Model, features: np.ndarray) -> np.ndarray:
     return ops.convert_to_numpy(model.channel(features))
 
 
-def rate_by_dimension(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Mean rate of every latent dimension in nats, shape `(dim,)`.
+def rate_by_dimension(channel: keras.layers.Layer, features: np.ndarray) -> np.ndarray:
+    """Mean rate of every latent dimension in nats, shape `(dim,)`, for the features of some images, shape `(n, features)`.
 
     Echo: `-E log s_j`, which cannot be below the floor `-log r`. Other channels: the divergence of the Gaussian from N(0, 1) in
     that dimension, which sums to the rate where that is the marginal. With a flow it is that of the dimension before the flow,
     and with a learned marginal it is no share of the rate: there it only serves to put dimensions in order.
     """
-    first, second = model.channel.statistics(model.encoder.predict(images, verbose=0))
-    if isinstance(model.channel, EchoDense):
-        return -np.mean(ops.convert_to_numpy(second), axis=0, dtype=np.float64) - model.channel.echo.log_max_scale
+    first, second = channel.statistics(features)
+    if isinstance(channel, EchoDense):
+        return -np.mean(ops.convert_to_numpy(second), axis=0, dtype=np.float64) - channel.echo.log_max_scale
     by_dimension = gaussian_kl(ops.expand_dims(first, -1), ops.expand_dims(second, -1))
     return np.mean(ops.convert_to_numpy(by_dimension), axis=0, dtype=np.float64)
 

@@ -308,7 +308,8 @@ def _evaluated(cell: Cell, model: keras.Model, dataset: Dataset, out: Path, spli
         result["final_beta"] = float(ops.convert_to_numpy(model.beta))
     if cell.config.channel.kind == "echo":
         result["rate_floor_nats"] = model.channel.echo.rate_floor(cell.config.network.latent_dim)
-        result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rate_by_dimension(model, images)]
+        rates = rate_by_dimension(model.channel, model.encoder.predict(images, verbose=0))
+        result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rates]
     # From all over the split, which may be sorted by class.
     _save_pictures(pictures_path(folder, split), model, images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT])
     return {**result, "checksum": checksum(result)}

@@ -119,7 +119,7 @@ def test_rates_by_dimension_add_up(method):
     model = small(method)
     keras.utils.set_random_seed(1)
     images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
-    rates = rate_by_dimension(model, images)
+    rates = rate_by_dimension(model.channel, model.encoder.predict(images, verbose=0))
     assert rates.shape == (32,)
     assert rates.sum() == pytest.approx(model.predict(images, verbose=0)["rate"].mean(), rel=1e-4)
     if method == "echo":
