@@ -214,32 +214,34 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
     load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
     here = options.executor == "local" and options.jobs == 1
     failures = []
-    for number, (task, outcome) in enumerate((_run_here if here else _run_elsewhere)(options, tasks), 1):
+    for outcome in (_run_here if here else _run_elsewhere)(options, tasks):
         if isinstance(outcome, Exception):
             failures.append(str(outcome))
+            print("    failed")
             continue
         means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
-        print(f"[{number}/{len(tasks)}] {task.folder}")
         print(f"    {options.split}: {means} nats, trained in {outcome['training_seconds']:.0f} s")
     if failures:
-        raise CellError("\n".join(failures))
+        count = [f"{len(failures)} of {len(tasks)} models failed."] if len(tasks) > 1 else []
+        raise CellError("\n".join([*count, *failures]))
 
 
-def _run_here(options: argparse.Namespace, tasks: list) -> Iterator[tuple]:
-    """Run tasks one after the other in this process and yield each with its result or error."""
+def _run_here(options: argparse.Namespace, tasks: list) -> Iterator[dict | Exception]:
+    """Run tasks one after the other in this process and yield the result or error of each."""
     from echo_tf.executors import EXPECTED_ERRORS, run_task
 
-    for task in tasks:
+    for number, task in enumerate(tasks, 1):
+        print(f"[{number}/{len(tasks)}] {task.folder}")
         with contextlib.ExitStack() as stack:
             try:
                 outcome = run_task(task, (_progress(stack),))
             except EXPECTED_ERRORS as error:
                 outcome = error
-        yield task, outcome
+        yield outcome
 
 
-def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[tuple]:
-    """Run tasks in other processes, and yield each with its result or error as it ends; one bar for all of them."""
+def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[dict | Exception]:
+    """Run tasks in other processes, and yield the result or error of each as it ends; one bar for all of them."""
     from tqdm import tqdm
 
     from echo_tf.executors import LocalProcesses, RayCluster, run_all
@@ -251,18 +253,19 @@ def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[tuple]:
         executor = LocalProcesses()
     epochs = {task.folder: task.cell["config"]["training"]["epochs"] for task in tasks}
     with tqdm(total=sum(epochs.values()), unit="epoch", leave=False) as bar:
-        ended = 0
+        ended = []
 
         def watch(running):
             done = {task.folder: len(read_metrics(task.folder)) for task in running}
-            bar.n = ended + sum(done.values())
+            bar.n = sum(epochs[task.folder] for task in ended) + sum(done.values())
             shown = [f"{task.cell['config']['method']} {done[task.folder]}/{epochs[task.folder]}" for task in running]
             bar.set_postfix_str(", ".join(shown))
 
         for task, outcome in run_all(tasks, executor, options.jobs or len(tasks), watch):
-            ended += epochs[task.folder]
+            ended.append(task)
             with tqdm.external_write_mode():
-                yield task, outcome
+                print(f"[{len(ended)}/{len(tasks)}] {task.folder}")
+                yield outcome
 
 
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
@@ -315,13 +318,9 @@ def report(options: argparse.Namespace) -> list:
     """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
     from echo_tf import plots
     from echo_tf import report as reports
-    from echo_tf.experiments import damages
     from echo_tf.page import write_page
 
     results = reports.read_results(options.out)
-    for result in results:
-        for path, damage in damages(Path(result["folder"]), result["split"]).items():
-            raise CellError(f"{path} is damaged ({damage}). Run its cell again, which makes the file anew.")
     if not results:
         raise FileNotFoundError(f"No results in {options.out}. Train first, or point --out at a folder with results.")
     rows = reports.compare(results)

@@ -10,7 +10,7 @@ import numpy as np
 from echo_tf.analysis import Analysis
 from echo_tf.config import DATASETS, config_from_dict, flatten, load_config
 from echo_tf.errors import ResultError
-from echo_tf.experiments import analysis_path, load_analysis, result_path
+from echo_tf.experiments import analysis_path, damages, load_analysis, result_path
 from echo_tf.files import write_atomically
 from echo_tf.paper import paper_table, published
 from echo_tf.statistics import standard_error
@@ -80,7 +80,7 @@ def read_results(out: Path) -> list[dict]:
     """All results below `out`, in the order of their paths; each carries its folder as `folder`.
 
     Raises:
-        ResultError: a file that is no result.
+        ResultError: a file that is no result, or a result or its pictures damaged.
     """
     folders = sorted(path for path in out.glob("*/*/*") if path.is_dir())
     paths = [path for folder in folders for split in SPLITS if (path := result_path(folder, split)).exists()]
@@ -98,6 +98,8 @@ def _read_result(path: Path) -> dict:
         raise ResultError(
             f"{path} is not a result of this program ({error!r}). Delete it; its cell is then made anew."
         ) from None
+    for damaged, damage in damages(path.parent, result["split"]).items():
+        raise ResultError(f"{damaged} is damaged ({damage}). Run its cell again, which makes the file anew.")
     return result | {"folder": str(path.parent)}
 
 

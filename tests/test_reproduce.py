@@ -198,9 +198,9 @@ class TestErrors:
     def fails(self, reproduce, capsys):
         def run(*arguments):
             assert reproduce.main(list(arguments)) == 2
-            message = capsys.readouterr().err.strip().splitlines()[-1]
-            assert message.startswith("reproduce.py: ")
-            return message
+            _, found, message = capsys.readouterr().err.rpartition("reproduce.py: ")
+            assert found
+            return message.strip()
 
         return run
 
@@ -250,7 +250,9 @@ class TestErrors:
     def test_output_folder_is_a_file(self, fails, tmp_path):
         path = tmp_path / "file"
         path.write_text("precious")
-        assert str(path) in fails("--epochs", "1", "--out", str(path))
+        first, *messages = fails("--epochs", "1", "--out", str(path)).splitlines()
+        assert first == "2 of 2 models failed."
+        assert len(messages) == 2 and all(str(path) in message for message in messages)
         assert path.read_text() == "precious"
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
