@@ -95,7 +95,9 @@ def test_fit_renews_the_reservoir_with_the_final_parameters():
     assert model.channel.echo.reservoir_mean.shape[0] == 1000
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name in SOME_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_every_weight_changes_in_one_step_and_is_saved(method, tmp_path):
     model = echo_tf.build_model(small(method))
     before = [weight.numpy() for weight in model.trainable_weights]

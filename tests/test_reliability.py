@@ -312,7 +312,8 @@ class TestNonFiniteLoss:
 
 
 class TestStopping:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_signal_in_training(self, tmp_path, number):
         command = [sys.executable, "reproduce.py", "--method", "vae", "--epochs", "500", "--out", str(tmp_path)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

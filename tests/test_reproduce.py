@@ -81,6 +81,7 @@ def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert len(list((tmp_path / "results").iterdir())) == 12  # PDFs stay behind
 
 
+@pytest.mark.slow
 def test_rate_distortion_sweep_with_warm_starts(reproduce, tmp_path, capsys):
     arguments = ["--experiment", "rd", "--method", "vae", "--epochs", "1", "--out", str(tmp_path)]
     assert reproduce.main([*arguments, "--beta", "1", "3", "--warm-start"]) == 0
@@ -97,6 +98,7 @@ def test_rate_distortion_sweep_with_warm_starts(reproduce, tmp_path, capsys):
         run_cell(Cell("digits", config, warm_start=(1.0,)), echo_tf.data.load_dataset("digits"), tmp_path)
 
 
+@pytest.mark.slow
 def test_analysis_draws_its_figures(reproduce, out, tmp_path, monkeypatch):
     monkeypatch.setattr(echo_tf.analysis, "MARGINAL_SAMPLES", 3)
     monkeypatch.setattr(echo_tf.analysis, "NOISE_DRAWS", 600)
@@ -113,6 +115,7 @@ def test_analysis_draws_its_figures(reproduce, out, tmp_path, monkeypatch):
     assert reproduce.main(["--report", *arguments]) == 2
 
 
+@pytest.mark.slow
 def test_another_split_uses_the_trained_model(reproduce, tmp_path, capsys):
     arguments = ["--epochs", "1", "--method", "vae", "--validate", "--out", str(tmp_path)]
     assert reproduce.main([*arguments, "--split", "validation"]) == 0
@@ -287,6 +290,7 @@ class TestErrors:
         assert "saturation.csv" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_data_reach_the_command(reproduce, real_data_dir, tmp_path, monkeypatch):
     """Binary MNIST through the whole command, cut to a few hundred images after loading."""

@@ -112,8 +112,12 @@ def state(model):
     ("method", "changes"),
     [
         ("echo", {}),
-        ("echo", {"constraint": ConstraintConfig("rate", 60.0)}),
-        ("vae", {"training": TrainingConfig(epochs=3, batch_size=20, beta_warmup=1.0, dtype_policy="mixed_bfloat16")}),
+        pytest.param("echo", {"constraint": ConstraintConfig("rate", 60.0)}, marks=pytest.mark.slow),
+        pytest.param(
+            "vae",
+            {"training": TrainingConfig(epochs=3, batch_size=20, beta_warmup=1.0, dtype_policy="mixed_bfloat16")},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_interrupted_training_ends_with_the_very_same_numbers(tmp_path, digits, method, changes):
@@ -131,6 +135,7 @@ def test_interrupted_training_ends_with_the_very_same_numbers(tmp_path, digits, 
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_seed_decides_all_numbers(tmp_path, digits):
     def trained(name, seed):
         (tmp_path / name).mkdir()
