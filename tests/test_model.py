@@ -38,6 +38,7 @@ PARAMETERS = {
 METHODS = tuple(PARAMETERS)
 # One of each channel, prior and penalty, for what does not depend on how they are combined.
 SOME_METHODS = ("echo", "info_vae", "iaf_vamp", "vae_maf")
+FAST_METHODS = [name if name in SOME_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 
 def assert_holds(reservoir, pairs):
@@ -95,9 +96,7 @@ def test_fit_renews_the_reservoir_with_the_final_parameters():
     assert model.channel.echo.reservoir_mean.shape[0] == 1000
 
 
-@pytest.mark.parametrize(
-    "method", [name if name in SOME_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("method", FAST_METHODS)
 def test_every_weight_changes_in_one_step_and_is_saved(method, tmp_path):
     model = echo_tf.build_model(small(method))
     before = [weight.numpy() for weight in model.trainable_weights]
