@@ -258,14 +258,18 @@ def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[dict | 
         def watch(running):
             done = {task.folder: len(read_metrics(task.folder)) for task in running}
             bar.n = sum(epochs[task.folder] for task in ended) + sum(done.values())
-            shown = [f"{task.cell['config']['method']} {done[task.folder]}/{epochs[task.folder]}" for task in running]
-            bar.set_postfix_str(", ".join(shown))
+            bar.set_postfix_str(", ".join(f"{_short_name(task)} {done[task.folder]}/{epochs[task.folder]}" for task in running))
 
         for task, outcome in run_all(tasks, executor, options.jobs or len(tasks), watch):
             ended.append(task)
             with tqdm.external_write_mode():
                 print(f"[{len(ended)}/{len(tasks)}] {task.folder}")
                 yield outcome
+
+
+def _short_name(task) -> str:
+    config = task.cell["config"]
+    return f"{config['method']} beta={config['beta']:g} seed={config['seed']}"
 
 
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -22,6 +23,7 @@ LOG = "worker.log"
 # A worker that was killed (for want of memory, with its machine) goes on from its checkpoint so many times.
 RETRIES = 3
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
 # Environment variables that choose backend, threads and folders.
 _VARIABLES = ("TF_", "XLA_", "JAX_", "KERAS_", "ECHO_TF_")
 EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
@@ -131,8 +133,9 @@ class RayCluster:
         paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
         try:
             if not ray.is_initialized():
+                _check_reachable(address)
                 ray.init(address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"No Ray cluster at {address}: {error}. Start one (ray start --head) or leave it out.") from None
         self._ray = ray
         self._run = ray.remote(
@@ -154,6 +157,13 @@ class RayCluster:
     def stop(self) -> None:
         """Leave the cluster, which ends the tasks of this program there."""
         self._ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail at once where nobody listens: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition("/")[2].partition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def run_all(

@@ -99,6 +99,12 @@ def test_ray_is_an_extra(monkeypatch):
         RayCluster(None, 1, 0)
 
 
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_one_error():
+    with pytest.raises(ConfigError, match=r"No Ray cluster at 127\.0\.0\.1:1: .* refused"):
+        RayCluster("127.0.0.1:1", 1, 0)
+
+
 @pytest.fixture(scope="module")
 def one_by_one(reproduce, tmp_path_factory):
     """Folder of six cells that were trained one after the other."""
