@@ -106,6 +106,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="list the cells and stop")
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
     add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR")
+    add("--readme", type=Path, metavar="FILE", help="write the results on the test set into the results section of FILE")
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
@@ -344,6 +345,8 @@ def report(options: argparse.Namespace) -> list:
     paths = [path for table in tables for path in table.write(folder)]
     paths += [reports.write_rows_as_json(rows, folder / "comparison.json"), *figures]
     paths.append(write_page(tables, figures, folder / "index.html"))
+    if options.readme:
+        reports.write_section(rows, options.readme)
     print("\n" + comparison.text() + "\n")
     publish_and_name(paths, options.publish)
     return rows

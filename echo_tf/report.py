@@ -22,6 +22,8 @@ SPLITS = ("test", "validation")
 TOLERANCE_NATS = 1.0
 PAPER_EPOCHS = 200
 
+SECTION_BEGIN, SECTION_END = "<!-- results -->", "<!-- end of results -->"
+
 NOT_COMPARABLE = "not comparable"
 AGREES = "agrees"
 DIFFERS = "differs"
@@ -199,7 +201,9 @@ def _is_paper_setting(result: dict) -> bool:
 
 def comparison_table(rows: list[Row]) -> Table:
     """All results beside the paper's table 2."""
-    return Table("comparison", "Rate and distortion", _HEADER, [_cells(row) for row in rows], _notes(rows), _records(rows))
+    return Table(
+        "comparison", "Rate and distortion", _HEADER, [_cells(row) for row in rows], _notes(rows, _HEADER), _records(rows)
+    )
 
 
 _HEADER = (
@@ -266,18 +270,20 @@ def _records(rows: list[Row]) -> list[dict]:
     return records
 
 
-def _notes(rows: list[Row]) -> list[str]:
-    notes = [
-        "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only).",
-        "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
-        "schedule and data on the test set.",
-    ]
-    if any(row.importance_bound_nats is not None for row in rows):
+def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
+    """What a reader of such rows must know, as far as these columns show it."""
+    notes = ["Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only)."]
+    if "difference" in header:
+        notes.append(
+            "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
+            "schedule and data on the test set."
+        )
+    if "IS bound" in header and any(row.importance_bound_nats is not None for row in rows):
         notes.append(
             "IS bound: importance-sampled upper bound of -log p(x) (number of samples); no likelihood where images are grey. "
             "Echo has no density q(z|x)."
         )
-    if any(row.unused_dimensions is not None for row in rows):
+    if "unused" in header and any(row.unused_dimensions is not None for row in rows):
         notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
     if any(row.source == "reconstruction" for row in rows):
         notes.append("* Omniglot from a reconstruction of chardata.mat, not from the published file.")
@@ -430,7 +436,7 @@ def curve_table(found: list[Curve]) -> Table | None:
         for row in curve.rows:
             data, _, epochs, beta, seeds, rate, distortion, neg_elbo, *_, unused = _cells(row)
             lines.append((data, curve.label, epochs, beta, seeds, rate, distortion, neg_elbo, unused))
-    return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows), _records(rows))
+    return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows, header), _records(rows))
 
 
 def progress_table(rows: list[Row]) -> Table:
@@ -456,6 +462,46 @@ def write_rows_as_json(rows: list[Row], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return path
+
+
+def read_rows_from_json(path: Path) -> list[Row]:
+    """The inverse of `write_rows_as_json`. Raises `ResultError` for another file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return [Row(**{**row, "seeds": tuple(row["seeds"]), "warm_start": tuple(row["warm_start"])}) for row in values]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultError(f"{path} is no comparison of this program ({error!r}). Run --report, which makes it.") from None
+
+
+def write_section(rows: list[Row], path: Path) -> None:
+    """Replace what stands between the lines `SECTION_BEGIN` and `SECTION_END` of a file by the results on the test set.
+
+    Rows have beta 1, no target and no warm start; within a data set and schedule the best comes first.
+
+    Raises:
+        ResultError: the file has no such lines.
+        OSError: it cannot be read or written.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(SECTION_BEGIN + "\n")
+    _, end, after = rest.partition(SECTION_END)
+    if not (begin and end):
+        raise ResultError(f"{path} lacks the lines {SECTION_BEGIN} and {SECTION_END}, between which results go. Add them.")
+    write_atomically(path, before + begin + section(rows) + end + after)
+
+
+def section(rows: list[Row]) -> str:
+    """The Markdown that `write_section` writes."""
+    shown = [row for row in rows if row.split == "test" and row.beta == 1.0 and not row.target and not row.warm_start]
+    order = list(dict.fromkeys((row.dataset, row.epochs) for row in shown))
+    shown.sort(key=lambda row: (order.index((row.dataset, row.epochs)), row.mean["neg_elbo_nats"]))
+    lines = []
+    for row in shown:
+        data, method, epochs, _, seeds, rate, distortion, neg_elbo, *_ = _cells(row)
+        paper = "" if row.paper is None else f"{row.paper['neg_elbo_nats']:.1f}"
+        lines.append((data, method, epochs, seeds, rate, distortion, neg_elbo, paper))
+    header = ("data", "method", "epochs", "seeds", "rate", "distortion", "-ELBO", "paper, 200 epochs")
+    return Table("results", "Results", header, lines, _notes(shown, header), []).markdown()
 
 
 def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:

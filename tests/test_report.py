@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from echo_tf.report import (
     AGREES,
     DIFFERS,
     NOT_COMPARABLE,
+    SECTION_BEGIN,
+    SECTION_END,
     ResultError,
     compare,
     comparison_table,
@@ -19,8 +22,14 @@ from echo_tf.report import (
     noise_table,
     progress_table,
     read_results,
+    read_rows_from_json,
     replacement_table,
+    section,
+    write_rows_as_json,
+    write_section,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def result(method="echo", dataset="binary_mnist", neg_elbo=90.0, seed=0, split="test", source="original", **overrides):
@@ -246,3 +255,48 @@ def test_reads_results_from_folders(tmp_path):
     results = read_results(tmp_path)
     assert [found["split"] for found in results] == ["test", "validation"]
     assert {found["folder"] for found in results} == {str(folder)}
+
+
+class TestSection:
+    results = (
+        result(neg_elbo=90.0),
+        result(neg_elbo=91.0, seed=1),
+        result("vae", neg_elbo=89.0),
+        result("vae", neg_elbo=60.0, split="validation"),
+        result("vae", neg_elbo=61.0, beta=0.5),
+    )
+
+    def test_shows_the_test_set_best_first(self):
+        lines = section(compare(list(self.results))).splitlines()
+        assert lines[2].startswith("| binary_mnist | vae | 200 | 1 | 26.00 ± 0.03 | 63.00 ± 0.03 | 89.00 ± 0.03 | 93.6 |")
+        assert lines[3].startswith("| binary_mnist | echo | 200 | 2 | 26.00 ± 0.00 | 64.50 ± 0.50 | 90.50 ± 0.50 | 88.7 |")
+        assert lines[4] == ""
+
+    def test_replaces_only_what_it_made(self, tmp_path):
+        path = tmp_path / "README.md"
+        path.write_text(f"before\n{SECTION_BEGIN}\nold\n{SECTION_END}\nafter\n")
+        rows = compare(list(self.results))
+        for _ in range(2):
+            write_section(rows, path)
+            assert path.read_text() == f"before\n{SECTION_BEGIN}\n{section(rows)}{SECTION_END}\nafter\n"
+
+    def test_a_file_without_a_place_for_it_is_left_alone(self, tmp_path):
+        path = tmp_path / "README.md"
+        path.write_text(f"text\n{SECTION_BEGIN}\n")
+        with pytest.raises(ResultError, match="Add them"):
+            write_section([], path)
+        assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
+
+    def test_rows_come_back_from_json(self, tmp_path):
+        rows = compare(list(self.results))
+        assert read_rows_from_json(write_rows_as_json(rows, tmp_path / "rows.json")) == rows
+        (tmp_path / "rows.json").write_text('[{"method": "echo"}]')
+        with pytest.raises(ResultError, match="no comparison"):
+            read_rows_from_json(tmp_path / "rows.json")
+
+    def test_the_readme_has_the_results_on_file(self, tmp_path):
+        rows = read_rows_from_json(ROOT / "results" / "short_schedules" / "comparison.json")
+        copy = tmp_path / "README.md"
+        copy.write_text((ROOT / "README.md").read_text())
+        write_section(rows, copy)
+        assert copy.read_text() == (ROOT / "README.md").read_text()
