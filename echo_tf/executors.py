@@ -3,6 +3,7 @@
 This module imports no Keras, so that a worker process has its environment set before TensorFlow looks at it.
 """
 
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -147,12 +148,13 @@ class RayCluster:
         )(run_task)
 
     def __call__(self, task: Task) -> dict:
+        paths = {name: value.absolute() for name, value in vars(task).items() if isinstance(value, Path)}
         try:
-            return self._ray.get(self._run.remote(task))
-        except self._ray.exceptions.WorkerCrashedError as error:
-            raise CellError(f"{task.folder}: its worker died {RETRIES + 1} times ({error}). Give it more memory.") from None
+            return self._ray.get(self._run.remote(dataclasses.replace(task, **paths)))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except self._ray.exceptions.RayError as error:  # the machine died, or the worker, once more than it was retried
+            raise CellError(f"{task.folder}: Ray gave up ({error}). The same command goes on from its checkpoint.") from None
 
     def stop(self) -> None:
         """Leave the cluster, which ends the tasks of this program there."""

@@ -130,8 +130,9 @@ def leave_ray():
 
 
 @pytest.mark.parametrize("options", EXECUTORS)
-def test_a_sweep_is_the_same_wherever_it_runs(reproduce, one_by_one, tmp_path, options, capsys):
-    assert reproduce.main([*SWEEP, "--out", str(tmp_path), *options]) == 0
+def test_a_sweep_is_the_same_wherever_it_runs(reproduce, one_by_one, tmp_path, options, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main([*SWEEP, "--out", ".", *options]) == 0
     expected = {path.relative_to(one_by_one): science(path.parent) for path in one_by_one.rglob("result.json")}
     assert len(expected) == 6
     assert {path.relative_to(tmp_path): science(path.parent) for path in tmp_path.rglob("result.json")} == expected
