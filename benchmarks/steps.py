@@ -2,12 +2,14 @@
 """What does a training step cost: by method, against the machine's ceiling, in a whole epoch, and beside another library?
 
     python -m benchmarks.steps --json results/benchmarks/steps.json
+    KERAS_BACKEND=jax python -m benchmarks.steps --parts methods host     (the other parts are about TensorFlow)
 
 Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images a second of
 the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the
-time of a step goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (peer) the
-same architecture, batch and loss in plain PyTorch, if it is installed (extra `dev`); (jobs) a process for each core against one
-with all cores; (seeds) small models of several seeds side by side in one step against one after the other.
+time of a step goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (host) a
+step without the arithmetic of the networks, the least that it takes on any device; (peer) the same architecture, batch and loss
+in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (jobs) a process for each core against one with
+all cores; (seeds) small models of several seeds side by side in one step against one after the other.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,13 +33,15 @@ from benchmarks.timing import ROUNDS, ratio, show, take_turns, write
 from echo_tf.config import available_methods, load_config
 from echo_tf.data import Dataset
 from echo_tf.model import build_model
+from echo_tf.networks import DECODERS, ENCODERS, IMAGE_SHAPE
 from echo_tf.paper import paper_table
-from echo_tf.training import train
+from echo_tf.training import ImageBatches, train
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")
-PARTS = ("methods", "ceiling", "layers", "epoch", "peer", "jobs", "seeds")
+PARTS = ("methods", "ceiling", "layers", "epoch", "host", "peer", "jobs", "seeds")
 EPOCH_STEPS = 60
+HOST_STEPS = 500  # of an epoch of Binary MNIST
 SEEDS = 8
 
 MATRIX = 2048
@@ -52,16 +57,10 @@ def images(count: int = BATCH) -> np.ndarray:
 def make_step(method: str, policy: str):
     """A function that does one training step and waits for it."""
     model = build_model(load_config(method, training={"dtype_policy": policy}), steps_per_epoch=1000)
-    x = tf.constant(images(BATCH + model.config.channel.pool), tf.float32)
+    x = images(BATCH + model.config.channel.pool).astype(np.float32)
     if model.prior is not None and hasattr(model.prior, "start_from"):
         model.prior.start_from(images(model.config.prior.components).astype(np.float32))
-    data = iter(tf.data.Dataset.from_tensors(x).repeat())
-    model.make_train_function()
-
-    def step():
-        return {name: float(value) for name, value in model.train_function(data).items()}
-
-    return step
+    return lambda: model.train_on_batch(x, return_dict=True)
 
 
 def step_flops(model: keras.Model) -> int:
@@ -204,6 +203,37 @@ def measure_epoch(rounds: int) -> dict:
     return result
 
 
+def measure_host(rounds: int) -> dict:
+    """Milliseconds to make a batch, and of a step of `train` with networks of next to no arithmetic.
+
+    What is left then is the Python of Keras, the optimizer of a small model, and the channel. On an accelerator, which works
+    while the host prepares the next step, a step takes at least the greater of its own time and this.
+    """
+    dataset = Dataset("random", {"train": images(HOST_STEPS * BATCH)}, 1, {})
+    batches = ImageBatches(dataset.raw("train"), dataset.white, BATCH, seed=0)
+    seconds = {"batch": take_turns({"batch": lambda: [batches[i] for i in range(HOST_STEPS)]}, rounds)["batch"]}
+
+    def encoder(dtype):
+        return keras.Sequential([keras.Input(IMAGE_SHAPE), keras.layers.AveragePooling2D(4), keras.layers.Flatten()])
+
+    def decoder(latent_dim, dtype):
+        return keras.Sequential([keras.Input((latent_dim,)), keras.layers.Dense(784), keras.layers.Reshape(IMAGE_SHAPE)])
+
+    with mock.patch.dict(ENCODERS, conv=encoder), mock.patch.dict(DECODERS, conv=decoder):
+        for method in ("vae", "echo"):
+            marks = []
+            mark = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs, marks=marks: marks.append(time.perf_counter())
+            )
+            mark.async_safe = True
+            with tempfile.TemporaryDirectory() as folder:
+                train(load_config(method, training={"epochs": rounds + 2}), dataset, Path(folder), callbacks=[mark])
+            seconds[method] = np.diff(marks)[1:]  # the first epoch traces
+    result = {name: 1e3 * float(np.median(values)) / HOST_STEPS for name, values in seconds.items()}
+    print(f"\nmilliseconds, {keras.backend.backend()}: {', '.join(f'{name} {value:.3f}' for name, value in result.items())}")
+    return result
+
+
 @contextlib.contextmanager
 def step_process(command: list[str], **environment: str):
     """Two functions of a process that does a training step for every line: begin a step, and wait for its end."""
@@ -219,21 +249,30 @@ def step_process(command: list[str], **environment: str):
         yield begin, lambda: float(process.stdout.readline())
 
 
-def measure_peer(rounds: int) -> dict | None:
-    """A step of the same VAE in PyTorch over ours, in a process of its own: their threads and memory do not meet."""
-    if importlib.util.find_spec("torch") is None:
-        print("\npeer: PyTorch is not installed")
-        return None
+def measure_peer(rounds: int) -> dict:
+    """A step of the same VAE in PyTorch, and of ours on JAX, over ours on TensorFlow, as far as they are installed.
+
+    Each in a process of its own: their threads and memory do not meet.
+    """
     result = {}
     print()
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", images())
         for policy in POLICIES:
-            with step_process(["benchmarks.peer", f"{folder}/images.npy", policy]) as (begin, wait):
-                calls = {"ours": make_step("vae", policy), "torch": lambda begin=begin, wait=wait: (begin(), wait())}
+            processes = {
+                "torch": step_process(["benchmarks.peer", f"{folder}/images.npy", policy]),
+                "jax": step_process(["benchmarks.steps", "--serve", policy], KERAS_BACKEND="jax"),
+            }
+            peers = [name for name in processes if importlib.util.find_spec(name)]
+            with contextlib.ExitStack() as stack:
+                calls = {"ours": make_step("vae", policy)}
+                for name in peers:
+                    begin, wait = stack.enter_context(processes[name])
+                    calls[name] = lambda begin=begin, wait=wait: (begin(), wait())
                 seconds = take_turns(calls, rounds)
-            result[policy] = ratio(seconds, "torch", "ours")
-            print(f"PyTorch / ours, {policy}: {show(result[policy])}")
+            result[policy] = {name: ratio(seconds, name, "ours") for name in peers}
+            for name in peers:
+                print(f"{name} / ours, {policy}: {show(result[policy][name])}")
     return result
 
 
@@ -317,6 +356,7 @@ def main():
         "ceiling": measure_ceiling,
         "layers": measure_layers,
         "epoch": measure_epoch,
+        "host": measure_host,
         "peer": measure_peer,
         "jobs": measure_jobs,
         "seeds": measure_seeds,
