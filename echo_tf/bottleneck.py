@@ -14,8 +14,9 @@ import numpy as np
 from keras import ops
 
 from echo_tf.channels import GaussianChannel
-from echo_tf.data import DataError, Dataset
+from echo_tf.data import Dataset
 from echo_tf.echo import EchoDense
+from echo_tf.errors import DataError
 from echo_tf.files import read_rows, write_rows
 from echo_tf.losses import mean_rate
 from echo_tf.statistics import standard_error
