@@ -1,6 +1,7 @@
 """Nothing is lost, whatever happens: killed processes, damaged files, full disks, second processes, losses that are NaN."""
 
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -316,7 +317,10 @@ class TestStopping:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_signal_in_training(self, tmp_path, number):
         command = [sys.executable, "reproduce.py", "--method", "vae", "--epochs", "500", "--out", str(tmp_path)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # Whoever runs these tests in the background ignores SIGINT, and children would inherit that.
+        heed = functools.partial(signal.signal, number, signal.SIG_DFL)
+        with subprocess.Popen(command, preexec_fn=heed, **options) as process:
             try:
                 deadline = time.monotonic() + 300
                 while not list(tmp_path.glob("*/*/*/checkpoint.keras")):
