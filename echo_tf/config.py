@@ -94,7 +94,7 @@ class ConstraintConfig:
 
     quantity: str = "none"  # none: beta is constant; rate or distortion
     target_nats: float = 0.0
-    gain: float = 0.01  # relative change of beta a step for a relative deviation of 1
+    gain: float = 0.05  # relative change of beta a step for a relative deviation of 1
 
 
 @dataclass(frozen=True)
