@@ -10,6 +10,7 @@ python reproduce.py --report                            tables and figures from 
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import os
 import shutil
@@ -31,8 +32,6 @@ del os.environ["ECHO_TF_WITHOUT_KERAS"]
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128  # plus its number: 130 for Ctrl-C, 143 for SIGTERM
 
-# The paper's 200 epochs are for 24,000 images and more. Digits has 1,437: this many make a demonstration of a few minutes.
-DIGITS_EPOCHS = 30
 # From where Echo is near its floor to where more rate hardly lowers the distortion.
 RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
 # Images held out for --split validation or --validate where a data set has no validation split of its own.
@@ -46,6 +45,13 @@ _signals: list[int] = []
 def _stop(number: int, frame) -> None:
     _signals.append(number)
     raise KeyboardInterrupt
+
+
+# Experiments of their own, and the options that they heed.
+_APPLY = {
+    "bottleneck": {"experiment", "dataset", "beta", "seeds", "data_dir", "raw_dir", "out", "report", "publish"},
+    "theory": {"experiment", "seeds", "out", "report", "publish"},
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -75,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     target.add_argument("--target-rate", type=float, metavar="NATS", help="let training find the beta that gives this rate")
     target.add_argument("--target-distortion", type=float, metavar="NATS", help="the same for the distortion")
     add("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from that of the method, 0, on (default: 1)")
-    add("--epochs", type=int, metavar="N", help=f"default: that of the method, 200; {DIGITS_EPOCHS} on digits")
+    add("--epochs", type=int, metavar="N", help="default: that of the method, 200; 30 on digits")
     add("--protocol", choices=["paper", "released"], help="paper (default): what it says; released: what its code does")
     add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
@@ -109,6 +115,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--readme", type=Path, metavar="FILE", help="write the results on the test set into the results section of FILE")
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
     options = parser.parse_args(arguments)
+    if options.experiment in _APPLY:
+        for name, value in vars(options).items():
+            if value != parser.get_default(name) and name not in _APPLY[options.experiment]:
+                parser.error(f"argument --{name.replace('_', '-')}: not with --experiment {options.experiment}")
+    for beta in options.beta or []:
+        if not 0 <= beta < float("inf"):
+            parser.error(f"argument --beta: expected 0 or more, received {beta:g}")
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        parser.error("argument --tensorboard: TensorBoard is not installed. Run: pip install '.[tensorboard]'")
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
     options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")
@@ -154,8 +169,6 @@ def plan_cells(options: argparse.Namespace) -> list:
         methods = [method for method in available_methods() if method in paper_table()["binary_mnist"]]
 
     configs = [load_config(method, dataset=options.dataset, **overrides) for method in methods]
-    if options.dataset == "digits":
-        configs = [_with_digits_epochs(config) for config in configs]
     if options.replicas > 1:
         configs = [_with_replicas(config, options.replicas) for config in configs]
     # Imports Keras, which takes seconds: configurations are checked by now.
@@ -164,13 +177,6 @@ def plan_cells(options: argparse.Namespace) -> list:
     holds_out = options.validate or options.split == "validation"
     holdout = HOLDOUT.get(options.dataset, 0) if holds_out else 0
     return plan(options.dataset, configs, options.beta, options.seeds, holdout, options.warm_start)
-
-
-def _with_digits_epochs(config):
-    """The paper's 200 epochs, if nothing else was asked for, replaced by what suits digits."""
-    if config.training.epochs != type(config.training)().epochs:
-        return config
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=DIGITS_EPOCHS))
 
 
 def _with_replicas(config, replicas: int):
@@ -308,6 +314,16 @@ def _progress(stack: contextlib.ExitStack):
     return Progress()
 
 
+def check_cells(options: argparse.Namespace, cells: list) -> None:
+    """Find out before the training what cannot be analysed after it."""
+    from echo_tf.data import load_dataset
+    from echo_tf.experiments import check_analysable
+
+    dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+    for cell in cells:
+        check_analysable(cell, dataset, options.split)
+
+
 def analyse_cells(options: argparse.Namespace, cells: list) -> None:
     """Analyse the trained models of all cells, as far as that is not on disk."""
     from echo_tf.data import load_dataset
@@ -423,6 +439,8 @@ def _run(options: argparse.Namespace) -> int:
                 for cell in cells:
                     print(cell.folder(options.out))
                 return EXIT_OK
+            if options.experiment == "analysis":
+                check_cells(options, cells)
             train_cells(options, cells)
             if options.experiment == "analysis":
                 analyse_cells(options, cells)

@@ -167,6 +167,8 @@ def noise_samples(channel: EchoDense, features: np.ndarray, draws: int, batch_si
     """
     rng = np.random.default_rng(seed)
     mean, log_scale = channel.statistics(features)
+    if channel.parametrisation == "centred":
+        mean = mean - ops.mean(mean, axis=0)
     log_scale = log_scale + channel.echo.log_max_scale
     d_max = channel.echo.d_max
     noise = []

@@ -6,7 +6,7 @@
 
 import itertools
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import keras
@@ -17,7 +17,7 @@ from echo_tf.channels import GaussianChannel
 from echo_tf.data import Dataset
 from echo_tf.echo import EchoDense
 from echo_tf.errors import DataError
-from echo_tf.files import read_rows, write_rows
+from echo_tf.files import locked, read_rows, write_rows
 from echo_tf.losses import mean_rate
 from echo_tf.statistics import standard_error
 
@@ -135,6 +135,8 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
 
     Raises:
         DataError: the data set has no labels, or fewer training images than a batch needs.
+        CellError: another process works in `folder`.
+        ResultError: the file is damaged.
     """
     if dataset.train_labels is None:
         raise DataError(f"{dataset.name} has no labels. Use fashion_mnist.")
@@ -142,11 +144,12 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
         raise DataError(f"{dataset.name} has fewer than {BATCH_SIZE} training images. Use fashion_mnist.")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{dataset.name}.csv"
-    rows = read_rows(path)
-    finished = {(row["channel"], float(row["beta"]), int(row["seed"])) for row in rows}
-    for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas or BETAS):
-        if (channel, beta, seed) not in finished:
-            logger.info("training: %s channel, beta %g, seed %d", channel, beta, seed)
-            rows.append(asdict(train_point(dataset, channel, beta, seed)))
-            write_rows(path, rows)
+    with locked(folder):
+        rows = read_rows(path, {field.name: field.type for field in fields(BottleneckPoint)})
+        finished = {(row["channel"], row["beta"], row["seed"]) for row in rows}
+        for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas or BETAS):
+            if (channel, beta, seed) not in finished:
+                logger.info("training: %s channel, beta %g, seed %d", channel, beta, seed)
+                rows.append(asdict(train_point(dataset, channel, beta, seed)))
+                write_rows(path, rows)
     return path

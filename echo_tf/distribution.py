@@ -1,5 +1,6 @@
 """One training on several devices: each batch is split among replicas of the model."""
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,7 @@ def split_among(replicas: int) -> Iterator[None]:
     devices = devices[:replicas]
     logger.info("Each batch is split among %s.", ", ".join(devices))
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.distribute.MirroredStrategy(devices).scope():
+        with _mirrored_strategy(tuple(devices)).scope():
             yield
     elif keras.backend.backend() == "jax":
         before = keras.distribution.distribution()
@@ -57,6 +56,14 @@ def split_among(replicas: int) -> Iterator[None]:
         raise ConfigError(
             f"Invalid value for `training.replicas`. Expected 1 on the backend {keras.backend.backend()}. Received: {replicas}"
         )
+
+
+@functools.cache
+def _mirrored_strategy(devices: tuple[str, ...]):
+    """One strategy for a process: a second would number its collective operations like the first, whose shapes are in force."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def replica_count() -> int:

@@ -77,7 +77,10 @@ class LocalProcesses:
 
     def __call__(self, task: Task) -> dict:
         task.folder.mkdir(parents=True, exist_ok=True)
+        (task.folder / LOG).open("a").close()  # a process that cannot open it would seem to be killed
         for _ in range(RETRIES + 1):
+            if self._stopped.is_set():
+                raise CellError(f"{task.folder}: stopped before it began. The same command goes on.")
             try:
                 context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
                 with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG,)) as pool:

@@ -6,8 +6,6 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +121,7 @@ def plan(
             model that has learnt to send much forgets more easily than one that sends nothing learns.
     """
     ordered = betas and list(dict.fromkeys(sorted(betas) if warm_start else betas))
-    return [
+    cells = [
         Cell(
             dataset,
             dataclasses.replace(config, beta=beta, seed=config.seed + i),
@@ -134,6 +132,7 @@ def plan(
         for config in configs
         for place, beta in enumerate(ordered or [config.beta])
     ]
+    return list(dict.fromkeys(cells))  # a method may be named twice
 
 
 def result_path(folder: Path, split: str) -> Path:
@@ -247,7 +246,7 @@ def run_cell(
         dataset = dataset.holdout(cell.holdout)
     dataset.raw(split)  # fails now rather than after the training
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with locked(folder):
         if is_finished(cell, out, split, passes):  # another process was faster
             return _read(path)
         for damaged, damage in damages(folder, split).items():
@@ -257,15 +256,6 @@ def run_cell(
         result = _evaluated(cell, model, dataset, out, split, passes)
         write_atomically(path, json.dumps(result, indent=2))  # last: it says that the cell is finished
     return result
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    try:
-        with locked(folder):
-            yield
-    except BlockingIOError:
-        raise CellError(f"{folder} is in use by another process. Wait until that has ended, or use another --out.") from None
 
 
 def _trained_model(
@@ -315,6 +305,16 @@ def _evaluated(cell: Cell, model: keras.Model, dataset: Dataset, out: Path, spli
     return {**result, "checksum": checksum(result)}
 
 
+def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
+    """Raise `CellError` if a split has too few images for the noise of an Echo model, which is made from a batch of them."""
+    images = len((dataset.holdout(cell.holdout) if cell.holdout else dataset).raw(split))
+    if cell.config.channel.kind == "echo" and images < cell.evaluation_batch:
+        raise CellError(
+            f"{cell.config.method}: its noise is made from {cell.evaluation_batch:,} images, and the {split} split of "
+            f"{cell.dataset} has {images:,}. Analyse it on a larger data set, or a method of smaller batches."
+        )
+
+
 def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> Analysis:
     """Analyse the trained model of a cell, unless that is on disk already, undamaged.
 
@@ -325,7 +325,8 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
         split: Images to look at.
 
     Raises:
-        CellError: it has no model, the analysis on disk is of another version, or another process works in the folder.
+        CellError: it has no model, the analysis on disk is of another version, another process works in the folder, or as
+            `check_analysable`.
         TrainingError: its model cannot be loaded.
         OSError: `out` cannot be written.
     """
@@ -333,9 +334,10 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
     path = analysis_path(folder, split)
     if path.exists() and not zip_damage(path):
         return load_analysis(path)
+    check_analysable(cell, dataset, split)
     images = (dataset.holdout(cell.holdout) if cell.holdout else dataset).images(split)
     model = load_model(folder)
-    with _alone_in(folder):
+    with locked(folder):
         if path.exists() and (damage := zip_damage(path)):
             set_aside(path, damage)
         analysis = analyse(model, images, batch_size=cell.evaluation_batch, seed=cell.config.seed)

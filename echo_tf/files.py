@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from echo_tf.errors import CellError, ResultError
+
 try:
     import fcntl
 except ImportError:  # Windows: folders have no lock there, and nothing tells of a second process
@@ -86,7 +88,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, for as long as this one lives at most; files that a killed one left half go.
 
     Raises:
-        BlockingIOError: another process holds the lock.
+        CellError: another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -95,7 +97,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise
+            raise CellError(
+                f"{folder} is in use by another process. Wait until that has ended, or use another --out."
+            ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s cannot be locked (%s). See to it that no second process works in it.", folder, error)
         for temporary in folder.glob(".[0-9]*.*"):  # see `replacing`
@@ -112,9 +116,26 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     write_atomically(path, text.getvalue())
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file with values as text; none if there is no such file."""
+def read_rows(path: Path, types: dict[str, type] | None = None) -> list[dict]:
+    """The rows of a CSV file, none if there is no such file.
+
+    Args:
+        path: The file.
+        types: Types of its columns by name; without them every value is text.
+
+    Raises:
+        ResultError: the file is damaged: it has other columns, or values that are not of their types.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        if missing := set(types or ()) - set(reader.fieldnames or ()):
+            raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
+        if any(None in (*row.keys(), *row.values()) for row in rows):
+            raise ValueError("a row is not as long as the header")
+        return rows if types is None else [{name: kind(row[name]) for name, kind in types.items()} for row in rows]
+    except (csv.Error, ValueError) as error:
+        raise ResultError(f"{path} is damaged ({error!r}). Move it away; what it held is then made anew.") from None

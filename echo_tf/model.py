@@ -96,7 +96,7 @@ class RateDistortionModel(keras.Model):
         inputs, pool = self._split_pool(inputs) if training and self.config.channel.pool else (inputs, None)
         features = self.encoder(inputs, training=training)
         if isinstance(self.channel, EchoDense):
-            pool = None if pool is None else ops.stop_gradient(self.encoder(pool, training=training))
+            pool = None if pool is None else self.encoder(pool, training=training)  # the channel stops its gradient
             z, rate = self.channel(features, return_rate=True, training=training, pool=pool)
             return {"z": z, "logits": self.decoder(z, training=training), "rate": rate}
         draw = self.channel.draw(features)
@@ -321,17 +321,23 @@ class _RefreshChannel(keras.callbacks.Callback):
     def _refresh(self):
         is_generator = hasattr(self.data, "__next__")
         if isinstance(self.model.channel, EchoDense) and not is_generator:
-            self.model.refresh_channel(first_images(self.data, REFRESH_IMAGES))
+            training = self.model.config.training
+            share = training.batch_size / (training.batch_size + self.model.config.channel.pool)
+            self.model.refresh_channel(first_images(self.data, REFRESH_IMAGES, share))
 
 
-def first_images(data: Any, n: int) -> np.ndarray:
-    """The first `n` images of anything that `fit` takes but generators, or all if there are fewer."""
+def first_images(data: Any, n: int, share: float = 1.0) -> np.ndarray:
+    """The first `n` images of anything that `fit` takes but generators, or all if there are fewer.
+
+    Of batches only the first `share` is taken: a pool behind it holds images that are those of other batches.
+    """
     if hasattr(data, "shape"):
         return ops.convert_to_numpy(data[:n])
     images, found = [], 0
     batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else iter(data)
     for batch in batches:
         images.append(ops.convert_to_numpy(batch[0] if isinstance(batch, tuple) else batch))
+        images[-1] = images[-1][: round(share * len(images[-1]))]
         found += len(images[-1])
         if found >= n:
             break

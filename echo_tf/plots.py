@@ -7,7 +7,7 @@ import numpy as np
 from echo_tf.analysis import Analysis, by_likelihood
 from echo_tf.experiments import pictures_path
 from echo_tf.figures import grouped, legend, method_look, pyplot, save
-from echo_tf.report import Curve, Row, target_name
+from echo_tf.report import Curve, Row, departures, target_name
 from echo_tf.training import read_metrics
 
 # Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
@@ -55,8 +55,7 @@ def _setting(row: Row) -> tuple:
 
 
 def _label(row: Row) -> str:
-    label = f"{row.method}, {row.epochs} epochs"
-    label += " (released)" if row.protocol == "released" else ""
+    label = f"{row.name}, {row.epochs} epochs"
     label += f", {row.target}" if row.target else (f", β = {row.beta:g}" if row.beta != 1 else "")
     label += f", {row.split}" if row.split != "test" else ""
     return label + (f", held out {row.holdout}" if row.holdout else "")
@@ -225,11 +224,13 @@ def _cell_key(result: dict) -> tuple:
         result["holdout"],
         tuple(result.get("warm_start", ())),
         target_name(config),
+        departures(result),
     )
 
 
 def _row_key(row: Row) -> tuple:
-    return (row.dataset, row.method, row.protocol, row.epochs, row.beta, row.split, row.holdout, row.warm_start, "")
+    setting = (row.protocol, row.epochs, row.beta, row.split, row.holdout, row.warm_start)
+    return (row.dataset, row.method, *setting, "", row.departures)
 
 
 def plot_marginals(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[Path]:

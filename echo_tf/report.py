@@ -2,13 +2,13 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from echo_tf.analysis import Analysis
-from echo_tf.config import DATASETS, config_from_dict, flatten, load_config
+from echo_tf.config import DATASETS, available_methods, config_from_dict, flatten, load_config
 from echo_tf.errors import ResultError
 from echo_tf.experiments import analysis_path, damages, load_analysis, result_path
 from echo_tf.files import write_atomically
@@ -40,6 +40,7 @@ class Row:
     replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
     over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
     under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
+    `departures`: see `departures`.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Row:
     target: str
     final_beta: float | None
     warm_start: tuple[float, ...]
+    departures: tuple[str, ...]
 
     @property
     def misses(self) -> bool:
@@ -74,8 +76,18 @@ class Row:
 
     @property
     def setting(self) -> tuple:
-        """What tells rows of one method on one data set apart, but for beta."""
-        return (self.protocol, self.epochs, self.split, self.holdout, self.dtype_policy, self.target, bool(self.warm_start))
+        """What tells rows of one method on one data set apart, but for beta and the betas before it."""
+        return (
+            *(self.protocol, self.epochs, self.split, self.source, self.holdout, self.dtype_policy, self.target),
+            self.departures,
+        )
+
+    @property
+    def name(self) -> str:
+        """The method with what is unusual about it."""
+        unusual = ["released"] if self.protocol == "released" else []
+        unusual += self.departures
+        return self.method + (f" ({', '.join(unusual)})" if unusual else "")
 
 
 def read_results(out: Path) -> list[dict]:
@@ -173,7 +185,24 @@ def _make_row(group: list[dict]) -> Row:
         target=target_name(config),
         final_beta=float(np.mean([r["final_beta"] for r in group])) if "final_beta" in first else None,
         warm_start=tuple(first.get("warm_start", ())),
+        departures=departures(first),
     )
+
+
+def departures(result: dict) -> tuple[str, ...]:
+    """Settings of a result that are not those of its method, `("d_max=49", "replicas=2")`, but for those with a column.
+
+    Of a method that is not in `configs/` no settings are known, but that one replica is usual.
+    """
+    config = config_from_dict(result["config"])
+    if config.method in available_methods():
+        usual = load_config(config.method, dataset=result["dataset"], protocol=config.protocol)
+    else:
+        usual = replace(config, training=replace(config.training, replicas=1))
+    with_column = ("seed", "beta", "training.epochs", "training.dtype_policy")
+    found, expected = flatten(config), flatten(usual)
+    keys = [key for key in found if key not in with_column and not key.startswith("constraint.")]
+    return tuple(f"{key.rpartition('.')[2]}={found[key]}" for key in keys if found[key] != expected[key])
 
 
 def target_name(config: dict) -> str:
@@ -186,17 +215,17 @@ def _is_approximate(config: dict) -> bool:
     channel = config["channel"]
     if channel["kind"] != "echo":
         return False
-    batch_size = config["training"]["batch_size"] + channel.get("pool", 0)
+    # Of a batch that is split among replicas each has its share, but on JAX.
+    batch_size = (config["training"]["batch_size"] + channel.get("pool", 0)) // config["training"].get("replicas", 1)
     needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
     return batch_size < needed
 
 
 def _is_paper_setting(result: dict) -> bool:
-    free = ("seed", "training.dtype_policy")
-    config = config_from_dict(result["config"])
-    found, default = flatten(config), flatten(load_config(config.method, dataset=result["dataset"]))
-    same = all(found[key] == default[key] for key in default if key not in free) and not result.get("warm_start")
-    return same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
+    config = result["config"]
+    schedule = config["protocol"] == "paper" and config["training"]["epochs"] == PAPER_EPOCHS
+    same = not departures(result) and not target_name(config) and not result.get("warm_start")
+    return schedule and same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
 
 
 def comparison_table(rows: list[Row]) -> Table:
@@ -226,7 +255,7 @@ _HEADER = (
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         _data(row),
-        row.method + (" (released)" if row.protocol == "released" else ""),
+        row.name,
         str(row.epochs),
         _beta(row),
         str(len(row.seeds)),
@@ -297,6 +326,8 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
         notes.append("A target behind beta: training found the beta that gives it.")
     if any(row.warm_start for row in rows):
         notes.append("←: training started from the model of the next smaller beta.")
+    if any(row.departures for row in rows):
+        notes.append("Behind a method: settings that are not its own.")
     policies = sorted({row.dtype_policy for row in rows})
     protocols = sorted({row.protocol for row in rows})
     notes.append(f"Protocol: {', '.join(protocols)}. Networks in {', '.join(policies)}; channel and losses in float32.")
@@ -306,9 +337,10 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
 def replacement_table(rows: list[Row]) -> Table | None:
     """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
     lines, records = [], []
-    plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo" and row.beta == 1}
+    rows = [row for row in rows if row.beta == 1 and row.split == "test" and not row.warm_start]
+    plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo"}
     for row in rows:
-        if row.method != "echo_replace" or row.beta != 1 or (row.dataset, row.setting) not in plain:
+        if row.method != "echo_replace" or (row.dataset, row.setting) not in plain:
             continue
         without = plain[row.dataset, row.setting]
         difference = row.mean["neg_elbo_nats"] - without.mean["neg_elbo_nats"]
@@ -362,7 +394,7 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
         paper = published()["noise_total_correlation"].get(result["dataset"]) if at_one else None
         lines.append(
             (
-                result["dataset"],
+                result["dataset"] + (" (valid.)" if result["split"] != "test" else ""),
                 config["method"],
                 str(config["training"]["epochs"]),
                 target_name(config) or f"{config['beta']:g}",
@@ -375,6 +407,7 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
         records.append(
             {
                 "dataset": result["dataset"],
+                "split": result["split"],
                 "method": config["method"],
                 "epochs": config["training"]["epochs"],
                 "beta": config["beta"],
@@ -407,21 +440,22 @@ class Curve:
     @property
     def label(self) -> str:
         row = self.rows[-1]  # the first of a warm curve was trained from scratch
-        return self.method + (" (released)" if row.protocol == "released" else "") + (", warm" if row.warm_start else "")
+        return row.name + (", warm" if row.warm_start else "")
 
 
 def curves(rows: list[Row]) -> list[Curve]:
-    """The rate-distortion curves that results hold. Rows with a warm start join those of the smallest beta, without one."""
+    """The rate-distortion curves that results hold: all models from scratch, and each chain of warm starts with its first."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         if not row.target:
             groups.setdefault((row.dataset, row.method, *row.setting), []).append(row)
-    for key, members in groups.items():
-        if members[0].warm_start:
-            smallest = min(min(row.warm_start) for row in members)
-            cold = groups.get((*key[:-1], False), [])
-            members += [row for row in cold if row.beta == smallest]
-    found = [Curve(key[0], key[1], sorted(members, key=lambda row: row.beta)) for key, members in groups.items()]
+    found = []
+    for (dataset, method, *_), members in groups.items():
+        cold = [row for row in members if not row.warm_start]
+        by_path = {(*row.warm_start, row.beta): row for row in members}
+        chains = [path for path in by_path if not any(other[:-1][: len(path)] == path for other in by_path)]
+        warm = [[by_path[path[:n]] for n in range(1, len(path) + 1) if path[:n] in by_path] for path in chains if len(path) > 1]
+        found += [Curve(dataset, method, sorted(members, key=lambda row: row.beta)) for members in (cold, *warm)]
     return [curve for curve in found if len(curve.rows) > 1]
 
 
@@ -444,7 +478,7 @@ def progress_table(rows: list[Row]) -> Table:
     epochs = {(dataset, method): 0 for dataset, methods in paper_table().items() for method in methods}
     for row in rows:
         cell = (row.dataset, row.method)
-        plain = row.beta == 1 and not row.target and not row.warm_start and not row.holdout
+        plain = row.beta == 1 and not row.target and not row.warm_start and not row.holdout and not row.departures
         if cell in epochs and plain and row.split == "test" and row.protocol == "paper":
             epochs[cell] = max(epochs[cell], row.epochs)
 
@@ -453,7 +487,9 @@ def progress_table(rows: list[Row]) -> Table:
 
     lines = [(method, *(state(epochs[dataset, method]) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
-    notes = [f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs, test set."]
+    notes = [f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs, test set, every setting that of the method."]
+    if any(row.source == "reconstruction" for row in rows):
+        notes.append("Omniglot from a reconstruction of chardata.mat, not from the published file.")
     return Table("progress", "Progress on the paper's table", ("method", *paper_table()), lines, notes, records)
 
 
@@ -462,15 +498,6 @@ def write_rows_as_json(rows: list[Row], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return path
-
-
-def read_rows_from_json(path: Path) -> list[Row]:
-    """The inverse of `write_rows_as_json`. Raises `ResultError` for another file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return [Row(**{**row, "seeds": tuple(row["seeds"]), "warm_start": tuple(row["warm_start"])}) for row in values]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultError(f"{path} is no comparison of this program ({error!r}). Run --report, which makes it.") from None
 
 
 def write_section(rows: list[Row], path: Path) -> None:

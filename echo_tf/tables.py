@@ -11,6 +11,7 @@ _LATEX = {
     "±": r"$\pm$",
     "≈": r"$\approx$",
     "β": r"$\beta$",
+    "←": r"$\leftarrow$",
 }
 
 

@@ -16,6 +16,7 @@ from echo_tf.analysis import (
     total_correlation,
 )
 from echo_tf.echo import EchoDense, echo_moments
+from echo_tf.evaluation import evaluate
 
 
 class TestTotalCorrelation:
@@ -72,13 +73,15 @@ def test_sorting_by_likelihood():
     assert name.tolist() == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_noise_has_the_moments_of_the_channel(replace):
+@pytest.mark.parametrize(("replace", "parametrisation"), [(False, "literal"), (True, "literal"), (False, "centred")])
+def test_noise_has_the_moments_of_the_channel(replace, parametrisation):
     features = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-    layer = EchoDense(3, d_max=39, replace=replace, parametrisation="literal", seed=0)
+    layer = EchoDense(3, d_max=39, replace=replace, parametrisation=parametrisation, seed=0)
     layer(features)
     noise = noise_samples(layer, features, 4_000, 40, seed=1)
     mean, log_scale = layer.statistics(features)
+    if parametrisation == "centred":
+        mean = mean - np.mean(mean, axis=0)
     expected, _ = echo_moments(mean, log_scale + layer.echo.log_max_scale)  # exact for independent draws
     se = noise.std(axis=0) / np.sqrt(len(noise))
     # Without replacement, echoes from 40 examples are slightly more even than independent ones: within 1/40 of the mean.
@@ -86,6 +89,35 @@ def test_noise_has_the_moments_of_the_channel(replace):
     assert np.all(np.abs(noise.mean(axis=0) - expected) < allowed)
     repeated = np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]
     assert abs(repeated) < 5 / np.sqrt(len(noise))  # draws are independent
+
+
+def test_noise_is_made_of_all_images():
+    features = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    features[:10] += 3.0
+    layer = EchoDense(3, d_max=9, parametrisation="literal", seed=0)
+    layer(features)
+    noise = noise_samples(layer, features, 4_000, 10, seed=1)
+    mean, log_scale = layer.statistics(features)
+    expected, variance = echo_moments(mean, log_scale + layer.echo.log_max_scale)
+    # 9 echoes, each other, in the place of endlessly many: within a tenth of a standard deviation.
+    assert np.all(np.abs(noise.mean(axis=0) - expected) < 0.1 * np.sqrt(variance))
+
+
+def test_marginals_are_those_of_the_shown_dimensions_from_all_draws(monkeypatch):
+    draws = []
+
+    def draw(model, features):
+        draws.append(len(draws))
+        return np.arange(32.0) + 10.0 * draws[-1] + np.random.default_rng(draws[-1]).normal(0.0, 0.1, (len(features), 32))
+
+    monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
+    monkeypatch.setattr(analysis, "_draw", draw)
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")
+    found = analyse(small("vae"), images, batch_size=10, passes=2)
+    assert found.shown.tolist() != list(range(9))
+    means = trapezoid(found.grid * found.density, found.grid, axis=1)
+    np.testing.assert_allclose(means, found.shown + 10.0, atol=0.1)
 
 
 def small(method):
@@ -108,6 +140,12 @@ def test_analysis_of_a_model(method, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.mean_norm, np.sqrt((mean**2).sum(1)), rtol=1e-4)
     scale = model.channel.echo.max_scale * np.exp(spread) if method == "echo" else np.exp(spread / 2)
     np.testing.assert_allclose(found.scale_norm, np.sqrt((scale**2).sum(1)), rtol=1e-4)
+    expected = evaluate(model, images, batch_size=10, passes=2)
+    for values, truth in (
+        (found.pointwise_rate_nats, expected.rate),
+        (found.pointwise_distortion_nats, expected.distortion),
+    ):
+        np.testing.assert_allclose(values, truth.mean(axis=0), rtol=0.05, atol=2.0)
     assert found.total_correlation_nats.shape == ((2,) if method == "echo" else (0,))
     found.save(tmp_path / "analysis.npz")
     for name, value in vars(Analysis.load(tmp_path / "analysis.npz")).items():

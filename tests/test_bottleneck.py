@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from echo_tf import bottleneck
-from echo_tf.data import DataError, Dataset
+from echo_tf.data import Dataset
+from echo_tf.echo import EchoDense
+from echo_tf.errors import CellError, DataError, ResultError
+from echo_tf.files import locked
 from echo_tf.theory_plots import plot_bottleneck
 
 
@@ -46,6 +49,27 @@ def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
     with path.open() as file:
         assert len(list(csv.DictReader(file))) == 8
     assert plot_bottleneck(path).exists()
+
+
+def test_noise_after_training_is_of_the_final_parameters(blobs, monkeypatch):
+    adapted = []
+    monkeypatch.setattr(bottleneck, "EPOCHS", 1)
+    monkeypatch.setattr(EchoDense, "adapt", lambda layer, features: adapted.append(features.shape))
+    bottleneck.train_point(blobs, "echo", 1.0, 0)
+    assert adapted == [(300, 16)]
+
+
+@pytest.mark.parametrize("text", ["dataset,chan\nx,y\n", "dataset\nx,y\n", "", "\0"])
+def test_a_damaged_table_is_named(blobs, tmp_path, text, monkeypatch):
+    monkeypatch.setattr(bottleneck, "train_point", None)  # nothing is trained
+    (tmp_path / "blobs.csv").write_text(text)
+    with pytest.raises(ResultError, match=r"blobs\.csv is damaged .*Move it away"):
+        bottleneck.run(tmp_path, blobs, 1)
+
+
+def test_one_process_at_a_time(blobs, tmp_path):
+    with locked(tmp_path), pytest.raises(CellError, match="in use by another process"):
+        bottleneck.run(tmp_path, blobs, 1)
 
 
 def test_unsuitable_data(blobs, tmp_path):

@@ -129,3 +129,11 @@ def test_values_for_a_data_set():
     assert load_config("vae_vamp", dataset="fashion_mnist").prior.components == 250
     assert load_config("iaf_vamp", dataset="omniglot").prior.components == 500
     assert load_config("iaf_vamp", dataset="omniglot", prior={"components": 7}).prior.components == 7
+
+
+def test_digits_has_fewer_epochs_unless_somebody_says_otherwise(tmp_path):
+    (tmp_path / "mine.yaml").write_text("training: {epochs: 200}")
+    assert load_config("echo", dataset="digits").training.epochs == 30
+    assert load_config("echo", dataset="digits", training={"epochs": 200}).training.epochs == 200
+    assert load_config(tmp_path / "mine.yaml", dataset="digits").training.epochs == 200
+    assert load_config("echo", dataset="omniglot").training.epochs == 200

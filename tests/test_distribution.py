@@ -15,7 +15,7 @@ from echo_tf.distribution import SeedGenerator, replica_count, split_among
 from echo_tf.truncation import max_scale
 
 TRAIN = """
-def trained(replicas):
+def trained(replicas, **overrides):
     import pathlib, tempfile
     from echo_tf.data import load_dataset
     from echo_tf.training import read_metrics, train
@@ -23,7 +23,7 @@ def trained(replicas):
     dataset = load_dataset("digits")
     dataset = type(dataset)("digits", {"train": dataset.raw("train")[:80]}, 255, {})
     training = {"batch_size": 40, "replicas": replicas, "epochs": 2}
-    config = echo_tf.load_config("echo", channel={"d_max": 19}, training=training)
+    config = echo_tf.load_config("echo", channel={"d_max": 19}, training=training, **overrides)
     with tempfile.TemporaryDirectory() as folder:
         model = train(config, dataset, pathlib.Path(folder))
         model.save(f"{folder}/model.keras")
@@ -90,6 +90,7 @@ answers["pull"] = kernels
     + TRAIN
     + """
 answers["trained"] = trained(2)
+answers["another"] = trained(2, network={"latent_dim": 16})["predicted"]
 print(json.dumps(answers, default=lambda array: array.tolist()))
 """
 )
@@ -144,6 +145,7 @@ def test_replicas_have_noise_and_echoes_of_their_own():
     np.testing.assert_allclose(*found["pull"], rtol=1e-5)  # the same data on both replicas, and on a single device
     assert np.abs(found["pull"]).max() > 0
     assert_sound(found["trained"])
+    assert found["another"] == [80, 16]  # a second model of other shapes, in the same process
 
 
 @pytest.mark.jax

@@ -200,3 +200,16 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch):
     task = Task(cell.to_dict(), cell.folder(tmp_path), tmp_path)
     ((_, error),) = run_all([task], LocalProcesses(), 1, lambda running: kill_children())
     assert isinstance(error, CellError) and "killed 2 times" in str(error)
+
+
+def test_nothing_begins_after_the_end(tmp_path):
+    executor = LocalProcesses()
+    executor.stop()
+    with pytest.raises(CellError, match="stopped before it began"):
+        executor(Task({}, tmp_path / "cell", tmp_path))
+
+
+def test_a_log_that_cannot_be_written_is_no_killed_process(tmp_path):
+    (tmp_path / "cell" / executors.LOG).mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        LocalProcesses()(Task({}, tmp_path / "cell", tmp_path))

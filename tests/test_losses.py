@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.stats import multivariate_normal
 
 from echo_tf.losses import (
@@ -93,3 +94,11 @@ def test_beta_rests_at_the_target_and_stays_in_its_range():
     assert [float(b) for b in constrained_beta(2.0, "rate", 20.0, 20.0, 0.01)] == [2.0, 2.0]
     assert float(constrained_beta(BETA_RANGE[1], "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(BETA_RANGE[1])
     assert float(constrained_beta(2.0, "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))  # cut at 1
+
+
+def test_weight_of_a_constraint_has_no_gradient():
+    nats = tf.Variable(25.0)
+    with tf.GradientTape() as tape:
+        weight, following = constrained_beta(2.0, "rate", nats, 20.0, 0.01)
+        both = weight + following
+    assert tape.gradient(both, nats) is None

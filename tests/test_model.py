@@ -5,6 +5,8 @@ import pytest
 import echo_tf
 import echo_tf.losses
 from echo_tf.echo import EchoDense
+from echo_tf.model import first_images
+from echo_tf.training import ImageBatches
 
 
 def images(n, seed=0):
@@ -346,3 +348,24 @@ def test_penalty_is_neither_scaled_by_beta_nor_in_rate_or_distortion():
 def test_constant_kernel_is_warned_of(bandwidth, warns, caplog):
     echo_tf.build_model(small("info_vae", mmd={"bandwidth": "fixed", "fixed_bandwidth": bandwidth}))
     assert ("no gradient" in caplog.text) == warns
+
+
+def test_a_constraint_weighs_the_rate_by_its_damped_multiplier():
+    model = echo_tf.build_model(small("vae", beta=2.0, constraint={"quantity": "rate", "target_nats": 1.0}))
+    x = images(10)
+    outputs = {"rate": np.full(10, 1.1, "float32"), "logits": np.zeros_like(x)}
+    loss = float(model.compute_loss(x, y_pred=outputs, training=True))
+    weight, following = echo_tf.losses.constrained_beta(2.0, "rate", 1.1, 1.0, model.config.constraint.gain)
+    assert loss == pytest.approx(28 * 28 * np.log(2) + float(weight) * 1.1, rel=1e-6)
+    assert float(model.beta) == pytest.approx(float(following), rel=1e-6) != pytest.approx(float(weight), rel=1e-2)
+
+
+def test_a_pool_serves_as_echoes_and_counts_once():
+    model = echo_tf.build_model(small("echo", channel={"d_max": 14, "pool": 5}))
+    x = images(15)
+    mean, _ = (np.asarray(values) for values in model.channel.statistics(model.encoder(x)))
+    assert model(x, training=True)["z"].shape[0] == 10
+    assert_holds(model.channel.echo.reservoir_mean, mean)  # those of the pool too
+    batches = ImageBatches((255 * images(40)).astype("uint8"), 255, batch_size=10, seed=0, pool=5)
+    found = first_images(batches, 1_000, share=10 / 15)
+    assert len(found) == len(np.unique(found, axis=0)) == 40

@@ -160,7 +160,7 @@ class TestFiles:
                 assert process.stdout.readline() == "locked\n"
                 assert not temporaries(tmp_path)
                 (tmp_path / ".12346.model.keras").write_text("being written")
-                with pytest.raises(BlockingIOError), locked(tmp_path):
+                with pytest.raises(CellError), locked(tmp_path):
                     pass
                 assert temporaries(tmp_path)
             finally:

@@ -15,6 +15,7 @@ from echo_tf.report import (
     SECTION_BEGIN,
     SECTION_END,
     ResultError,
+    Row,
     compare,
     comparison_table,
     curve_table,
@@ -22,7 +23,6 @@ from echo_tf.report import (
     noise_table,
     progress_table,
     read_results,
-    read_rows_from_json,
     replacement_table,
     section,
     write_rows_as_json,
@@ -30,6 +30,12 @@ from echo_tf.report import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def read_rows(path):
+    """The inverse of `write_rows_as_json`."""
+    rows = json.loads(path.read_text())
+    return [Row(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}) for row in rows]
 
 
 def result(method="echo", dataset="binary_mnist", neg_elbo=90.0, seed=0, split="test", source="original", **overrides):
@@ -160,6 +166,27 @@ def test_repeated_echoes_are_labelled(channel, batch_size, approximate):
     assert ("≈" in comparison_table([row]).text()) == approximate
 
 
+def test_replicas_draw_from_their_share():
+    for replicas, approximate in ((1, False), (2, True)):
+        (row,) = compare([result("echo_replace", training={"batch_size": 200, "replicas": replicas})])
+        assert row.approximate == approximate
+
+
+def test_unusual_settings_are_named_and_make_no_curve():
+    results = [result(), result(channel={"d_max": 49}, training={"replicas": 2}), result(training={"batch_size": 200})]
+    rows = compare(results)
+    assert [row.name for row in rows] == ["echo", "echo (d_max=49, replicas=2)", "echo (batch_size=200)"]
+    assert curves(rows) == []
+    assert "not its own" in comparison_table(rows).text()
+    (row,) = compare([result("vae", training={"replicas": 2}) | {"config": mine(replicas=2)}])
+    assert row.name == "mine (replicas=2)"
+
+
+def mine(**training):
+    """The configuration of somebody's own method."""
+    return dataclasses.asdict(dataclasses.replace(load_config("vae", training=training), method="mine"))
+
+
 def test_held_out_images_are_named():
     rows = compare([result("vae"), result("vae") | {"holdout": 10_000}])
     assert "binary_mnist -10000" in comparison_table(rows).text()
@@ -197,6 +224,12 @@ def test_curves_with_a_warm_start_begin_at_the_model_without():
     assert [row.beta for row in cold.rows] == [1.0, 2.0]
     assert [row.beta for row in warm.rows] == [1.0, 2.0, 4.0]
     assert (cold.label, warm.label) == ("echo", "echo, warm")
+    # The chain 1, 4 is another: its end is no point of the first.
+    _, *chains = curves(compare([*results, at_beta(4.0, [1.0])]))
+    assert sorted([row.warm_start for row in chain.rows] for chain in chains) == [
+        [(), (1.0,)],
+        [(), (1.0,), (1.0, 2.0)],
+    ]
     assert "←" in curve_table([warm]).text()
     (row,) = compare([result(neg_elbo=88.7) | {"warm_start": [0.5]}])
     assert row.verdict == NOT_COMPARABLE
@@ -210,6 +243,8 @@ def test_replacement_needs_a_pair_of_equal_schedule():
     assert (record["paper_without_nats"], record["paper_with_nats"]) == (88.7, 88.6)
     assert "+0.50" in table.text() and "-0.1" in table.text()
     assert replacement_table(compare([plain, result("echo_replace", training={"epochs": 10})])) is None
+    pair = [result(method, split="validation") for method in ("echo", "echo_replace")]
+    assert replacement_table(compare(pair)) is None
 
 
 def analysed(correlation):
@@ -222,11 +257,16 @@ def test_total_correlation_beside_the_paper():
     table = noise_table(pairs)
     assert [record["paper_nats"] for record in table.records] == [7.3, None]
     assert "+0.70" in table.text()
+    (record,) = noise_table([(result(constraint={"quantity": "rate", "target_nats": 20}), analysed([8.0, 0.1]))]).records
+    assert record["paper_nats"] is None
+    assert "(valid.)" in noise_table([(result(split="validation"), analysed([8.0, 0.1]))]).text()
     assert noise_table(pairs[2:]) is None
 
 
 def test_progress_of_the_cells():
-    rows = compare([result(training={"epochs": 10}), result("vae"), result("iaf", split="validation"), result("iaf", beta=2)])
+    others = [{"split": "validation"}, {"beta": 2}, {"protocol": "released"}, {"training": {"learning_rate": 1e-2}}]
+    results = [result(training={"epochs": 10}), result("vae"), *(result("iaf", **other) for other in others)]
+    rows = compare(results)
     table = progress_table(rows)
     states = {line[0]: line[1:] for line in table.lines}
     assert table.header == ("method", "binary_mnist", "omniglot", "fashion_mnist")
@@ -289,13 +329,10 @@ class TestSection:
 
     def test_rows_come_back_from_json(self, tmp_path):
         rows = compare(list(self.results))
-        assert read_rows_from_json(write_rows_as_json(rows, tmp_path / "rows.json")) == rows
-        (tmp_path / "rows.json").write_text('[{"method": "echo"}]')
-        with pytest.raises(ResultError, match="no comparison"):
-            read_rows_from_json(tmp_path / "rows.json")
+        assert read_rows(write_rows_as_json(rows, tmp_path / "rows.json")) == rows
 
     def test_the_readme_has_the_results_on_file(self, tmp_path):
-        rows = read_rows_from_json(ROOT / "results" / "short_schedules" / "comparison.json")
+        rows = read_rows(ROOT / "results" / "short_schedules" / "comparison.json")
         copy = tmp_path / "README.md"
         copy.write_text((ROOT / "README.md").read_text())
         write_section(rows, copy)

@@ -8,9 +8,10 @@ import pytest
 
 import echo_tf.analysis
 import echo_tf.data
+import echo_tf.experiments
 import echo_tf.report
 from echo_tf.config import load_config
-from echo_tf.experiments import Cell, CellError, run_cell
+from echo_tf.experiments import Cell, CellError, load_model, run_cell
 from echo_tf.files import checksum
 from echo_tf.paper import paper_table
 
@@ -82,12 +83,23 @@ def test_report_and_publish(reproduce, out, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_rate_distortion_sweep_with_warm_starts(reproduce, tmp_path, capsys):
+def test_rate_distortion_sweep_with_warm_starts(reproduce, tmp_path, capsys, monkeypatch):
+    starts, train = [], echo_tf.experiments.train
+
+    def spy(*arguments, start, **options):
+        starts.append(start and [np.asarray(weight) for weight in start.trainable_weights])
+        return train(*arguments, start=start, **options)
+
+    monkeypatch.setattr("echo_tf.experiments.train", spy)
     arguments = ["--experiment", "rd", "--method", "vae", "--epochs", "1", "--out", str(tmp_path)]
     assert reproduce.main([*arguments, "--beta", "1", "3", "--warm-start"]) == 0
     cold, warm = sorted(tmp_path.glob("digits/vae/*/result.json"), key=lambda path: len(str(path)))
     assert warm.parent.name == "paper-epochs=1-beta=3-seed=0-after=1"
     assert json.loads(warm.read_text())["warm_start"] == [1.0]
+    first = load_model(cold.parent)
+    assert starts[0] is None
+    for given, trained in zip(starts[1], first.trainable_weights, strict=True):
+        np.testing.assert_array_equal(given, trained)
     report = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"rate_distortion.csv", "rate_distortion_digits.png", "matched_digits.png"} <= report
     # The last of a chain alone does not know where to begin.
@@ -136,6 +148,40 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cell_is_planned_once(reproduce, capsys):
+    assert reproduce.main(["--method", "echo", "echo", "--beta", "1", "2", "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_pools_count_for_the_evaluation(reproduce):
+    (cell,) = reproduce.plan_cells(reproduce.parse_arguments(["--method", "echo_pool"]))
+    assert cell.evaluation_batch == 1_000
+
+
+def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
+    assert reproduce.main(["--experiment", "analysis", "--method", "echo_pool", "--out", str(tmp_path)]) == 2
+    assert "1,000 images, and the test split of digits has 360" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment", "bottleneck", "--dry-run"], "--dry-run: not with --experiment bottleneck"),
+        (["--experiment", "theory", "--beta", "2"], "--beta: not with --experiment theory"),
+        (["--experiment", "bottleneck", "--beta", "-1"], "--beta: expected 0 or more"),
+        (["--beta", "nan"], "--beta: expected 0 or more"),
+        (["--tensorboard"], "TensorBoard is not installed. Run: pip install"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(reproduce, arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_rd_plans_a_grid_of_betas(reproduce, capsys):
     assert reproduce.main(["--experiment", "rd", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -178,7 +224,7 @@ def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("seed: 7\ntraining: {epochs: 5}")
     assert reproduce.main(["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]) == 0
     cells = [Path(line).name for line in capsys.readouterr().out.splitlines()]
-    expected = [(5, 7), (reproduce.DIGITS_EPOCHS, 0), (5, 8), (reproduce.DIGITS_EPOCHS, 1)]
+    expected = [(5, 7), (30, 0), (5, 8), (30, 1)]
     assert cells == [f"paper-epochs={epochs}-beta=1-seed={seed}" for epochs, seed in expected]
 
 

@@ -75,3 +75,7 @@ def test_page_needs_no_other_file(tmp_path):
     assert "title" in reader.tags  # that of the page
     assert "A <title>" in reader.text
     assert reader.sources == ["data:image/png;base64,iVBORw=="]
+
+
+def test_latex_has_no_characters_that_it_cannot_set():
+    assert Table("name", "title", ("a",), [("1 ← ± ≈ β",)], [], []).latex().isascii()
