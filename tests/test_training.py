@@ -8,6 +8,7 @@ import pytest
 from echo_tf.config import ConfigError, ConstraintConfig, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
 from echo_tf.files import write_atomically
+from echo_tf.model import RateDistortionModel
 from echo_tf.optimizers import ConstantThenLinear, ReleasedSchedule, make_optimizer
 from echo_tf.training import CHECKPOINT, ImageBatches, read_metrics, train
 
@@ -181,10 +182,14 @@ def test_beta_warms_up_epoch_by_epoch(tmp_path, digits):
     np.testing.assert_allclose(seen, [1.5] * 3 + [3.0] * 9)
 
 
-def test_a_pool_is_not_decoded_and_lowers_the_floor(tmp_path, digits):
+def test_a_pool_is_not_decoded_and_lowers_the_floor(tmp_path, digits, monkeypatch):
     settings = config(epochs=1)
     settings = dataclasses.replace(settings, channel=dataclasses.replace(settings.channel, d_max=39, pool=20))
-    shapes = []
+    shapes, counts = [], []
+    refresh = RateDistortionModel.refresh_channel
+    monkeypatch.setattr(
+        RateDistortionModel, "refresh_channel", lambda model, images: (counts.append(len(images)), refresh(model, images))
+    )
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -192,6 +197,7 @@ def test_a_pool_is_not_decoded_and_lowers_the_floor(tmp_path, digits):
 
     model = train(settings, digits, tmp_path, callbacks=[Watch()])
     assert shapes == [20] * 3
+    assert counts == [60]  # each image once, though pools repeat them
     assert model.predict(digits.train[:40], verbose=0)["logits"].shape[0] == 40
     (line,) = read_metrics(tmp_path)
     assert line["rate_nats"] > model.channel.echo.rate_floor(32)
