@@ -376,7 +376,8 @@ def replacement_table(rows: list[Row]) -> Table | None:
     header = ("data", "epochs", "seeds", "without", "with", "difference", "paper", "paper's difference")
     notes = [
         "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
-        "the rate, and so the -ELBO, is approximate.",
+        "the rate, and so the -ELBO, is approximate. ± is the standard error over seeds; of single seeds, that of their "
+        "evaluation (noise only).",
         "paper: without / with, after 200 epochs.",
     ]
     return Table("replacement", "Echo with and without replacement", header, lines, notes, records)
