@@ -61,12 +61,13 @@ def plot_bottleneck(table: Path) -> Path:
             look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": channel}
             axis.errorbar(rate, [point[key].mean() for point in points], errors, **look)
     labels = 10
-    bound = np.linspace(0.0, np.log(labels), 50)
+    bound = np.geomspace(0.1, np.log(labels), 100)
     axes[1].plot(bound, np.log(labels) - bound, color="0.6", label="log 10 - R")
     axes[0].set(xlabel="rate (nats)", ylabel="accuracy")
     axes[1].set(xlabel="rate (nats)", ylabel="-log p(y|z) (nats)", ylim=(0, None))
     for axis in axes:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
     legend(axes[1])
     figure.suptitle(f"{rows[0]['dataset']}: information bottleneck")
     return save(figure, table.with_suffix(".png"))
