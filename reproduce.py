@@ -119,9 +119,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         for name, value in vars(options).items():
             if value != parser.get_default(name) and name not in _APPLY[options.experiment]:
                 parser.error(f"argument --{name.replace('_', '-')}: not with --experiment {options.experiment}")
-    for beta in options.beta or []:
-        if not 0 <= beta < float("inf"):
-            parser.error(f"argument --beta: expected 0 or more, received {beta:g}")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("argument --tensorboard: TensorBoard is not installed. Run: pip install '.[tensorboard]'")
     if options.seeds < 1:

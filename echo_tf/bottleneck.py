@@ -6,6 +6,7 @@
 
 import itertools
 import logging
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from keras import ops
 from echo_tf.channels import GaussianChannel
 from echo_tf.data import Dataset
 from echo_tf.echo import EchoDense
-from echo_tf.errors import DataError
+from echo_tf.errors import ConfigError, DataError
 from echo_tf.files import locked, read_rows, write_rows
 from echo_tf.losses import mean_rate
 from echo_tf.statistics import standard_error
@@ -134,10 +135,13 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
     """Train what is missing of all channels, betas and seeds; returns the CSV file of all points.
 
     Raises:
+        ConfigError: a beta that is negative or not finite.
         DataError: the data set has no labels, or fewer training images than a batch needs.
         CellError: another process works in `folder`.
         ResultError: the file is damaged.
     """
+    if wrong := [beta for beta in betas or BETAS if not 0 <= beta < math.inf]:
+        raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
     if dataset.train_labels is None:
         raise DataError(f"{dataset.name} has no labels. Use fashion_mnist.")
     if len(dataset.raw("train")) < BATCH_SIZE:

@@ -6,7 +6,7 @@ import pytest
 from echo_tf import bottleneck
 from echo_tf.data import Dataset
 from echo_tf.echo import EchoDense
-from echo_tf.errors import CellError, DataError, ResultError
+from echo_tf.errors import CellError, ConfigError, DataError, ResultError
 from echo_tf.files import locked
 from echo_tf.theory_plots import plot_bottleneck
 
@@ -25,7 +25,8 @@ def blobs(monkeypatch):
     return Dataset("blobs", splits, 255, {"train": labels[:300], "test": labels[300:]})
 
 
-@pytest.mark.parametrize("channel", ["echo", pytest.param("gaussian", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("channel", ["echo", "gaussian"])
 def test_rate_buys_accuracy(blobs, channel):
     dear, cheap = (bottleneck.train_point(blobs, channel, beta, 0) for beta in (5.0, 0.01))
     assert cheap.accuracy > 0.9
@@ -70,6 +71,13 @@ def test_a_damaged_table_is_named(blobs, tmp_path, text, monkeypatch):
 def test_one_process_at_a_time(blobs, tmp_path):
     with locked(tmp_path), pytest.raises(CellError, match="in use by another process"):
         bottleneck.run(tmp_path, blobs, 1)
+
+
+@pytest.mark.parametrize("beta", [-1.0, np.nan, np.inf])
+def test_unsuitable_betas(blobs, tmp_path, beta):
+    with pytest.raises(ConfigError, match="`beta`"):
+        bottleneck.run(tmp_path / "out", blobs, 1, [0.1, beta])
+    assert not (tmp_path / "out").exists()
 
 
 def test_unsuitable_data(blobs, tmp_path):

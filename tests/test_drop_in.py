@@ -177,6 +177,7 @@ def test_symbolic_call_and_output_shapes():
     assert tuple(EchoDense(7, d_max=D_MAX).compute_output_shape((8, 3))) == (8, 7)
 
 
+@pytest.mark.slow
 def test_exported_model_serves_one_example(tmp_path):
     model = build("functional")
     x = data()

@@ -216,6 +216,7 @@ def test_constraint_moves_beta_in_training_only(tmp_path, digits, quantity, targ
     assert float(model.beta) == beta
 
 
+@pytest.mark.slow
 def test_start_from_a_trained_model(tmp_path, digits):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
