@@ -111,7 +111,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
     add("--dry-run", action="store_true", help="list the cells and stop")
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
-    add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR")
+    add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR, the results they come from to DIR/cells")
     add("--readme", type=Path, metavar="FILE", help="write the results on the test set into the results section of FILE")
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
     options = parser.parse_args(arguments)
@@ -334,33 +334,35 @@ def analyse_cells(options: argparse.Namespace, cells: list) -> None:
 
 def report(options: argparse.Namespace) -> list:
     """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
-    from echo_tf import plots
+    from echo_tf import comparison, plots
     from echo_tf import report as reports
     from echo_tf.page import write_page
 
-    results = reports.read_results(options.out)
+    results = comparison.read_results(options.out)
     if not results:
         raise FileNotFoundError(f"No results in {options.out}. Train first, or point --out at a folder with results.")
-    rows = reports.compare(results)
-    curves = reports.curves(rows)
-    analyses = reports.read_analyses(results)
-    comparison = reports.comparison_table(rows)
+    rows = comparison.compare(results)
+    curves = comparison.curves(rows)
+    analyses = comparison.read_analyses(results)
+    main_table = reports.comparison_table(rows)
     tables = [
-        comparison,
+        main_table,
         reports.curve_table(curves),
         reports.noise_table(analyses),
         reports.replacement_table(rows),
+        reports.ranking_table(rows),
         reports.progress_table(rows),
     ]
     tables = [table for table in tables if table is not None]
     folder = options.out / "report"
     figures = plots.plot_all(results, rows, curves, analyses, folder)
-    paths = [path for table in tables for path in table.write(folder)]
-    paths += [reports.write_rows_as_json(rows, folder / "comparison.json"), *figures]
+    paths = [path for table in tables for path in table.write(folder)] + figures
     paths.append(write_page(tables, figures, folder / "index.html"))
     if options.readme:
         reports.write_section(rows, options.readme)
-    print("\n" + comparison.text() + "\n")
+    if options.publish:
+        comparison.copy_results(results, options.publish / "cells")
+    print("\n" + main_table.text() + "\n")
     publish_and_name(paths, options.publish)
     return rows
 

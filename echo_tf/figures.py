@@ -6,7 +6,7 @@ from pathlib import Path
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vPX*<>hpd8"
+MARKERS = "osD^vPX*<>hpd8H|x"
 
 # One colour and marker a method in every figure; the paper's nine, then ours.
 METHODS = (
@@ -24,6 +24,9 @@ METHODS = (
     "echo_pool",
     "echo_large_batch",
     "echo_literal",
+    "vae_shared_noise",
+    "vae_released_schedule",
+    "vae_conv_5x5",
 )
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.analysis import Analysis, by_likelihood
+from echo_tf.comparison import Curve, Row, departures, target_name
 from echo_tf.experiments import pictures_path
 from echo_tf.figures import grouped, legend, method_look, pyplot, save
-from echo_tf.report import Curve, Row, departures, target_name
 from echo_tf.training import read_metrics
 
 # Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
@@ -44,7 +44,8 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
                 look = method_look(row.method)
                 axis.plot(*published, linestyle="none", markerfacecolor="none", label=f"{row.method}, paper", **look)
         _lines_of_equal_elbo(axis)
-        axis.set(title=f"{dataset} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
+        title = _data(dataset, [row.source for row in members])
+        axis.set(title=f"{title} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save(figure, path)
@@ -91,8 +92,9 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
                 validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
                 if validated:
                     axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{name}, validation", **look)
+        data = _data(dataset, [result["source"] for result in cells])
         for axis, title in zip(axes, ("objective, with β and penalty", "rate", "distortion"), strict=True):
-            axis.set(title=f"{dataset}: {title}", xlabel="epoch", ylabel="nats per example")
+            axis.set(title=f"{data}: {title}", xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
             if lines:  # the first epochs would flatten all that follows
@@ -106,7 +108,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
 def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
     """Reconstructions and samples of the first seed of every setting at beta = 1, two figures for each data set and split."""
     paths = []
-    members = [result for result in results if result["config"]["beta"] == 1]
+    members = [result for result in results if result["config"]["beta"] == 1 and _has_pictures(result)]
     for (dataset, split), cells in grouped(members, lambda result: (result["dataset"], result["split"])).items():
         strips, samples = {}, {}
         for result in cells:
@@ -117,13 +119,19 @@ def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
             strips.setdefault(f"{split}\nimages", pictures["originals"])
             strips.setdefault(name, pictures["reconstructions"])
             samples.setdefault(name, pictures["samples"])
+        data = _data(dataset, [result["source"] for result in cells])
         name = dataset if split == "test" else f"{dataset}_{split}"
         for kind, title, images in (
             ("reconstructions", "means of 10 reconstructions", strips),
             ("samples", "samples from the marginal", samples),
         ):
-            paths.append(_plot_strips(images, f"{dataset}: {title}", folder / f"{kind}_{name}.png"))
+            paths.append(_plot_strips(images, f"{data}: {title}", folder / f"{kind}_{name}.png"))
     return paths
+
+
+def _has_pictures(result: dict) -> bool:
+    """Published results have none."""
+    return pictures_path(Path(result["folder"]), result["split"]).exists()
 
 
 def _pictures(result: dict) -> dict[str, np.ndarray]:
@@ -171,7 +179,8 @@ def plot_rate_distortion(found: list[Curve], folder: Path) -> list[Path]:
         for floor, colour in floors.items():
             axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9, label=f"floor {floor:.2f}")
         axis.set(xlim=(min(left, 0.0), right), ylim=(bottom, top))
-        axis.set(xlabel="rate (nats)", ylabel="distortion (nats)", title=f"{dataset} (grey: equal -ELBO through β = 1)")
+        data = _data(dataset, [row.source for curve in members for row in curve.rows])
+        axis.set(xlabel="rate (nats)", ylabel="distortion (nats)", title=f"{data} (grey: equal -ELBO through β = 1)")
         legend(axis)
         paths.append(save(figure, folder / f"rate_distortion_{dataset}.png"))
     return paths
@@ -190,10 +199,11 @@ def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[
     Source: paper, figures 3 to 5 (means over 10 draws; models matched by rate).
     """
     by_cell: dict[tuple, dict] = {}
-    for result in results:  # in the order of their paths, so that the first seed comes first
+    for result in filter(_has_pictures, results):  # in the order of their paths, so that the first seed comes first
         by_cell.setdefault(_cell_key(result), result)
+    pictured = [curve for curve in found if all(_row_key(row) in by_cell for row in curve.rows)]
     paths = []
-    for dataset, members in grouped(found, lambda curve: curve.dataset).items():
+    for dataset, members in grouped(pictured, lambda curve: curve.dataset).items():
         ranges = [[row.mean["rate_nats"] for row in curve.rows] for curve in members]
         low, high = max(min(rates) for rates in ranges), min(max(rates) for rates in ranges)
         if low >= high:
@@ -207,7 +217,8 @@ def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[
                 strips.setdefault("images", pictures["originals"])
                 name = f"{curve.label}, β = {row.beta:g}\nR = {row.mean['rate_nats']:.1f}"
                 strips[f"{name}, D = {row.mean['distortion_nats']:.1f}"] = pictures["reconstructions"]
-        title = f"{dataset}: means of 10 reconstructions, matched by rate"
+        data = _data(dataset, [row.source for curve in members for row in curve.rows])
+        title = f"{data}: means of 10 reconstructions, matched by rate"
         paths.append(_plot_strips(strips, title, folder / f"matched_{dataset}.png"))
     return paths
 
@@ -286,7 +297,8 @@ def plot_pointwise(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[
         for axis in axes[1]:
             axis.set(xlabel="images by log p(x|z), best first")
         legend(axes[0, 0])
-        figure.suptitle(f"{dataset}: images of the {members[0][0]['split']} set, one by one")
+        data = _data(dataset, [result["source"] for result, _ in members])
+        figure.suptitle(f"{data}: images of the {members[0][0]['split']} set, one by one")
         paths.append(save(figure, folder / f"pointwise_{dataset}.png"))
     return paths
 
@@ -311,7 +323,8 @@ def plot_rates_by_dimension(analyses: list[tuple[dict, Analysis]], folder: Path)
             axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, label=_label_of(result), **look)
             if "rate_floor_nats" in result:
                 axis.axhline(result["rate_floor_nats"] / len(rates), color=look["color"], linestyle="--", linewidth=0.8)
-        axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{dataset}: rate by dimension")
+        data = _data(dataset, [result["source"] for result, _ in members])
+        axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{data}: rate by dimension")
         axis.set_ylim(bottom=0)
         legend(axis)
         paths.append(save(figure, folder / f"dimensions_{dataset}.png"))
@@ -326,12 +339,18 @@ def _label_of(result: dict) -> str:
 
 
 def _name(result: dict) -> str:
-    return f"{result['dataset']}, {_label_of(result)}, {result['config']['training']['epochs']} epochs"
+    data = _data(result["dataset"], [result["source"]])
+    return f"{data}, {_label_of(result)}, {result['config']['training']['epochs']} epochs"
 
 
 def _stem(result: dict) -> str:
     """Dataset, method and folder of a cell, which no other cell shares."""
     return f"{result['dataset']}_{result['config']['method']}_{Path(result['folder']).name}"
+
+
+def _data(dataset: str, sources: list[str]) -> str:
+    """A data set as titles name it, with what must be known of it."""
+    return dataset + (" (reconstruction)" if "reconstruction" in sources else "")
 
 
 def plot_all(results: list[dict], rows: list[Row], found: list[Curve], analyses: list, folder: Path) -> list[Path]:

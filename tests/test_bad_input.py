@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as arrays
 
 import echo_tf
 from echo_tf import data, theory
+from echo_tf.comparison import read_results
 from echo_tf.config import Config, config_from_dict, flatten, load_config
 from echo_tf.errors import CellError, ConfigError, DataError, ResultError
 from echo_tf.experiments import is_finished, plan
-from echo_tf.report import read_results
 from echo_tf.training import METRICS, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,0 +1,328 @@
+"""Results on disk: reading, grouping over seeds, and what they say beside the paper. Reads files only, no models."""
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from echo_tf.analysis import Analysis
+from echo_tf.config import DATASETS, available_methods, config_from_dict, flatten, load_config
+from echo_tf.errors import ResultError
+from echo_tf.experiments import analysis_path, damages, load_analysis, result_path
+from echo_tf.paper import paper_table
+from echo_tf.statistics import standard_error
+from echo_tf.training import METRICS
+from echo_tf.truncation import max_scale
+
+QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
+SPLITS = ("test", "validation")
+TOLERANCE_NATS = 1.0
+PAPER_EPOCHS = 200
+
+NOT_COMPARABLE = "not comparable"
+AGREES = "agrees"
+DIFFERS = "differs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results of one setting over its seeds, beside the paper's.
+
+    `mean` and `se` are in nats by quantity. `se` is the standard error over seeds; of a single seed it is that of its own
+    evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
+    average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
+    `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were repeated: with
+    replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
+    over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
+    under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
+    `departures`: see `departures`.
+    """
+
+    dataset: str
+    method: str
+    protocol: str
+    epochs: int
+    beta: float
+    split: str
+    seeds: tuple[int, ...]
+    mean: dict[str, float]
+    se: dict[str, float]
+    paper: dict[str, float] | None
+    difference_nats: float | None
+    verdict: str
+    dtype_policy: str
+    source: str
+    holdout: int
+    approximate: bool
+    unused_dimensions: float | None
+    unused_nats: float | None
+    importance_bound_nats: float | None
+    passes: int | None
+    rate_floor_nats: float | None
+    target: str
+    final_beta: float | None
+    warm_start: tuple[float, ...]
+    departures: tuple[str, ...]
+
+    @property
+    def misses(self) -> bool:
+        """Whether the paper's value was compared and missed."""
+        return self.verdict == DIFFERS
+
+    @property
+    def setting(self) -> tuple:
+        """What tells rows of one method on one data set apart, but for beta and the betas before it."""
+        return (
+            *(self.protocol, self.epochs, self.split, self.source, self.holdout, self.dtype_policy, self.target),
+            self.departures,
+        )
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a cell of the paper's table 2 but for the length of its schedule and the precision of its networks."""
+        plain = self.beta == 1 and not (self.target or self.warm_start or self.holdout or self.departures)
+        return plain and self.split == "test" and self.protocol == "paper" and self.paper is not None
+
+    @property
+    def name(self) -> str:
+        """The method with what is unusual about it."""
+        unusual = ["released"] if self.protocol == "released" else []
+        unusual += self.departures
+        return self.method + (f" ({', '.join(unusual)})" if unusual else "")
+
+
+def read_results(out: Path) -> list[dict]:
+    """All results below `out`, in the order of their paths; each carries its folder as `folder`.
+
+    Raises:
+        ResultError: a file that is no result, or a result or its pictures damaged.
+    """
+    folders = sorted(path for path in out.glob("*/*/*") if path.is_dir())
+    paths = [path for folder in folders for split in SPLITS if (path := result_path(folder, split)).exists()]
+    return [_read_result(path) for path in paths]
+
+
+def _read_result(path: Path) -> dict:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        config_from_dict(result["config"])
+        complete = all(math.isfinite(result[quantity][part]) for quantity in QUANTITIES for part in ("mean", "se"))
+        if not complete or not {"dataset", "split", "holdout", "source"} <= result.keys():
+            raise ValueError("incomplete")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultError(
+            f"{path} is not a result of this program ({error!r}). Delete it; its cell is then made anew."
+        ) from None
+    for damaged, damage in damages(path.parent, result["split"]).items():
+        raise ResultError(f"{damaged} is damaged ({damage}). Run its cell again, which makes the file anew.")
+    return result | {"folder": str(path.parent)}
+
+
+def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:
+    """Results whose models were analysed on the same images, with the analyses. Raises `CellError` for a damaged file."""
+    found = []
+    for result in results:
+        path = analysis_path(Path(result["folder"]), result["split"])
+        if path.exists():
+            found.append((result, load_analysis(path)))
+    return found
+
+
+def copy_results(results: list[dict], folder: Path) -> None:
+    """Copy results and metrics of every epoch, what tables and curves are made from, to `folder`, which is an `--out` then."""
+    for result in results:
+        source = Path(result["folder"])
+        target = folder.joinpath(*source.parts[-3:])
+        if target.resolve() == source.resolve():
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for path in (result_path(source, result["split"]), source / METRICS):
+            if path.exists():
+                shutil.copy(path, target / path.name)
+
+
+def compare(results: list[dict]) -> list[Row]:
+    """Group results that differ in their seed only, and hold each group against the paper.
+
+    The verdict concerns -ELBO: it agrees if `|ours - paper| <= max(1 nat, 2 se)`. Only the paper's protocol, schedule and
+    data are compared, with every setting at its default but the dtype policy; all else is not comparable.
+    """
+    groups: dict[str, list[dict]] = {}
+    for result in results:
+        setting = asdict(config_from_dict(result["config"]))
+        del setting["seed"]
+        origin = [result["dataset"], result["split"], result["holdout"], result["source"], result.get("warm_start", [])]
+        key = json.dumps([origin, setting], sort_keys=True)
+        groups.setdefault(key, []).append(result)
+    rows = [_make_row(group) for group in groups.values()]
+    order = {name: i for i, name in enumerate(DATASETS)}
+    return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.target, row.beta, row.method))
+
+
+def _make_row(group: list[dict]) -> Row:
+    first = group[0]
+    config = first["config"]
+    mean, se = {}, {}
+    for quantity in QUANTITIES:
+        values = [result[quantity]["mean"] for result in group]
+        mean[quantity] = float(np.mean(values))
+        se[quantity] = standard_error(values) if len(values) > 1 else first[quantity]["se"]
+
+    paper = paper_table().get(first["dataset"], {}).get(config["method"]) if config["beta"] == 1 else None
+    difference, verdict = None, NOT_COMPARABLE
+    if paper is not None:
+        difference = mean["neg_elbo_nats"] - paper["neg_elbo_nats"]
+        if _is_paper_setting(first):
+            agrees = abs(difference) <= max(TOLERANCE_NATS, 2 * se["neg_elbo_nats"])
+            verdict = AGREES if agrees else DIFFERS
+
+    unused_dimensions = unused_nats = None
+    if "rate_by_dimension_nats" in first:
+        rates = np.array([result["rate_by_dimension_nats"] for result in group])  # (seeds, dim)
+        unused = rates <= 2 * first["rate_floor_nats"] / rates.shape[1]
+        unused_dimensions, unused_nats = float(unused.sum(1).mean()), float((rates * unused).sum(1).mean())
+    importance_bound = None
+    if all("importance_bound_nats" in result and result["passes"] == first["passes"] for result in group):
+        importance_bound = float(np.mean([result["importance_bound_nats"]["mean"] for result in group]))
+    return Row(
+        dataset=first["dataset"],
+        method=config["method"],
+        protocol=config["protocol"],
+        epochs=config["training"]["epochs"],
+        beta=config["beta"],
+        split=first["split"],
+        seeds=tuple(sorted(result["config"]["seed"] for result in group)),
+        mean=mean,
+        se=se,
+        paper=paper,
+        difference_nats=difference,
+        verdict=verdict,
+        dtype_policy=config["training"]["dtype_policy"],
+        source=first["source"],
+        holdout=first["holdout"],
+        approximate=_is_approximate(config),
+        unused_dimensions=unused_dimensions,
+        unused_nats=unused_nats,
+        importance_bound_nats=importance_bound,
+        passes=first.get("passes"),
+        rate_floor_nats=first.get("rate_floor_nats"),
+        target=target_name(config),
+        final_beta=float(np.mean([r["final_beta"] for r in group])) if "final_beta" in first else None,
+        warm_start=tuple(first.get("warm_start", ())),
+        departures=departures(first),
+    )
+
+
+def departures(result: dict) -> tuple[str, ...]:
+    """Settings of a result that are not those of its method, `("d_max=49", "replicas=2")`, but for those with a column.
+
+    Of a method that is not in `configs/` no settings are known, but that one replica is usual.
+    """
+    config = config_from_dict(result["config"])
+    if config.method in available_methods():
+        usual = load_config(config.method, dataset=result["dataset"], protocol=config.protocol)
+    else:
+        usual = replace(config, training=replace(config.training, replicas=1))
+    with_column = ("seed", "beta", "training.epochs", "training.dtype_policy")
+    found, expected = flatten(config), flatten(usual)
+    keys = [key for key in found if key not in with_column and not key.startswith("constraint.")]
+    return tuple(f"{key.rpartition('.')[2]}={found[key]}" for key in keys if found[key] != expected[key])
+
+
+def target_name(config: dict) -> str:
+    """`rate 20` for a configuration with that constraint, empty without one."""
+    constraint = config.get("constraint", {"quantity": "none"})
+    return "" if constraint["quantity"] == "none" else f"{constraint['quantity']} {constraint['target_nats']:g}"
+
+
+def _is_approximate(config: dict) -> bool:
+    channel = config["channel"]
+    if channel["kind"] != "echo":
+        return False
+    # Of a batch that is split among replicas each has its share, but on JAX.
+    batch_size = (config["training"]["batch_size"] + channel.get("pool", 0)) // config["training"].get("replicas", 1)
+    needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
+    return batch_size < needed
+
+
+def _is_paper_setting(result: dict) -> bool:
+    config = result["config"]
+    schedule = config["protocol"] == "paper" and config["training"]["epochs"] == PAPER_EPOCHS
+    same = not departures(result) and not target_name(config) and not result.get("warm_start")
+    return schedule and same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rows of one method over at least two betas, in rising order of beta, everything else being equal."""
+
+    dataset: str
+    method: str
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        row = self.rows[-1]  # the first of a warm curve was trained from scratch
+        return row.name + (", warm" if row.warm_start else "")
+
+
+def curves(rows: list[Row]) -> list[Curve]:
+    """The rate-distortion curves that results hold: all models from scratch, and each chain of warm starts with its first."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if not row.target:
+            groups.setdefault((row.dataset, row.method, *row.setting), []).append(row)
+    found = []
+    for (dataset, method, *_), members in groups.items():
+        cold = [row for row in members if not row.warm_start]
+        by_path = {(*row.warm_start, row.beta): row for row in members}
+        chains = [path for path in by_path if not any(other[:-1][: len(path)] == path for other in by_path)]
+        warm = [[by_path[path[:n]] for n in range(1, len(path) + 1) if path[:n] in by_path] for path in chains if len(path) > 1]
+        found += [Curve(dataset, method, sorted(members, key=lambda row: row.beta)) for members in (cold, *warm)]
+    return [curve for curve in found if len(curve.rows) > 1]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods of the paper on one data set after one schedule, best first, in the order that they have here and there.
+
+    Attributes:
+        rows: One row a method, by rising -ELBO.
+        paper_ranks: Rank of each in the paper among the methods of `rows`; equal values share the best.
+        tau: Kendall's tau-b between the two orders: 1 if they are the same, -1 if one is the reverse of the other.
+    """
+
+    rows: list[Row]
+    paper_ranks: list[int]
+    tau: float
+
+
+def rankings(rows: list[Row]) -> list[Ranking]:
+    """Rankings of three or more methods that were trained alike, as the paper's table 2 says but for the epochs."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.is_cell:
+            groups.setdefault((row.dataset, row.setting), []).append(row)
+    found = []
+    for members in groups.values():
+        if len(members) < 3:
+            continue
+        ordered = sorted(members, key=lambda row: row.mean["neg_elbo_nats"])
+        paper = [row.paper["neg_elbo_nats"] for row in ordered]
+        ranks = [int(rank) for rank in stats.rankdata(paper, method="min")]
+        tau = stats.kendalltau([row.mean["neg_elbo_nats"] for row in ordered], paper).statistic
+        found.append(Ranking(ordered, ranks, float(tau)))
+    return found
+
+
+def epochs_by_cell(rows: list[Row]) -> dict[tuple[str, str], int]:
+    """Epochs of the longest schedule of each cell of the paper's table 2, by data set and method; 0: missing."""
+    epochs = {(dataset, method): 0 for dataset, methods in paper_table().items() for method in methods}
+    for row in rows:
+        if row.is_cell:
+            epochs[row.dataset, row.method] = max(epochs[row.dataset, row.method], row.epochs)
+    return epochs
