@@ -300,6 +300,16 @@ def test_published_results_make_the_same_tables(tmp_path):
     assert (folder / "model.keras").exists()
 
 
+@pytest.mark.parametrize("cells", sorted((ROOT / "results").glob("*/cells")), ids=lambda path: path.parent.name)
+def test_tables_on_file_are_those_of_the_results_on_file(cells):
+    rows = compare(read_results(cells))
+    made = (comparison_table(rows), ranking_table(rows), curve_table(curves(rows)), replacement_table(rows))
+    kept = [(table, path) for table in made if table and (path := cells.parent / f"{table.name}.md").exists()]
+    assert kept
+    for table, path in kept:
+        assert path.read_text() == table.markdown()
+
+
 class TestRanking:
     results = (
         *(result(neg_elbo=value, seed=seed) for seed, value in enumerate((90.0, 92.0))),
