@@ -358,10 +358,10 @@ def report(options: argparse.Namespace) -> list:
     figures = plots.plot_all(results, rows, curves, analyses, folder)
     paths = [path for table in tables for path in table.write(folder)] + figures
     paths.append(write_page(tables, figures, folder / "index.html"))
-    if options.readme:
-        reports.write_section(rows, options.readme)
     if options.publish:
         comparison.copy_results(results, options.publish / "cells")
+    if options.readme:
+        reports.write_section(rows, options.readme)
     print("\n" + main_table.text() + "\n")
     publish_and_name(paths, options.publish)
     return rows
@@ -404,7 +404,11 @@ def publish_and_name(paths: list[Path], publish: Path | None) -> None:
     """Copy files to the folder `publish`, if one is given, and print where to look."""
     if publish:
         publish.mkdir(parents=True, exist_ok=True)
-        paths = [Path(shutil.copy(path, publish / path.name)) for path in paths]
+        copies = [publish / path.name for path in paths]
+        for path, copy in zip(paths, copies, strict=True):
+            if copy.resolve() != path.resolve():
+                shutil.copy(path, copy)
+        paths = copies
     print("Look at:")
     for path in paths:
         print(f"    {path}")

@@ -1,9 +1,9 @@
 """Results on disk: reading, grouping over seeds, and what they say beside the paper. Reads files only, no models."""
 
 import json
+import logging
 import math
-import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,14 @@ from scipy import stats
 from echo_tf.analysis import Analysis
 from echo_tf.config import DATASETS, available_methods, config_from_dict, flatten, load_config
 from echo_tf.errors import ResultError
-from echo_tf.experiments import analysis_path, damages, load_analysis, result_path
+from echo_tf.experiments import analysis_path, cell_of, damages, differences, load_analysis, result_path
+from echo_tf.files import write_atomically
 from echo_tf.paper import paper_table
 from echo_tf.statistics import standard_error
 from echo_tf.training import METRICS
 from echo_tf.truncation import max_scale
+
+logger = logging.getLogger(__name__)
 
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 SPLITS = ("test", "validation")
@@ -39,7 +42,7 @@ class Row:
     replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
     over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
     under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
-    `departures`: see `departures`.
+    `departures`: see `departures`. `folder` is that of the first seed.
     """
 
     dataset: str
@@ -53,7 +56,6 @@ class Row:
     se: dict[str, float]
     paper: dict[str, float] | None
     difference_nats: float | None
-    verdict: str
     dtype_policy: str
     source: str
     holdout: int
@@ -67,6 +69,21 @@ class Row:
     final_beta: float | None
     warm_start: tuple[float, ...]
     departures: tuple[str, ...]
+    folder: str = field(compare=False)
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a cell of the paper's table 2 but for the length of its schedule and the precision of its networks."""
+        plain = self.beta == 1 and not (self.target or self.warm_start or self.holdout or self.departures)
+        return plain and self.split == "test" and self.protocol == "paper" and self.paper is not None
+
+    @property
+    def verdict(self) -> str:
+        """Whether -ELBO is the paper's, to within `max(1 nat, 2 se)`: only with its schedule and its data."""
+        if not self.is_cell or self.epochs != PAPER_EPOCHS or self.source != "original":
+            return NOT_COMPARABLE
+        agrees = abs(self.difference_nats) <= max(TOLERANCE_NATS, 2 * self.se["neg_elbo_nats"])
+        return AGREES if agrees else DIFFERS
 
     @property
     def misses(self) -> bool:
@@ -82,17 +99,9 @@ class Row:
         )
 
     @property
-    def is_cell(self) -> bool:
-        """Whether it is a cell of the paper's table 2 but for the length of its schedule and the precision of its networks."""
-        plain = self.beta == 1 and not (self.target or self.warm_start or self.holdout or self.departures)
-        return plain and self.split == "test" and self.protocol == "paper" and self.paper is not None
-
-    @property
     def name(self) -> str:
         """The method with what is unusual about it."""
-        unusual = ["released"] if self.protocol == "released" else []
-        unusual += self.departures
-        return self.method + (f" ({', '.join(unusual)})" if unusual else "")
+        return full_name(self.method, self.protocol, self.departures)
 
 
 def read_results(out: Path) -> list[dict]:
@@ -133,23 +142,42 @@ def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:
 
 
 def copy_results(results: list[dict], folder: Path) -> None:
-    """Copy results and metrics of every epoch, what tables and curves are made from, to `folder`, which is an `--out` then."""
-    for result in results:
+    """Copy results and metrics of every epoch, what tables and curves are made from, to `folder`, which is an `--out` then.
+
+    Results that lie there already stay; a warning counts those that are not among `results`.
+
+    Raises:
+        ResultError: there is the result of another model under the name of one of these. Nothing has been copied then.
+    """
+    targets = {_copy_of(result, folder): result for result in results}
+    for target, result in targets.items():
+        changes = differences(cell_of(_read_result(target)), cell_of(result)) if target.exists() else ""
+        if changes:
+            raise ResultError(f"{target} holds another model ({changes}). Publish to another folder, or move it away.")
+    for target, result in targets.items():
         source = Path(result["folder"])
-        target = folder.joinpath(*source.parts[-3:])
-        if target.resolve() == source.resolve():
+        if target.parent.resolve() == source.resolve():
             continue
-        target.mkdir(parents=True, exist_ok=True)
-        for path in (result_path(source, result["split"]), source / METRICS):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (source / target.name, source / METRICS):
             if path.exists():
-                shutil.copy(path, target / path.name)
+                write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
+    others = {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys()
+    if others:
+        logger.warning("%s has %d more results, which these tables lack: --report --out %s.", folder, len(others), folder)
+
+
+def _copy_of(result: dict, folder: Path) -> Path:
+    return result_path(folder.joinpath(*Path(result["folder"]).parts[-3:]), result["split"])
 
 
 def compare(results: list[dict]) -> list[Row]:
     """Group results that differ in their seed only, and hold each group against the paper.
 
-    The verdict concerns -ELBO: it agrees if `|ours - paper| <= max(1 nat, 2 se)`. Only the paper's protocol, schedule and
-    data are compared, with every setting at its default but the dtype policy; all else is not comparable.
+    Settings of a method are compared with those of its file in `configs/`, but for the dtype policy.
+
+    Raises:
+        ResultError: one model stands in two folders.
     """
     groups: dict[str, list[dict]] = {}
     for result in results:
@@ -158,9 +186,21 @@ def compare(results: list[dict]) -> list[Row]:
         origin = [result["dataset"], result["split"], result["holdout"], result["source"], result.get("warm_start", [])]
         key = json.dumps([origin, setting], sort_keys=True)
         groups.setdefault(key, []).append(result)
+    for group in groups.values():
+        _check_seeds(group)
     rows = [_make_row(group) for group in groups.values()]
     order = {name: i for i, name in enumerate(DATASETS)}
     return sorted(rows, key=lambda row: (order[row.dataset], row.split, row.epochs, row.target, row.beta, row.method))
+
+
+def _check_seeds(group: list[dict]) -> None:
+    folders: dict[int, str] = {}
+    for result in group:
+        other = folders.setdefault(result["config"]["seed"], result["folder"])
+        if other != result["folder"]:
+            raise ResultError(
+                f"{other} and {result['folder']} hold the same model. Move one of them away: it would count twice."
+            )
 
 
 def _make_row(group: list[dict]) -> Row:
@@ -173,12 +213,7 @@ def _make_row(group: list[dict]) -> Row:
         se[quantity] = standard_error(values) if len(values) > 1 else first[quantity]["se"]
 
     paper = paper_table().get(first["dataset"], {}).get(config["method"]) if config["beta"] == 1 else None
-    difference, verdict = None, NOT_COMPARABLE
-    if paper is not None:
-        difference = mean["neg_elbo_nats"] - paper["neg_elbo_nats"]
-        if _is_paper_setting(first):
-            agrees = abs(difference) <= max(TOLERANCE_NATS, 2 * se["neg_elbo_nats"])
-            verdict = AGREES if agrees else DIFFERS
+    difference = None if paper is None else mean["neg_elbo_nats"] - paper["neg_elbo_nats"]
 
     unused_dimensions = unused_nats = None
     if "rate_by_dimension_nats" in first:
@@ -200,7 +235,6 @@ def _make_row(group: list[dict]) -> Row:
         se=se,
         paper=paper,
         difference_nats=difference,
-        verdict=verdict,
         dtype_policy=config["training"]["dtype_policy"],
         source=first["source"],
         holdout=first["holdout"],
@@ -214,6 +248,7 @@ def _make_row(group: list[dict]) -> Row:
         final_beta=float(np.mean([r["final_beta"] for r in group])) if "final_beta" in first else None,
         warm_start=tuple(first.get("warm_start", ())),
         departures=departures(first),
+        folder=first["folder"],
     )
 
 
@@ -233,6 +268,12 @@ def departures(result: dict) -> tuple[str, ...]:
     return tuple(f"{key.rpartition('.')[2]}={found[key]}" for key in keys if found[key] != expected[key])
 
 
+def full_name(method: str, protocol: str, unusual: tuple[str, ...]) -> str:
+    """`vae (released, replicas=2)` for a method with what `departures` found."""
+    unusual = (*(["released"] if protocol == "released" else []), *unusual)
+    return method + (f" ({', '.join(unusual)})" if unusual else "")
+
+
 def target_name(config: dict) -> str:
     """`rate 20` for a configuration with that constraint, empty without one."""
     constraint = config.get("constraint", {"quantity": "none"})
@@ -247,13 +288,6 @@ def _is_approximate(config: dict) -> bool:
     batch_size = (config["training"]["batch_size"] + channel.get("pool", 0)) // config["training"].get("replicas", 1)
     needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
     return batch_size < needed
-
-
-def _is_paper_setting(result: dict) -> bool:
-    config = result["config"]
-    schedule = config["protocol"] == "paper" and config["training"]["epochs"] == PAPER_EPOCHS
-    same = not departures(result) and not target_name(config) and not result.get("warm_start")
-    return schedule and same and result["split"] == "test" and result["holdout"] == 0 and result["source"] == "original"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from echo_tf.config import DATASETS
 from echo_tf.errors import DataError
+from echo_tf.files import replacing
 
 DATA_DIR_VARIABLE = "ECHO_TF_DATA"
 
@@ -249,7 +250,8 @@ def _prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
         raise DataError(f"A raw file of {name} is not the published one ({_first_line(error)}). Fetch it anew.") from None
     except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
         raise DataError(f"{name} is not in {data_dir} and cannot be prepared ({_first_line(error)}). {remedy}") from error
-    _write_npz(data_dir / f"{name}.npz", arrays)
+    with replacing(data_dir / f"{name}.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def _check_hosts(urls: Iterable[str]) -> None:
@@ -260,13 +262,3 @@ def _check_hosts(urls: Iterable[str]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

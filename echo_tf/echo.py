@@ -295,7 +295,7 @@ class EchoLayer(keras.layers.Layer):
 
     Args:
         d_max: Integer >= 1, number of echoes. 99 fits batches of 100 or more.
-        max_mean: Float > 0, the bound `M` of `|f(x)|`. A precondition; it is not checked.
+        max_mean: Float > 0, the bound `M` of `|f(x)|`. A precondition; only `adapt` checks it.
         sampler: `"ring"` or `"gather"`, see `echo_noise`.
         replace: Boolean, see `echo_noise`.
         multiplicative: Boolean. `True` returns `exp(f + r s e)`, which has the same rate.
@@ -514,13 +514,19 @@ class EchoLayer(keras.layers.Layer):
             seed: Integer, for the sample.
 
         Raises:
-            ValueError: fewer than two examples.
+            ValueError: fewer than two examples, or pairs for which the noise need not converge.
         """
         is_pair = isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
         batches = [data] if is_pair else list(data)
         mean, log_scale = (ops.concatenate([ops.convert_to_tensor(batch[i]) for batch in batches]) for i in range(2))
         if mean.shape[0] < 2:
             raise ValueError(f"Expected at least two examples. Received: {mean.shape[0]}")
+        bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
+        if not (bounds[0] <= self.max_mean and bounds[1] <= 0):
+            raise ValueError(
+                f"Expected |mean| of at most max_mean = {self.max_mean:g} and log_scale of at most 0 (heads with tanh and "
+                f"log_sigmoid have them). Received up to {bounds[0]:g} and {bounds[1]:g}"
+            )
         if not self.built:
             self.build([(None, *mean.shape[1:])] * 2)
         order = np.random.default_rng(seed).permutation(mean.shape[0])

@@ -179,9 +179,14 @@ def _result_damage(path: Path) -> str | None:
         result = _read(path)
         if result.get("checksum", checksum(result)) != checksum(result):  # older versions wrote none
             return "its checksum is not that of its contents"
-        Cell.from_dict({field.name: result[field.name] for field in dataclasses.fields(Cell) if field.name in result})
+        cell_of(result)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return repr(error)
+
+
+def cell_of(result: dict) -> Cell:
+    """The cell of a result. Raises as `Cell.from_dict`."""
+    return Cell.from_dict({field.name: result[field.name] for field in dataclasses.fields(Cell) if field.name in result})
 
 
 def _read(path: Path) -> dict:
@@ -196,12 +201,16 @@ def _check_same_cell(cell: Cell, folder: Path) -> None:
         found = Cell.from_dict(_read(path))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
-    if found == cell:
-        return
-    old, new = ({**flatten(c.config), **{f.name: getattr(c, f.name) for f in dataclasses.fields(c)}} for c in (found, cell))
+    if found != cell:
+        changes = differences(found, cell)
+        raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
+
+
+def differences(there: Cell, wanted: Cell) -> str:
+    """What tells two cells apart, `"training.epochs: 10 there, 20 wanted"`; empty if they are the same."""
+    old, new = ({**flatten(c.config), **{f.name: getattr(c, f.name) for f in dataclasses.fields(c)}} for c in (there, wanted))
     old.pop("config"), new.pop("config")
-    changes = ", ".join(f"{key}: {old[key]} there, {new[key]} asked for" for key in new if old[key] != new[key])
-    raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
+    return ", ".join(f"{key}: {old[key]} there, {new[key]} wanted" for key in new if old[key] != new[key])
 
 
 def run_cell(

@@ -66,7 +66,8 @@ def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict:
     return groups
 
 
-def legend(axis) -> None:
-    """Legend with one entry a label."""
+def legend(axis, beside: bool = False) -> None:
+    """Legend with one entry a label, in the axis or beside it."""
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys())
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    axis.legend(handles.values(), handles.keys(), **place)

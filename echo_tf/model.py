@@ -353,7 +353,9 @@ def build_model(config: Config | dict | str, steps_per_epoch: int | None = None)
             constant.
 
     Returns:
-        A compiled `RateDistortionModel` with its weights built.
+        A compiled `RateDistortionModel` with its weights built. What the configuration says of the course of a training,
+        `channel.renormalise_at`, `mmd.warmup` and `training.beta_warmup`, is the work of `training.train`: under `fit` alone
+        the weights of rate and penalty are at their full value from the first step.
 
     Raises:
         ConfigError: as `load_config`.

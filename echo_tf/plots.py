@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.analysis import Analysis, by_likelihood
-from echo_tf.comparison import Curve, Row, departures, target_name
+from echo_tf.comparison import Curve, Row, departures, full_name, target_name
 from echo_tf.experiments import pictures_path
 from echo_tf.figures import grouped, legend, method_look, pyplot, save
 from echo_tf.training import read_metrics
@@ -14,6 +14,8 @@ from echo_tf.training import read_metrics
 MATCHED_QUANTILES = (0.15, 0.5, 0.85)
 # Points of a line in the pointwise figures; each is the mean of so many neighbours.
 WINDOWS = 40
+# Of the markers of one method under several settings.
+FILLS = ("full", "left", "bottom", "right", "top", "none")
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
@@ -28,7 +30,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
         settings = sorted({_setting(row) for row in members})
         for row in members:
             # With several settings, filled and half filled markers tell them apart.
-            fill = ("full", "left", "bottom", "right", "top")[settings.index(_setting(row)) % 5]
+            fill = FILLS[settings.index(_setting(row)) % len(FILLS)]
             axis.errorbar(
                 row.mean["rate_nats"],
                 row.mean["distortion_nats"],
@@ -46,8 +48,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
         _lines_of_equal_elbo(axis)
         title = _data(dataset, [row.source for row in members])
         axis.set(title=f"{title} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
-        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-        axis.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend(axis, beside=True)
     return save(figure, path)
 
 
@@ -75,46 +76,67 @@ def _lines_of_equal_elbo(axis) -> None:
 
 
 def plot_training(results: list[dict], folder: Path) -> list[Path]:
-    """Rate, distortion and objective over the epochs of training at beta = 1, one figure a data set."""
+    """Rate, distortion and objective over the epochs of training at a constant beta of 1, one figure a data set.
+
+    Models that differ in their seed look the same.
+    """
     plt = pyplot()
     paths = []
-    members = [result for result in results if result["config"]["beta"] == 1]
+    trained = {result["folder"]: result for result in results}  # one may have a result for each split
+    members = [result for result in trained.values() if _is_plain(result)]
     for dataset, cells in grouped(members, lambda result: result["dataset"]).items():
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
+        settings = list(dict.fromkeys(_training_setting(result) for result in cells))
         for result in cells:
             metrics = read_metrics(Path(result["folder"]))
             epochs = [line["epoch"] for line in metrics]
-            method = result["config"]["method"]
-            name = method + (" (released)" if result["config"]["protocol"] == "released" else "")
-            look = {"color": method_look(method)["color"], "linewidth": 1.2}
+            config = result["config"]
+            fill = FILLS[settings.index(_training_setting(result)) % len(FILLS)]
+            look = {"linewidth": 1.2, "markersize": 4, "fillstyle": fill, **method_look(config["method"])}
+            name = full_name(config["method"], config["protocol"], departures(result))
+            if len({setting for setting, _ in settings}) > 1:
+                name += f", {config['training']['epochs']} epochs"
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
-                axis.plot(epochs, [line[quantity] for line in metrics], label=f"{name}, training", **look)
+                axis.plot(epochs, [line[quantity] for line in metrics], label=name, markevery=0.1, **look)
                 validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
                 if validated:
-                    axis.plot(*zip(*validated.items(), strict=True), linestyle="--", label=f"{name}, validation", **look)
+                    line = {**look, "marker": "", "linestyle": "--"}
+                    axis.plot(*zip(*validated.items(), strict=True), label=f"{name}, validation", **line)
         data = _data(dataset, [result["source"] for result in cells])
-        for axis, title in zip(axes, ("objective, with β and penalty", "rate", "distortion"), strict=True):
+        for axis, title in zip(axes, ("objective, with penalty", "rate", "distortion"), strict=True):
             axis.set(title=f"{data}: {title}", xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
             if lines:  # the first epochs would flatten all that follows
                 low, high = np.min(lines), np.quantile(lines, 0.9)
                 axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
-        legend(axes[0])
+        legend(axes[-1], beside=True)
         paths.append(save(figure, folder / f"training_{dataset}.png"))
     return paths
+
+
+def _is_plain(result: dict) -> bool:
+    """Whether a model was trained from scratch at a constant beta of 1."""
+    config = result["config"]
+    return config["beta"] == 1 and not target_name(config) and not result.get("warm_start")
+
+
+def _training_setting(result: dict) -> tuple:
+    """Length of the schedule, and what else tells trainings of one method apart."""
+    config = result["config"]
+    return config["training"]["epochs"], (config["protocol"], result["holdout"], departures(result))
 
 
 def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
     """Reconstructions and samples of the first seed of every setting at beta = 1, two figures for each data set and split."""
     paths = []
-    members = [result for result in results if result["config"]["beta"] == 1 and _has_pictures(result)]
+    members = [result for result in results if _is_plain(result) and _has_pictures(result["folder"], result["split"])]
     for (dataset, split), cells in grouped(members, lambda result: (result["dataset"], result["split"])).items():
         strips, samples = {}, {}
         for result in cells:
-            pictures, config = _pictures(result), result["config"]
-            name = f"{config['method']}\n{config['training']['epochs']} epochs"
-            name += "\nreleased" if config["protocol"] == "released" else ""
+            pictures, config = _pictures(result["folder"], result["split"]), result["config"]
+            name = full_name(config["method"], config["protocol"], departures(result))
+            name += f"\n{config['training']['epochs']} epochs"
             name += f"\nheld out {result['holdout']}" if result["holdout"] else ""
             strips.setdefault(f"{split}\nimages", pictures["originals"])
             strips.setdefault(name, pictures["reconstructions"])
@@ -129,13 +151,13 @@ def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
     return paths
 
 
-def _has_pictures(result: dict) -> bool:
+def _has_pictures(folder: str, split: str) -> bool:
     """Published results have none."""
-    return pictures_path(Path(result["folder"]), result["split"]).exists()
+    return pictures_path(Path(folder), split).exists()
 
 
-def _pictures(result: dict) -> dict[str, np.ndarray]:
-    with np.load(pictures_path(Path(result["folder"]), result["split"]), allow_pickle=False) as pictures:
+def _pictures(folder: str, split: str) -> dict[str, np.ndarray]:
+    with np.load(pictures_path(Path(folder), split), allow_pickle=False) as pictures:
         return dict(pictures)
 
 
@@ -191,17 +213,14 @@ def _span(curve: Curve) -> str:
     return f"β = {betas[0]:g} ... {betas[-1]:g}, {curve.rows[0].epochs} epochs"
 
 
-def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[Path]:
+def plot_matched(found: list[Curve], folder: Path) -> list[Path]:
     """Mean reconstructions of models with nearly the same rate, whatever their beta, one figure a data set.
 
     The rates are quantiles of the range that all curves reach; each method shows its model with the nearest one.
 
     Source: paper, figures 3 to 5 (means over 10 draws; models matched by rate).
     """
-    by_cell: dict[tuple, dict] = {}
-    for result in filter(_has_pictures, results):  # in the order of their paths, so that the first seed comes first
-        by_cell.setdefault(_cell_key(result), result)
-    pictured = [curve for curve in found if all(_row_key(row) in by_cell for row in curve.rows)]
+    pictured = [curve for curve in found if all(_has_pictures(row.folder, row.split) for row in curve.rows)]
     paths = []
     for dataset, members in grouped(pictured, lambda curve: curve.dataset).items():
         ranges = [[row.mean["rate_nats"] for row in curve.rows] for curve in members]
@@ -213,7 +232,7 @@ def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[
             target = low + quantile * (high - low)
             for curve in members:
                 row = min(curve.rows, key=lambda row: abs(row.mean["rate_nats"] - target))
-                pictures = _pictures(by_cell[_row_key(row)])
+                pictures = _pictures(row.folder, row.split)
                 strips.setdefault("images", pictures["originals"])
                 name = f"{curve.label}, β = {row.beta:g}\nR = {row.mean['rate_nats']:.1f}"
                 strips[f"{name}, D = {row.mean['distortion_nats']:.1f}"] = pictures["reconstructions"]
@@ -221,27 +240,6 @@ def plot_matched(found: list[Curve], results: list[dict], folder: Path) -> list[
         title = f"{data}: means of 10 reconstructions, matched by rate"
         paths.append(_plot_strips(strips, title, folder / f"matched_{dataset}.png"))
     return paths
-
-
-def _cell_key(result: dict) -> tuple:
-    config = result["config"]
-    return (
-        result["dataset"],
-        config["method"],
-        config["protocol"],
-        config["training"]["epochs"],
-        config["beta"],
-        result["split"],
-        result["holdout"],
-        tuple(result.get("warm_start", ())),
-        target_name(config),
-        departures(result),
-    )
-
-
-def _row_key(row: Row) -> tuple:
-    setting = (row.protocol, row.epochs, row.beta, row.split, row.holdout, row.warm_start)
-    return (row.dataset, row.method, *setting, "", row.departures)
 
 
 def plot_marginals(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[Path]:
@@ -359,7 +357,7 @@ def plot_all(results: list[dict], rows: list[Row], found: list[Curve], analyses:
     return [
         *([plot_comparison(at_one, folder / "comparison.png")] if at_one else []),
         *plot_rate_distortion(found, folder),
-        *plot_matched(found, results, folder),
+        *plot_matched(found, folder),
         *plot_training(results, folder),
         *plot_pictures(results, folder),
         *plot_rates_by_dimension(analyses, folder),

@@ -89,7 +89,9 @@ def _records(rows: list[Row]) -> list[dict]:
             record |= {quantity + suffix: value for quantity, value in record.pop(group).items()}
         paper = record.pop("paper") or {}
         record |= {f"paper_{quantity}": paper.get(quantity) for quantity in QUANTITIES}
-        record |= {name: " ".join(f"{value:g}" for value in record[name]) for name in ("seeds", "warm_start")}
+        record |= {name: " ".join(map(str, record[name])) for name in ("seeds", "warm_start", "departures")}
+        record["verdict"] = row.verdict
+        del record["folder"]  # of one machine
         records.append(record)
     return records
 
@@ -308,8 +310,8 @@ def ranking_table(rows: list[Row]) -> Table | None:
     header = ("data", "epochs", "method", "seeds", "-ELBO", "rank", "paper", "paper's rank", "behind Echo", "in the paper")
     ranked = [row for ranking in found for row in ranking.rows]
     notes = [
-        "behind Echo: -ELBO less that of Echo, positive where Echo leads. ± where both have several seeds. The paper's models "
-        "had 200 epochs.",
+        "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
+        "means. The paper's models had 200 epochs.",
         *_tau_notes(found),
         *_notes(ranked, header),
     ]
@@ -332,7 +334,7 @@ def write_section(rows: list[Row], path: Path) -> None:
     Rows have beta 1, no target and no warm start; within a data set and schedule the best comes first.
 
     Raises:
-        ResultError: the file has no such lines.
+        ResultError: the file has no such lines, or there are no such results.
         OSError: it cannot be read or written.
     """
     text = path.read_text(encoding="utf-8")
@@ -340,12 +342,20 @@ def write_section(rows: list[Row], path: Path) -> None:
     _, end, after = rest.partition(SECTION_END)
     if not (begin and end):
         raise ResultError(f"{path} lacks the lines {SECTION_BEGIN} and {SECTION_END}, between which results go. Add them.")
+    if not _shown(rows):
+        raise ResultError(
+            f"No results on the test set with beta = 1, and so none for {path}. Train first, or leave out --readme."
+        )
     write_atomically(path, before + begin + section(rows) + end + after)
+
+
+def _shown(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.split == "test" and row.beta == 1.0 and not row.target and not row.warm_start]
 
 
 def section(rows: list[Row]) -> str:
     """The Markdown that `write_section` writes."""
-    shown = [row for row in rows if row.split == "test" and row.beta == 1.0 and not row.target and not row.warm_start]
+    shown = _shown(rows)
     order = list(dict.fromkeys((row.dataset, row.epochs) for row in shown))
     shown.sort(key=lambda row: (order.index((row.dataset, row.epochs)), row.mean["neg_elbo_nats"]))
     lines = []

@@ -432,6 +432,12 @@ class TestReservoir:
         with pytest.raises(ValueError, match="at least two"):
             layers[0].adapt((mean[:1], log_scale[:1]))
 
+    def test_adapt_refuses_heads_without_bounds(self):
+        mean, log_scale = pairs(50)
+        for wrong in ((1.01 * mean / np.abs(mean).max(), log_scale), (mean, 0.01 - log_scale * 0)):
+            with pytest.raises(ValueError, match="tanh"):
+                EchoLayer(d_max=9).adapt(wrong)
+
     def test_unknown_shapes_are_refused(self):
         with pytest.raises(ValueError, match="all its dimensions"):
             EchoLayer().build([(None, None, 3)] * 2)

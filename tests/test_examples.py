@@ -34,6 +34,8 @@ def test_vae_before_and_after_prints_what_the_readme_shows(capsys):
     results = run("vae_before_and_after")
     for values in results.values():
         assert values["rate"] + values["distortion"] == pytest.approx(values["-ELBO"], rel=1e-4)
+    before, after = (values["-ELBO"] for values in results.values())
+    assert before - after > 2
     shown = numbers((EXAMPLES.parent / "README.md").read_text(encoding="utf-8"))
     assert len(shown) == 6
     assert numbers(capsys.readouterr().out) == pytest.approx(shown, rel=0.03)  # other processors sum in another order

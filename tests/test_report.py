@@ -10,6 +10,7 @@ from echo_tf.comparison import AGREES, DIFFERS, NOT_COMPARABLE, compare, copy_re
 from echo_tf.config import load_config
 from echo_tf.errors import ResultError
 from echo_tf.paper import paper_table
+from echo_tf.plots import plot_training
 from echo_tf.report import (
     SECTION_BEGIN,
     SECTION_END,
@@ -35,6 +36,7 @@ def result(method="echo", dataset="binary_mnist", neg_elbo=90.0, seed=0, split="
         "split": split,
         "source": source,
         **{key: {"mean": value, "se": 0.03, "se_images": 0.2} for key, value in values.items()},
+        "folder": f"runs/{dataset}/{method}/{seed}",
     }
     if method == "echo":
         made |= {"rate_floor_nats": 32 * 0.2, "rate_by_dimension_nats": [0.25, 0.4] + [1.0] * 30}
@@ -300,14 +302,58 @@ def test_published_results_make_the_same_tables(tmp_path):
     assert (folder / "model.keras").exists()
 
 
+def write_result(folder, made):
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(made))
+
+
+def test_publishing_keeps_what_other_models_left(tmp_path, caplog):
+    names = ("a", "b")
+    write_result(tmp_path / "one" / "binary_mnist" / "echo" / "a", result(neg_elbo=90.0))
+    for name, seed in zip(names, (0, 1), strict=True):
+        write_result(tmp_path / "two" / "binary_mnist" / "echo" / name, result(seed=seed, training={"epochs": 10}))
+    published = tmp_path / "published"
+    copy_results(read_results(tmp_path / "one"), published)
+    with pytest.raises(ResultError, match=r"training\.epochs: 200 there, 10 wanted"):
+        copy_results(read_results(tmp_path / "two"), published)
+    assert [path.name for path in published.glob("*/*/*")] == ["a"]
+    copy_results([read_results(tmp_path / "two")[1]], published)
+    assert "1 more results" in caplog.text
+    assert {found["neg_elbo_nats"]["mean"] for found in read_results(published)} == {90.0}
+    assert sorted(path.name for path in published.glob("*/*/*")) == ["a", "b"]
+
+
+def test_a_model_counts_once(tmp_path):
+    for name in ("a", "b"):
+        write_result(tmp_path / "binary_mnist" / "echo" / name, result())
+    with pytest.raises(ResultError, match="count twice"):
+        compare(read_results(tmp_path))
+
+
+def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
+    target = {"quantity": "rate", "target_nats": 20}
+    others = [result(beta=2), result(constraint=target), result() | {"warm_start": [0.5]}]
+    assert plot_training([other | {"folder": str(tmp_path)} for other in others], tmp_path) == []
+    assert plot_training([result() | {"folder": str(tmp_path)}], tmp_path) == [tmp_path / "training_binary_mnist.png"]
+
+
 @pytest.mark.parametrize("cells", sorted((ROOT / "results").glob("*/cells")), ids=lambda path: path.parent.name)
-def test_tables_on_file_are_those_of_the_results_on_file(cells):
-    rows = compare(read_results(cells))
-    made = (comparison_table(rows), ranking_table(rows), curve_table(curves(rows)), replacement_table(rows))
-    kept = [(table, path) for table in made if table and (path := cells.parent / f"{table.name}.md").exists()]
-    assert kept
-    for table, path in kept:
-        assert path.read_text() == table.markdown()
+class TestResultsOnFile:
+    def test_make_the_tables_on_file(self, cells, tmp_path):
+        rows = compare(read_results(cells))
+        made = (comparison_table, ranking_table, progress_table, replacement_table, lambda rows: curve_table(curves(rows)))
+        for table in filter(None, (make(rows) for make in made)):
+            table.write(tmp_path)
+        kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")}
+        kept -= {"README.md", "noise_total_correlation.md", "noise_total_correlation.csv"}  # made from the models themselves
+        assert {"comparison.md", "comparison.csv"} <= kept
+        for name in kept:
+            assert (cells.parent / name).read_text() == (tmp_path / name).read_text(), name
+
+    def test_are_of_the_commits_that_the_readme_names(self, cells):
+        text = (cells.parent / "README.md").read_text()
+        for found in read_results(cells):
+            assert found["environment"]["git_commit"][:7] in text
 
 
 class TestRanking:
@@ -386,11 +432,18 @@ class TestSection:
             write_section(rows, path)
             assert path.read_text() == f"before\n{SECTION_BEGIN}\n{section(rows)}{SECTION_END}\nafter\n"
 
+    def test_without_results_on_the_test_set_nothing_is_replaced(self, tmp_path):
+        path = tmp_path / "README.md"
+        path.write_text(f"{SECTION_BEGIN}\nold\n{SECTION_END}\n")
+        with pytest.raises(ResultError, match="No results on the test set"):
+            write_section(compare([result(split="validation")]), path)
+        assert "old" in path.read_text()
+
     def test_a_file_without_a_place_for_it_is_left_alone(self, tmp_path):
         path = tmp_path / "README.md"
         path.write_text(f"text\n{SECTION_BEGIN}\n")
         with pytest.raises(ResultError, match="Add them"):
-            write_section([], path)
+            write_section(compare(list(self.results)), path)
         assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
 
     def test_the_readme_has_the_results_on_file(self, tmp_path):

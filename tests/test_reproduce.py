@@ -82,6 +82,7 @@ def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert len(published) == 11  # PDFs stay behind
     again = ["--report", "--out", str(tmp_path / "results" / "cells")]
     assert reproduce.main([*again, "--publish", str(tmp_path / "results")]) == 0
+    assert reproduce.main(["--report", "--out", str(out), "--publish", str(out / "report")]) == 0
     table = out / "report" / "comparison.md"
     assert (tmp_path / "results" / table.name).read_text() == table.read_text()
 
@@ -318,7 +319,7 @@ class TestErrors:
         path.write_text("channel: {d_max: 50}")
         before = (tmp_path / "runs" / ECHO / "result.json").read_bytes()
         message = fails("--epochs", "1", "--method", str(path), "--out", str(tmp_path / "runs"))
-        assert "channel.d_max: 99 there, 50 asked for" in message
+        assert "channel.d_max: 99 there, 50 wanted" in message
         assert (tmp_path / "runs" / ECHO / "result.json").read_bytes() == before
 
     def test_damaged_result(self, fails, out, tmp_path):
