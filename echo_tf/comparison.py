@@ -38,8 +38,8 @@ class Row:
     `mean` and `se` are in nats by quantity. `se` is the standard error over seeds; of a single seed it is that of its own
     evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
     average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
-    `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were repeated: with
-    replacement from fewer than `20 / (1 - r)` examples, or from batches of at most `d_max`. `importance_bound_nats` is the mean
+    `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were drawn with replacement
+    from fewer than `20 / (1 - r)` examples. `importance_bound_nats` is the mean
     over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
     under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
     `departures`: see `departures`. `folder` is that of the first seed.
@@ -282,12 +282,11 @@ def target_name(config: dict) -> str:
 
 def _is_approximate(config: dict) -> bool:
     channel = config["channel"]
-    if channel["kind"] != "echo":
+    if channel["kind"] != "echo" or not channel["replace"]:
         return False
     # Of a batch that is split among replicas each has its share, but on JAX.
     batch_size = (config["training"]["batch_size"] + channel.get("pool", 0)) // config["training"].get("replicas", 1)
-    needed = 20 / (1 - max_scale(channel["d_max"])) if channel["replace"] else channel["d_max"] + 1
-    return batch_size < needed
+    return batch_size < 20 / (1 - max_scale(channel["d_max"]))
 
 
 @dataclass(frozen=True)

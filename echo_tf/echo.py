@@ -10,7 +10,6 @@ The sum is cut after `d_max` terms; `max_scale` bounds every `s_j` so that what 
 Everything is in nats and per example: examples lie along axis 0, dimensions along the last axis.
 """
 
-import logging
 import math
 from typing import Any
 
@@ -22,8 +21,6 @@ from echo_tf.distribution import SeedGenerator, replica_count
 from echo_tf.names import ECHO_SOURCES, PARAMETRISATIONS, SAMPLERS
 from echo_tf.truncation import check_d_max, max_scale
 
-logger = logging.getLogger(__name__)
-
 Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
@@ -34,19 +31,21 @@ CENTRING = 3.0
 VARIANCE_EPSILON = 1e-6
 
 
-def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int) -> Tensor:
-    """Noise at every place of a ring, from the `d_max` places that follow it.
+def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int, count: Tensor | None = None) -> Tensor:
+    """Noise at every place of a ring, from the `d_max` places that follow it, or from `count <= d_max` of them.
 
     The noise obeys `e_k = f_{k+1} + s_{k+1} e_{k+1}`. A block of n places maps the noise behind it to the noise in front of
     it by `e -> total + decay * e`; blocks compose, so blocks of 1, 2, 4, ... places starting at every place come from
-    doubling, and the binary digits of `d_max` select those that add up to exactly `d_max` terms:
+    doubling, and the binary digits of the number of terms select those that add up to exactly as many:
     O(n dim log d_max) time, O(n dim) memory.
     """
     decay, total = ops.exp(log_scale), mean  # block of `size` places that starts at each place
-    noise, size = None, 1
+    noise, size = ops.zeros_like(mean), 1
     while True:
-        if d_max & size:  # put this block in front of those selected so far
-            noise = total if noise is None else total + decay * ops.roll(noise, -size, axis=0)
+        if count is not None:
+            noise = ops.where(count // size % 2 == 1, total + decay * ops.roll(noise, -size, axis=0), noise)
+        elif d_max & size:  # put this block in front of those selected so far
+            noise = total + decay * ops.roll(noise, -size, axis=0)
         if 2 * size > d_max:
             return ops.roll(noise, -1, axis=0)
         total = total + decay * ops.roll(total, -size, axis=0)
@@ -54,7 +53,7 @@ def _echo_recurrence(mean: Tensor, log_scale: Tensor, d_max: int) -> Tensor:
         size *= 2
 
 
-def ring_noise(mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int) -> Tensor:
+def ring_noise(mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int, count: Tensor | None = None) -> Tensor:
     """Echo noise of every example when `order`, read as a ring, gives the echoes.
 
     The example at place `k` uses those at places `k + 1, ..., k + d_max` (modulo the batch), so its own sample never
@@ -67,13 +66,14 @@ def ring_noise(mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int) -> Te
         log_scale: `log s(x)`, `log r` included. Same shape.
         order: Permutation of `0, ..., batch - 1`. Shape `(batch,)`, integer.
         d_max: Integer >= 1, number of echoes.
+        count: Scalar integer tensor, a smaller number in the place of `d_max` that is only known at run time; or `None`.
 
     Returns:
         Noise `e`, the same shape as `mean`; row i belongs to example i. O(batch dim log d_max) time, O(batch dim) memory.
 
     Source: paper, equations 2 and 3; the linear-time evaluation is ours.
     """
-    places = _echo_recurrence(ops.take(mean, order, axis=0), ops.take(log_scale, order, axis=0), d_max)
+    places = _echo_recurrence(ops.take(mean, order, axis=0), ops.take(log_scale, order, axis=0), d_max, count)
     return ops.take(places, ops.argsort(order), axis=0)
 
 
@@ -102,12 +102,10 @@ def gather_noise(mean: Tensor, log_scale: Tensor, orders: Tensor, d_max: int) ->
     return ops.sum(means * ops.exp(log_weights), axis=1)
 
 
-def _short_batch_noise(mean: Tensor, log_scale: Tensor, d_max: int, seed: Seed) -> Tensor:
-    """Noise from `d_max` echoes drawn with replacement from the other examples of a batch too small to have as many."""
-    batch = ops.shape(mean)[0]
-    others = keras.random.randint((batch, d_max), 0, batch - 1, seed=seed)
-    orders = (ops.expand_dims(ops.arange(batch), 1) + 1 + others) % batch
-    return gather_noise(mean, log_scale, orders, d_max)
+def _independent_orders(batch: Tensor, seed: Seed) -> Tensor:
+    """A random order of all examples for each of them, itself last. Shape `(batch, batch)`."""
+    keys = keras.random.uniform((batch, batch), seed=seed) + 2.0 * ops.eye(batch)  # sorting uniforms orders at random
+    return ops.argsort(keys, axis=1)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -199,12 +197,7 @@ def echo_noise(
         # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
         places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
         return _echo_recurrence(ops.take(mean, places, axis=0), ops.take(log_scale, places, axis=0), d_max)[:batch]
-    if replace:
-        orders = keras.random.randint((batch, d_max), 0, batch, seed=seed)
-    else:
-        # Sorting independent uniforms orders the examples at random; the 2 on the diagonal puts the own sample last.
-        keys = keras.random.uniform((batch, batch), seed=seed) + 2.0 * ops.eye(batch)
-        orders = ops.argsort(keys, axis=1)
+    orders = keras.random.randint((batch, d_max), 0, batch, seed=seed) if replace else _independent_orders(batch, seed)
     return gather_noise(mean, log_scale, orders, d_max)
 
 
@@ -286,9 +279,9 @@ class EchoLayer(keras.layers.Layer):
     which does not look at the noise, seems right. With `echoes="reservoir"` they come from the reservoir always, which holds
     the right law if it spans all classes; gradients do not flow through them then.
 
-    A training batch of at most `d_max` examples cannot give `d_max` different echoes. Each of its examples then draws `d_max`
-    echoes with replacement from the others, as at inference while the reservoir is empty: the truncation bound holds, but the
-    rate formula is only approximate. A warning is logged once (at level INFO where the batch size is only known at run time).
+    In a training batch of at most `d_max` examples the echoes of each are all others, then examples of earlier batches, from
+    the reservoir, without gradient: all differ, and only the lag of the reservoir stands between the noise and the law of `z`.
+    In the first training step, and before it, there are no earlier ones, and the noise ends with the batch.
 
     A decoder that reads the output of this layer tends to drive `f` into saturation, where nothing is learnt; `EchoDense`
     contains the cure.
@@ -317,8 +310,7 @@ class EchoLayer(keras.layers.Layer):
 
     Raises:
         ValueError: invalid arguments; shapes that are not known but for the batch; a batch of one example in training, or
-            before it (where its size is only known at run time, the error is the backend's, about an empty range of random
-            integers).
+            before it, where that size is known in advance.
 
     Source: paper, section 2. Differs: the reservoir is ours; the paper evaluates in batches of 100.
 
@@ -362,7 +354,6 @@ class EchoLayer(keras.layers.Layer):
         self.echoes = echoes
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
-        self._warned = False
         # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
         self._known_filled = False
 
@@ -424,13 +415,13 @@ class EchoLayer(keras.layers.Layer):
     def _batch_noise(self, mean: Tensor, log_scale: Tensor) -> Tensor:
         log_scale = log_scale + self.log_max_scale
 
-        def from_all():
+        def from_batch():
             return echo_noise(
                 mean, log_scale, d_max=self.d_max, sampler=self.sampler, replace=self.replace, seed=self.seed_generator
             )
 
-        def from_others():
-            return _short_batch_noise(mean, log_scale, self.d_max, self.seed_generator)
+        def from_batch_and_reservoir():
+            return self._short_batch_noise(mean, log_scale)
 
         batch = mean.shape[0]  # None where it is only known at run time
         if batch == 1:
@@ -439,24 +430,22 @@ class EchoLayer(keras.layers.Layer):
                 "empty. Pass at least 2 examples, train the layer, or call adapt."
             )
         if self.replace or (batch is not None and batch > self.d_max):
-            return from_all()
-        self._warn_of_short_batch(batch)
+            return from_batch()
         if batch is not None:
-            return from_others()
-        return ops.cond(ops.shape(mean)[0] > self.d_max, from_all, from_others)
+            return from_batch_and_reservoir()
+        return ops.cond(ops.shape(mean)[0] > self.d_max, from_batch, from_batch_and_reservoir)
 
-    def _warn_of_short_batch(self, batch: int | None) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        logger.log(
-            logging.INFO if batch is None else logging.WARNING,
-            "%s: a batch of %s gives fewer than d_max = %d different echoes; they are drawn with replacement from the other "
-            "examples, and the rate is approximate.",
-            self.name,
-            batch if batch is not None else f"{self.d_max} or fewer",
-            self.d_max,
-        )
+    def _short_batch_noise(self, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Noise whose echoes are all other examples of the batch, then those of the reservoir. `log_scale` with `log r`."""
+        batch = ops.shape(mean)[0]
+        if self.sampler == "ring":
+            order = keras.random.shuffle(ops.arange(batch), seed=self.seed_generator)
+            noise = ring_noise(mean, log_scale, order, self.d_max, batch - 1)
+        else:
+            noise = gather_noise(mean, log_scale, _independent_orders(batch, self.seed_generator), batch - 1)
+        decay = ops.exp(ops.sum(log_scale, axis=0) - log_scale)  # product over all others
+        older = ops.stop_gradient(self.reservoir_noise()[:batch])
+        return noise + ops.where(self.reservoir_filled > 0, decay * older, ops.zeros_like(noise))
 
     def reservoir_noise(self) -> Tensor:
         """As many draws of the noise as the reservoir holds, from its pairs.

@@ -79,8 +79,9 @@ class Cell:
 
     @property
     def evaluation_batch(self) -> int:
-        """Examples of a batch in the evaluation: as many as noise was made from in training."""
-        return self.config.training.batch_size + self.config.channel.pool
+        """Examples of a batch in the evaluation: as many as in training, and enough for the echoes of each."""
+        channel, batch = self.config.channel, self.config.training.batch_size + self.config.channel.pool
+        return max(batch, channel.d_max + 1) if channel.kind == "echo" and not channel.replace else batch
 
     @property
     def predecessor(self) -> "Cell | None":

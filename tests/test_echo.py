@@ -1,5 +1,4 @@
 import itertools
-import logging
 import math
 
 import keras
@@ -84,6 +83,13 @@ class TestDeterministicNoise:
             noise = gather_noise(mean.astype("float32"), log_scale.astype("float32"), echoes, d_max)
         expected = [direct_noise(mean, log_scale, row[:d_max]) for row in echoes]
         np.testing.assert_allclose(noise, expected, atol=1e-5)
+
+    def test_number_of_echoes_known_at_run_time(self):
+        mean, log_scale = pairs(21)
+        order = np.random.default_rng(0).permutation(21)
+        for count in range(1, 21):
+            noise = tf.function(lambda count: ring_noise(mean, log_scale, order, 99, count))(tf.constant(count))
+            np.testing.assert_allclose(noise, ring_noise(mean, log_scale, order, count), rtol=1e-6)
 
     def test_ring_noise_is_the_next_output(self):
         mean, log_scale = pairs(200, max_scale=max_scale(150))
@@ -252,6 +258,20 @@ def test_moments_equal_those_of_long_sequences():
     assert np.all(np.abs(squares.mean(0) - z_variance) < 5 * squares.std(0) / math.sqrt(len(draws)))
 
 
+class _NoiseInTraining(keras.layers.Layer):
+    """Noise of an `EchoLayer` as in training, in a graph."""
+
+    def __init__(self, echo):
+        super().__init__()
+        self.echo = echo
+
+    def call(self, inputs):
+        return self.echo.noise(*inputs, training=True)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+
 class TestEchoLayer:
     @staticmethod
     def inputs(batch, dim=4, seed=0):
@@ -303,16 +323,34 @@ class TestEchoLayer:
         assert float(loss) == pytest.approx(0.5 * float(np.mean(layer.rate(inputs[1]))), rel=1e-6)
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_short_batch_draws_from_the_others_and_warns_once(self, sampler, caplog):
-        layer = EchoLayer(d_max=50, sampler=sampler, seed=0)
+    def test_short_batch_goes_on_in_the_reservoir(self, sampler):
+        layer = EchoLayer(d_max=200, sampler=sampler, seed=0)
         mean, log_scale = self.inputs(2, dim=1)
-        with caplog.at_level(logging.INFO, logger="echo_tf"):
-            noise = [np.asarray(layer.noise(mean, log_scale)) for _ in range(2)]
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
-        # With one other example all d_max echoes are that one: a geometric series to within the truncation.
-        other = mean[::-1] / (1 - np.exp(log_scale[::-1]) * layer.max_scale)
-        np.testing.assert_allclose(noise[0], other, rtol=1e-4)
-        np.testing.assert_array_equal(noise[0], noise[1])
+        scale = layer.max_scale * np.exp(log_scale)
+        layer.build([mean.shape, log_scale.shape])
+        # With one other example and an empty reservoir the noise is that example.
+        np.testing.assert_allclose(layer.noise(mean, log_scale, training=True), mean[::-1], rtol=1e-6)
+        # Behind it come examples that are all alike: a geometric series to within the truncation.
+        layer.adapt((np.full((10, 1), 0.5, "float32"), np.full((10, 1), np.log(0.25), "float32")))
+        older = 0.5 / (1 - 0.25 * layer.max_scale)
+        noise = layer.noise(mean, log_scale, training=True)
+        np.testing.assert_allclose(noise, mean[::-1] + scale[::-1] * older, rtol=1e-5)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    @pytest.mark.parametrize("static", [True, False])
+    def test_noise_of_a_short_batch_has_the_moments_of_z(self, sampler, static):
+        dims, batch = 4_000, 12  # every dimension is an experiment of its own
+        layer = EchoLayer(d_max=99, sampler=sampler, seed=0)
+        mean, log_scale = self.inputs(1_000 + batch, dim=dims)
+        layer.adapt((mean[batch:], log_scale[batch:]))
+        inputs = [keras.Input(batch_shape=(batch if static else None, dims)) for _ in range(2)]
+        noise = keras.Model(inputs, _NoiseInTraining(layer)(inputs))([mean[:batch], log_scale[:batch]])
+        first = ops.convert_to_numpy(noise)[0]
+        log_scale = log_scale + layer.log_max_scale
+        expected, variance = (np.mean(value) for value in echo_moments(mean, log_scale))
+        assert abs(first.mean() - expected) < 5 * first.std() / np.sqrt(dims)
+        spread = (first - expected) ** 2
+        assert abs(spread.mean() - variance) < 5 * spread.std() / np.sqrt(dims)
 
     def test_batch_of_one_is_refused(self):
         with pytest.raises(ValueError, match="at least 2 examples"):
@@ -666,10 +704,11 @@ class TestEchoDense:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
         assert np.any(np.asarray(gradients[0]) != 0.0) == (weight > 0)
 
-    def test_training_ignores_the_reservoir(self):
-        layer, features = self.trained()
-        layer.echo.reservoir_mean.assign(np.full(layer.echo.reservoir_mean.shape, np.nan))
-        assert np.all(np.isfinite(layer(features[:5], training=True)))
+    def test_training_with_enough_examples_ignores_the_reservoir(self):
+        for batch, ignored in ((10, True), (9, False)):
+            layer, features = self.trained()
+            layer.echo.reservoir_mean.assign(np.full(layer.echo.reservoir_mean.shape, np.nan))
+            assert np.all(np.isfinite(layer(features[:batch], training=True))) == ignored
 
     def test_marginal_has_the_law_of_the_output(self):
         layer, _ = self.trained()
