@@ -446,7 +446,7 @@ class TestSection:
         assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
 
     def test_the_readme_has_the_results_on_file(self, tmp_path):
-        rows = compare(read_results(ROOT / "results" / "short_schedules" / "cells"))
+        rows = compare(read_results(ROOT / "results" / "record" / "cells"))
         assert rows
         copy = tmp_path / "README.md"
         copy.write_text((ROOT / "README.md").read_text())
