@@ -6,7 +6,7 @@ from pathlib import Path
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vPX*<>hpd8H|x"
+MARKERS = "osD^vPX*<>hpd8H|x+"
 
 # One colour and marker a method in every figure; the paper's nine, then ours.
 METHODS = (
@@ -27,6 +27,7 @@ METHODS = (
     "vae_shared_noise",
     "vae_released_schedule",
     "vae_conv_5x5",
+    "echo_reservoir",
 )
 
 
