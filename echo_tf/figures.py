@@ -24,10 +24,10 @@ METHODS = (
     "echo_pool",
     "echo_large_batch",
     "echo_literal",
+    "echo_reservoir",
     "vae_shared_noise",
     "vae_released_schedule",
     "vae_conv_5x5",
-    "echo_reservoir",
 )
 
 

@@ -189,7 +189,9 @@ def plot_rate_distortion(found: list[Curve], folder: Path) -> list[Path]:
         for curve in members:
             rate, distortion = (np.array([row.mean[key] for row in curve.rows]) for key in ("rate_nats", "distortion_nats"))
             look = method_look(curve.method)
-            axis.plot(rate, distortion, markersize=4, linewidth=1.2, label=f"{curve.label}, {_span(curve)}", **look)
+            line = "-" if len(curve.rows) > 2 else "none"  # a straight line would say more than two points do
+            label = f"{curve.label}, {_span(curve)}"
+            axis.plot(rate, distortion, markersize=4, linewidth=1.2, linestyle=line, label=label, **look)
             for row in curve.rows:
                 if row.beta == 1:
                     place = (row.mean["rate_nats"], row.mean["distortion_nats"])
