@@ -188,6 +188,7 @@ class TestDamage:
 
         return run
 
+    @pytest.mark.slow
     def test_checkpoint(self, check, out, digits):
         folder = CELL.folder(out)
         shutil.rmtree(folder)
@@ -354,6 +355,7 @@ class TestStopping:
         assert [line["epoch"] for line in read_metrics(CELL.folder(tmp_path))] == [1]
         assert not temporaries(tmp_path)
 
+    @pytest.mark.slow
     def test_full_disk_is_one_message(self, reproduce, digits, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("echo_tf.data.load_dataset", lambda *arguments: digits)
         (tmp_path / "mine.yaml").write_text("channel: {kind: gaussian}\ntraining: {batch_size: 20, epochs: 1}")

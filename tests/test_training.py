@@ -182,6 +182,7 @@ def test_beta_warms_up_epoch_by_epoch(tmp_path, digits):
     np.testing.assert_allclose(seen, [1.5] * 3 + [3.0] * 9)
 
 
+@pytest.mark.slow
 def test_a_pool_is_not_decoded_and_lowers_the_floor(tmp_path, digits, monkeypatch):
     settings = config(epochs=1)
     settings = dataclasses.replace(settings, channel=dataclasses.replace(settings.channel, d_max=39, pool=20))
