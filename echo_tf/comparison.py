@@ -39,10 +39,10 @@ class Row:
     evaluation (noise only). `paper` is `None` where the paper has no such row. `unused_dimensions` counts, for Echo and on
     average over seeds, the latent dimensions at no more than twice the rate floor, and `unused_nats` is their rate.
     `approximate` marks an Echo rate whose formula holds only approximately, because its echoes were drawn with replacement
-    from fewer than `20 / (1 - r)` examples. `importance_bound_nats` is the mean
-    over seeds of the bound of `-log p(x)` from `passes` samples, for channels with a density. `target` names a constraint,
-    under which `beta` is where training began and `final_beta` the mean of where it ended. `warm_start`: see `Cell`.
-    `departures`: see `departures`. `folder` is that of the first seed.
+    from fewer than `20 / (1 - r)` examples. `importance_bound_nats` is the mean over seeds of the bound of `-log p(x)` from
+    `passes` samples, for channels with a density. `target` names a constraint, under which `beta` is where training began and
+    `final_beta` the mean of where it ended. `warm_start`: see `Cell`. `departures`: see `departures`. `folder` is that of the
+    first seed.
     """
 
     dataset: str
