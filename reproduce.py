@@ -350,6 +350,7 @@ def report(options: argparse.Namespace) -> list:
         reports.curve_table(curves),
         reports.noise_table(analyses),
         reports.replacement_table(rows),
+        reports.released_table(rows),
         reports.ranking_table(rows),
         reports.progress_table(rows),
     ]

@@ -19,6 +19,7 @@ from echo_tf.report import (
     noise_table,
     progress_table,
     ranking_table,
+    released_table,
     replacement_table,
     section,
     write_section,
@@ -236,6 +237,26 @@ def test_replacement_needs_a_pair_of_equal_schedule():
     assert replacement_table(compare(pair)) is None
 
 
+def test_departures_stand_beside_the_method_as_described():
+    results = [
+        *(result("vae", neg_elbo=value, seed=seed) for seed, value in enumerate((92.0, 94.0))),
+        result("vae", neg_elbo=99.0, protocol="released"),
+        result("vae_shared_noise", neg_elbo=95.5),
+        result("iaf", neg_elbo=95.0, protocol="released"),  # nothing to stand beside
+        result("vae", neg_elbo=99.0, protocol="released", training={"epochs": 10}),
+        result("vae", neg_elbo=99.0, protocol="released", split="validation"),
+        result("vae", neg_elbo=80.0, training={"batch_size": 50}),
+    ]
+    table = released_table(compare(results))
+    found = {(record["method"], record["protocol"]): record for record in table.records}
+    assert found.keys() == {("vae", "released"), ("vae_shared_noise", "paper")}
+    assert found["vae", "released"]["difference_nats"] == pytest.approx(6.0)
+    assert found["vae_shared_noise", "paper"]["difference_nats"] == pytest.approx(2.5)
+    assert found["vae", "released"]["paper_nats"] == 93.6
+    assert "vae (released)" in table.text() and "+6.00 ± 1.00" in table.text()
+    assert released_table(compare(results[:2])) is None
+
+
 def analysed(correlation):
     zero = np.zeros(1)
     return Analysis(zero, zero, zero, zero, zero, zero, zero, zero, np.array(correlation), np.array(20_000))
@@ -340,8 +361,8 @@ def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
 class TestResultsOnFile:
     def test_make_the_tables_on_file(self, cells, tmp_path):
         rows = compare(read_results(cells))
-        made = (comparison_table, ranking_table, progress_table, replacement_table, lambda rows: curve_table(curves(rows)))
-        for table in filter(None, (make(rows) for make in made)):
+        made = (comparison_table, ranking_table, progress_table, replacement_table, released_table)
+        for table in filter(None, (*(make(rows) for make in made), curve_table(curves(rows)))):
             table.write(tmp_path)
         kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")}
         kept -= {"README.md", "noise_total_correlation.md", "noise_total_correlation.csv"}  # made from the models themselves
@@ -393,7 +414,7 @@ class TestRanking:
 
 def test_the_reconstruction_is_named_beside_every_number_of_it():
     omniglot = {"dataset": "omniglot", "source": "reconstruction"}
-    methods = ("echo", "vae", "iaf", "echo_replace")
+    methods = ("echo", "vae", "iaf", "echo_replace", "vae_shared_noise")
     results = [result(method, **omniglot, beta=beta) for method in methods for beta in (1.0, 2.0)]
     rows = compare(results)
     made = (
@@ -401,6 +422,7 @@ def test_the_reconstruction_is_named_beside_every_number_of_it():
         curve_table(curves(rows)),
         noise_table([(results[0], analysed([8.0, 0.1]))]),
         replacement_table(rows),
+        released_table(rows),
         ranking_table(rows),
         progress_table(rows),
     )
