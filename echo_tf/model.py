@@ -297,8 +297,8 @@ def _warn_of_constant_kernel(config: Config) -> None:
     dim = config.network.latent_dim
     if config.mmd.bandwidth != "median" and kernel_is_constant(_constant_bandwidth(config), dim):
         logger.warning(
-            "The bandwidth %g of the MMD kernel makes it constant in float32 for %d dimensions: the penalty has no gradient. "
-            "Distances there are about %.1f; use mmd.bandwidth: median.",
+            "The bandwidth %g of the MMD kernel makes it constant in float32 for outputs that are as far apart as draws of the "
+            "prior in %d dimensions, about %.1f: the penalty has no gradient then. Use mmd.bandwidth: median.",
             _constant_bandwidth(config) ** 0.5,
             dim,
             (2.0 * dim) ** 0.5,

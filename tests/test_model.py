@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import echo_tf
 import echo_tf.losses
@@ -348,6 +349,22 @@ def test_penalty_is_neither_scaled_by_beta_nor_in_rate_or_distortion():
 def test_constant_kernel_is_warned_of(bandwidth, warns, caplog):
     echo_tf.build_model(small("info_vae", mmd={"bandwidth": "fixed", "fixed_bandwidth": bandwidth}))
     assert ("no gradient" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_shared_noise_lets_the_released_penalty_act_at_first(shared):
+    """On one noise vector all outputs begin so close together that even its kernel tells them apart, and drives them apart."""
+    keras.utils.set_random_seed(0)
+    config = echo_tf.load_config("info_vae", protocol="released", channel={"shared_noise": shared})
+    model = echo_tf.build_model(config)
+    x = images(100)
+    heads = model.channel.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = model(x, training=True)
+        penalty = model.penalty_weight * model._discrepancy(outputs["z"])
+        objective = model.compute_loss(x, y_pred=outputs) - penalty
+    of_penalty, of_objective = (float(tf.linalg.global_norm(tape.gradient(loss, heads))) for loss in (penalty, objective))
+    assert of_penalty > 100 * of_objective if shared else of_penalty == 0
 
 
 def test_a_constraint_weighs_the_rate_by_its_damped_multiplier():
