@@ -6,7 +6,7 @@ from pathlib import Path
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vPX*<>hpd8H|x+1"
+MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
 
 # One colour and marker a method in every figure; the paper's nine, then ours.
 METHODS = (
@@ -46,7 +46,7 @@ def pyplot():
 def method_look(method: str) -> dict[str, str]:
     """Colour and marker of a method; those that are not ours share one."""
     place = METHODS.index(method) if method in METHODS else len(METHODS)
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place]}
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
 
 
 def save(figure, path: Path) -> Path:

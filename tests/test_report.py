@@ -7,8 +7,9 @@ import pytest
 
 from echo_tf.analysis import Analysis
 from echo_tf.comparison import AGREES, DIFFERS, NOT_COMPARABLE, compare, copy_results, curves, rankings, read_results
-from echo_tf.config import load_config
+from echo_tf.config import available_methods, load_config
 from echo_tf.errors import ResultError
+from echo_tf.figures import METHODS, method_look
 from echo_tf.paper import paper_table
 from echo_tf.plots import plot_training
 from echo_tf.report import (
@@ -355,6 +356,12 @@ def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
     others = [result(beta=2), result(constraint=target), result() | {"warm_start": [0.5]}]
     assert plot_training([other | {"folder": str(tmp_path)} for other in others], tmp_path) == []
     assert plot_training([result() | {"folder": str(tmp_path)}], tmp_path) == [tmp_path / "training_binary_mnist.png"]
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert set(METHODS) == set(available_methods())
+    looks = [tuple(method_look(method).values()) for method in (*METHODS, "another")]
+    assert len(set(looks)) == len(looks)
 
 
 @pytest.mark.parametrize("cells", sorted((ROOT / "results").glob("*/cells")), ids=lambda path: path.parent.name)
