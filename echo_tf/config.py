@@ -83,9 +83,8 @@ class MMDConfig:
     """Penalty on the distance of the encodings from N(0, I), outside the rate; see `losses.mmd`."""
 
     weight: float = 0.0  # not multiplied by beta; 0: no penalty; paper, section 5: 999
-    warmup: float = (
-        0.1  # fraction of the epochs over which the weight rises from 0: at once it can kill all ReLUs of an encoder
-    )
+    # Fraction of the epochs, one at least, over which the weight rises from 0: at once it can kill all ReLUs of an encoder.
+    warmup: float = 0.1
     bandwidth: str = "median"  # rule for h: median, dimension, or fixed
     fixed_bandwidth: float = 1.0  # h of the rule fixed
     unbiased: bool = False

@@ -151,8 +151,9 @@ def echo_noise(
         d_max: Integer, number of echoes. `None` means `batch - 1`, for which the batch must be static; required when
             `replace=True`.
         sampler: `"ring"` takes all echo orders from one random permutation in O(batch dim log d_max) time; `"gather"`
-            draws an independent order for every example in O(batch d_max dim). The law of each example's noise is the
-            same; the dependence between examples is not (see `ring_noise`), which matters for statistics of one batch.
+            draws an independent order for every example, in O(batch^2 log batch + batch d_max dim). The law of each example's
+            noise is the same; the dependence between examples is not (see `ring_noise`), which matters for statistics of one
+            batch.
         replace: Boolean. `False`: all echoes of an example differ and none is the example itself. `True`: echoes are
             drawn uniformly from the whole batch, repeats and the own sample included; then the rate formula is
             approximate, within 1 % only if the batch has at least `20 / (1 - r)` examples.
@@ -508,8 +509,6 @@ class EchoLayer(keras.layers.Layer):
         is_pair = isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
         batches = [data] if is_pair else list(data)
         mean, log_scale = (ops.concatenate([ops.convert_to_tensor(batch[i]) for batch in batches]) for i in range(2))
-        if mean.shape[0] < 2:
-            raise ValueError(f"Expected at least two examples. Received: {mean.shape[0]}")
         bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
         if not (bounds[0] <= self.max_mean and bounds[1] <= 0):
             raise ValueError(
@@ -518,6 +517,12 @@ class EchoLayer(keras.layers.Layer):
             )
         if not self.built:
             self.build([(None, *mean.shape[1:])] * 2)
+        self.keep_sample(mean, log_scale, seed)
+
+    def keep_sample(self, mean: Tensor, log_scale: Tensor, seed: int) -> None:
+        """Fill the reservoir with a random sample of pairs, `mean` of any size, each of shape `(n, ..., dim)`; see `adapt`."""
+        if mean.shape[0] < 2:
+            raise ValueError(f"Expected at least two examples. Received: {mean.shape[0]}")
         order = np.random.default_rng(seed).permutation(mean.shape[0])
         rows = order[np.arange(self.reservoir_mean.shape[0]) % len(order)]
         self.reservoir_mean.assign(ops.take(mean, rows, axis=0))
@@ -744,7 +749,9 @@ class EchoDense(keras.layers.Layer):
             self.build((None, *batches[0].shape[1:]))
         pairs = [self.statistics(batch) for batch in batches]
         mean, log_scale = (ops.concatenate(values) for values in zip(*pairs, strict=True))
-        self.echo.adapt((mean, log_scale), seed)
+        if self.parametrisation == "centred":
+            mean = mean - ops.mean(mean, axis=0)
+        self.echo.keep_sample(mean, log_scale, seed)
         self._set_moments(mean, log_scale)
 
     def renormalise(self) -> None:

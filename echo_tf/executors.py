@@ -84,7 +84,10 @@ class LocalProcesses:
             try:
                 context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
                 with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG,)) as pool:
-                    return pool.submit(run_task, task).result()
+                    future = pool.submit(run_task, task)
+                    if self._stopped.is_set():  # `stop` may have looked before there was a process
+                        self.stop()
+                    return future.result()
             except BrokenProcessPool:
                 if self._stopped.is_set():
                     raise

@@ -244,10 +244,13 @@ def run_cell(
 
     Raises:
         CellError: the folder holds a cell with another configuration, or another process works in it.
+        ConfigError: fewer than two passes.
         DataError: no such split.
         TrainingError: see `train`. The reason is in `failed.json` then; running the cell again goes on from its checkpoint.
         OSError: `out` cannot be written.
     """
+    if passes < 2:
+        raise ConfigError(f"Invalid value for `passes`. Expected at least 2, for a standard error. Received: {passes}")
     folder = cell.folder(out)
     path = result_path(folder, split)
     if is_finished(cell, out, split, passes):

@@ -163,9 +163,10 @@ class RateDistortionModel(keras.Model):
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which the stored constants of the Echo channel are those of the final parameters.
 
-        They are also renewed before each validation. From a generator, which cannot be read a second time, they stay the
-        running ones of the last training steps; `refresh_channel` renews them. The pseudo-inputs of a VampPrior are set to
-        training images before the first training, for which a generator is refused (`ValueError`).
+        They are also renewed for each validation, which leaves no trace in the training. From a generator, which cannot be
+        read a second time, they stay the running ones of the last training steps; `refresh_channel` renews them. The
+        pseudo-inputs of a VampPrior are set to training images before the first training, for which a generator is refused
+        (`ValueError`).
         """
         if isinstance(self.prior, VampPrior) and not ops.convert_to_numpy(self.prior.started) > 0:
             self._start_prior(x)
@@ -306,14 +307,24 @@ def _warn_of_constant_kernel(config: Config) -> None:
 
 
 class _RefreshChannel(keras.callbacks.Callback):
-    """Renew the constants of the channel before a validation and at the end of training."""
+    """Renew the constants of the channel for each validation and at the end of training.
+
+    After a validation all is as before it, the states of the noise too, so that a training that is watched goes as one that
+    is not.
+    """
 
     def __init__(self, data):
         super().__init__()
         self.data = data
 
     def on_test_begin(self, logs=None):
+        states = [generator.state for generator in self.model._named_generators.values()]
+        self.before = [(state, ops.copy(state)) for state in (*self.model.channel.non_trainable_weights, *states)]
         self._refresh()
+
+    def on_test_end(self, logs=None):
+        for state, value in self.before:
+            state.assign(value)
 
     def on_train_end(self, logs=None):
         self._refresh()

@@ -142,7 +142,7 @@ def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
             strips.setdefault(name, pictures["reconstructions"])
             samples.setdefault(name, pictures["samples"])
         data = _data(dataset, [result["source"] for result in cells])
-        name = dataset if split == "test" else f"{dataset}_{split}"
+        name = _with_split(dataset, split)
         for kind, title, images in (
             ("reconstructions", "means of 10 reconstructions", strips),
             ("samples", "samples from the marginal", samples),
@@ -280,7 +280,7 @@ def plot_pointwise(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[
     """
     plt = pyplot()
     paths = []
-    for dataset, members in grouped(analyses, lambda pair: pair[0]["dataset"]).items():
+    for (dataset, split), members in grouped(analyses, _data_and_split).items():
         figure, axes = plt.subplots(2, 2, figsize=(9.0, 6.0), sharex=True)
         for result, analysis in members:
             distortion, rate, mean_norm, scale_norm = by_likelihood(
@@ -298,8 +298,8 @@ def plot_pointwise(analyses: list[tuple[dict, Analysis]], folder: Path) -> list[
             axis.set(xlabel="images by log p(x|z), best first")
         legend(axes[0, 0])
         data = _data(dataset, [result["source"] for result, _ in members])
-        figure.suptitle(f"{data}: images of the {members[0][0]['split']} set, one by one")
-        paths.append(save(figure, folder / f"pointwise_{dataset}.png"))
+        figure.suptitle(f"{data}: images of the {split} set, one by one")
+        paths.append(save(figure, folder / f"pointwise_{_with_split(dataset, split)}.png"))
     return paths
 
 
@@ -315,7 +315,7 @@ def plot_rates_by_dimension(analyses: list[tuple[dict, Analysis]], folder: Path)
     """Rate of every latent dimension in falling order, one figure a data set; dashed: the floor of a dimension of Echo."""
     plt = pyplot()
     paths = []
-    for dataset, members in grouped(analyses, lambda pair: pair[0]["dataset"]).items():
+    for (dataset, split), members in grouped(analyses, _data_and_split).items():
         figure, axis = plt.subplots(figsize=(6.0, 3.4))
         for result, analysis in members:
             rates = np.sort(analysis.rate_by_dimension_nats)[::-1]
@@ -327,25 +327,34 @@ def plot_rates_by_dimension(analyses: list[tuple[dict, Analysis]], folder: Path)
         axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{data}: rate by dimension")
         axis.set_ylim(bottom=0)
         legend(axis)
-        paths.append(save(figure, folder / f"dimensions_{dataset}.png"))
+        paths.append(save(figure, folder / f"dimensions_{_with_split(dataset, split)}.png"))
     return paths
 
 
 def _label_of(result: dict) -> str:
     config = result["config"]
     label = f"{config['method']}, " + (target_name(config) or f"β = {config['beta']:g}")
+    label += f", {config['training']['epochs']} epochs"
     label += f", seed {config['seed']}" if config["seed"] else ""
     return label + (" (released)" if config["protocol"] == "released" else "")
 
 
 def _name(result: dict) -> str:
     data = _data(result["dataset"], [result["source"]])
-    return f"{data}, {_label_of(result)}, {result['config']['training']['epochs']} epochs"
+    return f"{data}, {_label_of(result)}"
 
 
 def _stem(result: dict) -> str:
-    """Dataset, method and folder of a cell, which no other cell shares."""
-    return f"{result['dataset']}_{result['config']['method']}_{Path(result['folder']).name}"
+    """Dataset, method and folder of a cell, with the split; no other result shares them."""
+    return _with_split(f"{result['dataset']}_{result['config']['method']}_{Path(result['folder']).name}", result["split"])
+
+
+def _data_and_split(pair: tuple[dict, Analysis]) -> tuple[str, str]:
+    return pair[0]["dataset"], pair[0]["split"]
+
+
+def _with_split(name: str, split: str) -> str:
+    return name if split == "test" else f"{name}_{split}"
 
 
 def _data(dataset: str, sources: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ from keras import ops
 
 from echo_tf.echo import echo_noise
 from echo_tf.exactness import saturation, study
-from echo_tf.files import read_rows, write_rows
-from echo_tf.source_models import CHANNELS, learn_curve
+from echo_tf.files import locked, read_rows, write_rows
+from echo_tf.source_models import CHANNELS, LearnedPoint, learn_curve
 from echo_tf.sources import BINARY_SOURCE, all_sources
 from echo_tf.theory import rd_curve, to_bits
 
@@ -31,20 +31,25 @@ def run(folder: Path, seeds: int) -> None:
         folder: Where the CSV files lie. Files, and models in `learned.csv`, that are there are not made again, by whatever
             version they were made.
         seeds: Number of seeds of the learned models.
+
+    Raises:
+        CellError: another process works in `folder`.
+        ResultError: `learned.csv` is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, make in _MAKERS.items():
-        if not (folder / name).exists():
-            logger.info("making %s", name)
-            write_rows(folder / name, make())
-    learned = folder / LEARNED
-    rows = read_rows(learned)
-    finished = {(row["source"], row["channel"], int(row["seed"])) for row in rows}
-    for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
-        if (source.name, channel, seed) not in finished:
-            logger.info("training: %s, %s channel, seed %d", source.name, channel, seed)
-            rows += [asdict(point) for point in learn_curve(source, channel, seed)]
-            write_rows(learned, rows)
+    with locked(folder):
+        for name, make in _MAKERS.items():
+            if not (folder / name).exists():
+                logger.info("making %s", name)
+                write_rows(folder / name, make())
+        learned = folder / LEARNED
+        rows = read_rows(learned, {field.name: field.type for field in fields(LearnedPoint)})
+        finished = {(row["source"], row["channel"], row["seed"]) for row in rows}
+        for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
+            if (source.name, channel, seed) not in finished:
+                logger.info("training: %s, %s channel, seed %d", source.name, channel, seed)
+                rows += [asdict(point) for point in learn_curve(source, channel, seed)]
+                write_rows(learned, rows)
 
 
 def _binary_source() -> list[dict]:

@@ -87,7 +87,7 @@ class _RenormaliseChannel(keras.callbacks.Callback):
 
 
 class _WarmUp(keras.callbacks.Callback):
-    """Let the weights of rate and penalty rise over the first epochs, epoch by epoch.
+    """Let the weights of rate and penalty rise over the first epochs, epoch by epoch, and over one at least.
 
     Beta has a share of its value in the first epoch already, without which the rate has no bound; the penalty begins with 0.
     """
@@ -96,7 +96,8 @@ class _WarmUp(keras.callbacks.Callback):
         super().__init__()
         self.beta, self.penalty_weight = config.beta, config.mmd.weight
         self.beta_epochs, self.penalty_epochs = (
-            round(share * config.training.epochs) for share in (config.training.beta_warmup, config.mmd.warmup)
+            max(1, round(share * config.training.epochs)) if share else 0
+            for share in (config.training.beta_warmup, config.mmd.warmup)
         )
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -128,8 +128,11 @@ def small(method):
 def test_analysis_of_a_model(method, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
     monkeypatch.setattr(analysis, "NOISE_DRAWS", 600)
-    images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")
+    rng = np.random.default_rng(0)
+    images = (rng.permutation(25)[:, None, None, None] / 25 * rng.uniform(size=(25, 28, 28, 1))).astype("float32")
     model = small(method)
+    for weight in model.decoder.trainable_variables[-1:]:
+        weight.assign(weight - 5.0)  # black by default, so that bright images have the largest distortions
     found = analyse(model, images, batch_size=10, passes=2)
     assert found.shown.shape == (9,)
     assert np.all(np.diff(found.rate_by_dimension_nats[found.shown]) <= 0)
@@ -141,11 +144,9 @@ def test_analysis_of_a_model(method, tmp_path, monkeypatch):
     scale = model.channel.echo.max_scale * np.exp(spread) if method == "echo" else np.exp(spread / 2)
     np.testing.assert_allclose(found.scale_norm, np.sqrt((scale**2).sum(1)), rtol=1e-4)
     expected = evaluate(model, images, batch_size=10, passes=2)
-    for values, truth in (
-        (found.pointwise_rate_nats, expected.rate),
-        (found.pointwise_distortion_nats, expected.distortion),
-    ):
-        np.testing.assert_allclose(values, truth.mean(axis=0), rtol=0.05, atol=2.0)
+    np.testing.assert_allclose(found.pointwise_distortion_nats, expected.distortion.mean(axis=0), rtol=0.05, atol=2.0)
+    noisy = {"atol": 2.0} if method == "iaf" else {"rtol": 1e-4}
+    np.testing.assert_allclose(found.pointwise_rate_nats, expected.rate.mean(axis=0), **noisy)
     assert found.total_correlation_nats.shape == ((2,) if method == "echo" else (0,))
     found.save(tmp_path / "analysis.npz")
     for name, value in vars(Analysis.load(tmp_path / "analysis.npz")).items():

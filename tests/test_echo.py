@@ -465,7 +465,14 @@ class TestReservoir:
             layer.sample_marginal(3)
         layer.adapt(pairs(50))
         assert layer.sample_marginal(1500).shape == (1500, 3)
-        assert np.all(EchoLayer.from_config({**layer.get_config(), "multiplicative": True}).get_config()["multiplicative"])
+
+    def test_draws_of_a_multiplicative_marginal_are_exponentials(self):
+        draws = []
+        for multiplicative in (False, True):
+            layer = EchoLayer(d_max=19, multiplicative=multiplicative, seed=0)
+            layer.adapt(pairs(50))
+            draws.append(np.asarray(layer.sample_marginal(5)))
+        np.testing.assert_allclose(draws[1], np.exp(draws[0]), rtol=1e-6)
 
     def test_adapt_takes_batches_and_refuses_one_example(self):
         mean, log_scale = pairs(50)
@@ -560,6 +567,16 @@ class TestEchoDense:
             layer.seed_generator.state.assign(state)
             expected = layer.echo.transmit(mean, log_scale, layer.echo.noise(mean, log_scale))
             np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+
+    def test_centred_reservoir_holds_centred_signals(self):
+        layer, features = self.trained(parametrisation="centred", mean_scale=4.0)
+        layer.mean_head.bias.assign(3.0 * np.ones(layer.units))  # |f| near 1, so that a centred one passes it
+        layer.adapt(features)
+        mean, _ = layer.statistics(features)
+        centred = np.asarray(mean) - np.asarray(mean).mean(axis=0)
+        kept = np.asarray(layer.echo.reservoir_mean)
+        assert np.min(np.abs(kept[:1] - centred).max(axis=1)) < 1e-5
+        np.testing.assert_allclose(kept.mean(axis=0), 0.0, atol=0.05)
 
     def test_literal_output_is_the_channel(self):
         layer, features = self.trained(parametrisation="literal")

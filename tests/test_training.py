@@ -242,6 +242,33 @@ def test_penalty_warms_up_from_nothing(tmp_path, digits):
     np.testing.assert_allclose(seen, [0.0] * 3 + [5.0] * 3 + [10.0] * 6)
 
 
+def test_penalty_warms_up_for_an_epoch_at_least(tmp_path, digits):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(float(self.model.penalty_weight))
+
+    settings = config(epochs=2, method="info_vae")
+    assert settings.mmd.warmup == 0.1
+    train(settings, digits, tmp_path, callbacks=[Watch()])
+    assert seen == [0.0, settings.mmd.weight]
+
+
+@pytest.mark.parametrize("method", ["echo", "info_vae"])
+def test_validation_leaves_no_trace(method, tmp_path, digits):
+    """Renormalised from the second epoch on, when Echo's moments are those of its reservoir."""
+    settings = config(epochs=3, method=method)
+    settings = dataclasses.replace(settings, channel=dataclasses.replace(settings.channel, renormalise_at=0.1))
+    models = []
+    for validate in (False, True):
+        folder = tmp_path / str(validate)
+        folder.mkdir()
+        models.append(train(settings, digits.holdout(20), folder, validate=validate))
+    for watched, unwatched in zip(models[1].weights, models[0].weights, strict=True):
+        np.testing.assert_array_equal(watched, unwatched, err_msg=watched.path)
+
+
 def test_validation_needs_a_split(tmp_path, digits):
     with pytest.raises(DataError, match="no validation split"):
         train(config(), digits, tmp_path, validate=True)
