@@ -76,7 +76,7 @@ def _lines_of_equal_elbo(axis) -> None:
 
 
 def plot_training(results: list[dict], folder: Path) -> list[Path]:
-    """Rate, distortion and objective over the epochs of training at a constant beta of 1, one figure a data set.
+    """Rate, distortion and objective over the epochs of training at a constant beta of 1, one figure a data set and protocol.
 
     Models that differ in their seed look the same.
     """
@@ -84,7 +84,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
     paths = []
     trained = {result["folder"]: result for result in results}  # one may have a result for each split
     members = [result for result in trained.values() if _is_plain(result)]
-    for dataset, cells in grouped(members, lambda result: result["dataset"]).items():
+    for (dataset, protocol), cells in grouped(members, lambda r: (r["dataset"], r["config"]["protocol"])).items():
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
         settings = list(dict.fromkeys(_training_setting(result) for result in cells))
         for result in cells:
@@ -111,7 +111,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
                 low, high = np.min(lines), np.quantile(lines, 0.9)
                 axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
         legend(axes[-1], beside=True)
-        paths.append(save(figure, folder / f"training_{dataset}.png"))
+        paths.append(save(figure, folder / f"{_of_protocol(f'training_{dataset}', protocol)}.png"))
     return paths
 
 
@@ -362,11 +362,17 @@ def _data(dataset: str, sources: list[str]) -> str:
     return dataset + (" (reconstruction)" if "reconstruction" in sources else "")
 
 
+def _of_protocol(name: str, protocol: str) -> str:
+    return name if protocol == "paper" else f"{name}_{protocol}"
+
+
 def plot_all(results: list[dict], rows: list[Row], found: list[Curve], analyses: list, folder: Path) -> list[Path]:
     """All figures; returns their paths."""
     at_one = [row for row in rows if row.beta == 1 or row.target]
+    # Models of the released code may be so far off that nothing else could be seen beside them.
+    by_protocol = grouped(at_one, lambda row: _of_protocol("comparison", row.protocol))
     return [
-        *([plot_comparison(at_one, folder / "comparison.png")] if at_one else []),
+        *(plot_comparison(members, folder / f"{name}.png") for name, members in by_protocol.items()),
         *plot_rate_distortion(found, folder),
         *plot_matched(found, folder),
         *plot_training(results, folder),

@@ -117,7 +117,7 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
     if any(row.source == "reconstruction" for row in rows):
         notes.append(RECONSTRUCTION)
     if any(row.split != "test" for row in rows):
-        notes.append("(valid.): measured on validation images; the test set was not read.")
+        notes.append("(valid.): measured on validation images.")
     if any(row.holdout for row in rows):
         notes.append("A number behind the data set: so many training images were held out.")
     if any(row.approximate for row in rows):

@@ -356,6 +356,8 @@ def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
     others = [result(beta=2), result(constraint=target), result() | {"warm_start": [0.5]}]
     assert plot_training([other | {"folder": str(tmp_path)} for other in others], tmp_path) == []
     assert plot_training([result() | {"folder": str(tmp_path)}], tmp_path) == [tmp_path / "training_binary_mnist.png"]
+    both = [result(protocol=name) | {"folder": str(tmp_path / name)} for name in ("paper", "released")]
+    assert [path.name for path in plot_training(both, tmp_path)][1] == "training_binary_mnist_released.png"
 
 
 def test_every_method_has_a_look_of_its_own():
@@ -374,6 +376,7 @@ class TestResultsOnFile:
         kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")}
         kept -= {"README.md", "noise_total_correlation.md", "noise_total_correlation.csv"}  # made from the models themselves
         assert {"comparison.md", "comparison.csv"} <= kept
+        assert {Path(name).stem + suffix for name in kept for suffix in (".md", ".csv")} == kept
         for name in kept:
             assert (cells.parent / name).read_text() == (tmp_path / name).read_text(), name
 
