@@ -282,7 +282,8 @@ class EchoLayer(keras.layers.Layer):
 
     In a training batch of at most `d_max` examples the echoes of each are all others, then examples of earlier batches, from
     the reservoir, without gradient: all differ, and only the lag of the reservoir stands between the noise and the law of `z`.
-    In the first training step, and before it, there are no earlier ones, and the noise ends with the batch.
+    In the first training step, and before it, there are no earlier ones, and the noise ends with the batch; the pairs of that
+    step then fill the reservoir, repeated, until `reservoir_size` others have come.
 
     A decoder that reads the output of this layer tends to drive `f` into saturation, where nothing is learnt; `EchoDense`
     contains the cure.

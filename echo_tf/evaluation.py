@@ -73,8 +73,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure rate and distortion, one draw of `z` per image and pass.
 
-    In every pass the images are shuffled and cut into `n // batch_size` batches of nearly equal size, so that none is too small
-    for Echo to find its echoes in it. Neither beta nor any penalty enters.
+    In every pass the images are shuffled and cut into `n // batch_size` batches of nearly equal size, none of them smaller than
+    `batch_size` unless `n` is, so that Echo finds its echoes in each. Neither beta nor any penalty enters.
 
     Args:
         model: A trained `RateDistortionModel`.

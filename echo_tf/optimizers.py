@@ -74,7 +74,17 @@ class ReleasedSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -> keras.optimizers.Optimizer:
-    """Adam of the paper (Keras' defaults otherwise); with `steps_per_epoch` it follows the schedule, else a constant rate."""
+    """Adam of the paper, Keras' defaults otherwise.
+
+    Args:
+        config: Learning rate, schedule and number of epochs.
+        steps_per_epoch: Integer; with it the learning rate follows the schedule, without it it is constant.
+
+    Returns:
+        The optimizer.
+
+    Source: paper, section 5.
+    """
     if steps_per_epoch is None:
         return keras.optimizers.Adam(config.learning_rate)
     total_steps = config.epochs * steps_per_epoch

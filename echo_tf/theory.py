@@ -397,8 +397,27 @@ def _bottleneck_step(encoder: np.ndarray, p_x: np.ndarray, joint: np.ndarray, be
     return np.exp(logits - _log_sum_exp(logits, axis=1)[:, None])
 
 
-def mutual_information(joint: np.ndarray) -> float:
-    """`I(X; Y) = sum_xy p(x, y) log( p(x, y) / p(x) p(y) )` of a joint law of shape `(n, k)`, nats."""
+def mutual_information(joint: ArrayLike) -> float:
+    """Mutual information of a finite joint law, `I(X; Y) = sum_xy p(x, y) log( p(x, y) / p(x) p(y) )`.
+
+    Args:
+        joint: `p(x, y) >= 0`, sums to 1. Shape `(n, k)`.
+
+    Returns:
+        `I(X; Y)` in nats.
+
+    Raises:
+        ValueError: `joint` is no law, or has not two axes.
+
+    Source: Cover and Thomas, Elements of Information Theory, equation 2.28.
+
+    Example:
+        >>> round(mutual_information([[0.5, 0.0], [0.0, 0.5]]), 6)
+        0.693147
+    """
+    if np.ndim(joint) != 2:
+        raise ValueError(f"Invalid value received for argument `joint`. Expected two axes. Received: shape {np.shape(joint)}")
+    joint = _check_law(joint, "joint", np.shape(joint))
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         return max(0.0, float(np.where(joint > 0, joint * np.log(joint / independent), 0.0).sum()))

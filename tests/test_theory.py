@@ -331,6 +331,17 @@ class TestInformationBottleneck:
             information_bottleneck(*arguments)
 
 
+class TestMutualInformation:
+    def test_of_a_copy_and_of_independent_variables(self):
+        assert theory.mutual_information(np.diag([0.25, 0.75])) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
+        assert theory.mutual_information(np.outer([0.2, 0.8], [0.5, 0.1, 0.4])) == pytest.approx(0.0, abs=1e-15)
+
+    @pytest.mark.parametrize("joint", [[0.5, 0.5], [[0.5, 0.6]], [[1.5, -0.5]]])
+    def test_refuses_what_is_no_law(self, joint):
+        with pytest.raises(ValueError, match="`joint`"):
+            theory.mutual_information(joint)
+
+
 class TestClosedForms:
     def test_gaussian(self):
         rates = gaussian_rd([[1.0], [4.0]], [0.0, 0.25, 1.0, 5.0])
