@@ -54,7 +54,7 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     monkeypatch.setattr(theory_experiment, "all_sources", lambda: [gaussian((1.0, 4.0))])
     monkeypatch.setattr(theory_experiment, "learn_curve", points_of)
     theory_experiment.run(tmp_path, seeds=1)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}
     assert set(first) == {
         "binary_source.csv",
         "exact_curves.csv",
