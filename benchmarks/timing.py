@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from echo_tf.processor import instructions
+
 ROUNDS = 7
 
 
@@ -38,14 +40,13 @@ def show(value: dict[str, float]) -> str:
 
 def machine() -> dict:
     """The kind of machine: processor, cores that this process may use, and instructions that matter."""
-    processor, flags = platform.processor(), ""
+    processor = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines if ":" in line)
-        found = {key.strip(): value.strip() for key, value in found.items()}
-        processor, flags = found.get("model name", processor), found.get("flags", "")
-    instructions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)), "instructions": instructions}
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
+    known = instructions()
+    found = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in known]
+    return {"processor": processor, "cores": len(os.sched_getaffinity(0)), "instructions": found}
 
 
 def write(path: Path | None, result: dict) -> None:

@@ -99,6 +99,11 @@ class Row:
         )
 
     @property
+    def precision(self) -> str:
+        """That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`."""
+        return precision_of(self.dtype_policy)
+
+    @property
     def name(self) -> str:
         """The method with what is unusual about it."""
         return full_name(self.method, self.protocol, self.departures)
@@ -274,6 +279,11 @@ def full_name(method: str, protocol: str, unusual: tuple[str, ...]) -> str:
     return method + (f" ({', '.join(unusual)})" if unusual else "")
 
 
+def precision_of(dtype_policy: str) -> str:
+    """`bfloat16` for `mixed_bfloat16`: the precision of the layers that follow the policy."""
+    return dtype_policy.removeprefix("mixed_")
+
+
 def target_name(config: dict) -> str:
     """`rate 20` for a configuration with that constraint, empty without one."""
     constraint = config.get("constraint", {"quantity": "none"})
@@ -335,16 +345,20 @@ class Ranking:
 
 
 def rankings(rows: list[Row]) -> list[Ranking]:
-    """Rankings of three or more methods that were trained alike, as the paper's table 2 says but for the epochs."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
+    """Rankings of three or more methods that were trained alike, as the paper's table 2 says but for the epochs.
+
+    Networks in float32 and in mixed bfloat16 are ranked together; of a method that has both, the row with more
+    seeds counts.
+    """
+    groups: dict[tuple, dict[str, Row]] = {}
+    for row in sorted(rows, key=lambda row: (len(row.seeds), row.dtype_policy)):
         if row.is_cell:
-            groups.setdefault((row.dataset, row.setting), []).append(row)
+            groups.setdefault((row.dataset, replace(row, dtype_policy="").setting), {})[row.method] = row
     found = []
     for members in groups.values():
         if len(members) < 3:
             continue
-        ordered = sorted(members, key=lambda row: row.mean["neg_elbo_nats"])
+        ordered = sorted(members.values(), key=lambda row: row.mean["neg_elbo_nats"])
         paper = [row.paper["neg_elbo_nats"] for row in ordered]
         ranks = [int(rank) for rank in stats.rankdata(paper, method="min")]
         tau = stats.kendalltau([row.mean["neg_elbo_nats"] for row in ordered], paper).statistic

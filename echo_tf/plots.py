@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.analysis import Analysis, by_likelihood
-from echo_tf.comparison import Curve, Row, departures, full_name, target_name
+from echo_tf.comparison import Curve, Row, departures, full_name, precision_of, target_name
 from echo_tf.experiments import pictures_path
 from echo_tf.figures import grouped, legend, method_look, pyplot, save
 from echo_tf.training import read_metrics
@@ -28,6 +28,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
     figure, axes = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), squeeze=False)
     for axis, (dataset, members) in zip(axes[0], groups.items(), strict=True):
         settings = sorted({_setting(row) for row in members})
+        several_precisions = len({row.precision for row in members}) > 1
         for row in members:
             # With several settings, filled and half filled markers tell them apart.
             fill = FILLS[settings.index(_setting(row)) % len(FILLS)]
@@ -36,7 +37,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
                 row.mean["distortion_nats"],
                 xerr=row.se["rate_nats"],
                 yerr=row.se["distortion_nats"],
-                label=_label(row),
+                label=_label(row) + (f", {row.precision}" if several_precisions else ""),
                 linestyle="none",
                 fillstyle=fill,
                 **method_look(row.method),
@@ -53,7 +54,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
 
 
 def _setting(row: Row) -> tuple:
-    return (row.protocol, row.split, row.holdout, row.epochs, row.beta, row.target)
+    return (row.protocol, row.split, row.holdout, row.epochs, row.beta, row.target, row.precision)
 
 
 def _label(row: Row) -> str:
@@ -87,6 +88,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
     for (dataset, protocol), cells in grouped(members, lambda r: (r["dataset"], r["config"]["protocol"])).items():
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
         settings = list(dict.fromkeys(_training_setting(result) for result in cells))
+        several_precisions = len({_precision(result) for result in cells}) > 1
         for result in cells:
             metrics = read_metrics(Path(result["folder"]))
             epochs = [line["epoch"] for line in metrics]
@@ -96,6 +98,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
             name = full_name(config["method"], config["protocol"], departures(result))
             if len({setting for setting, _ in settings}) > 1:
                 name += f", {config['training']['epochs']} epochs"
+            name += f", {_precision(result)}" if several_precisions else ""
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
                 axis.plot(epochs, [line[quantity] for line in metrics], label=name, markevery=0.1, **look)
                 validated = {line["epoch"]: line[key] for line in metrics if (key := f"validation_{quantity}") in line}
@@ -124,7 +127,11 @@ def _is_plain(result: dict) -> bool:
 def _training_setting(result: dict) -> tuple:
     """Length of the schedule, and what else tells trainings of one method apart."""
     config = result["config"]
-    return config["training"]["epochs"], (config["protocol"], result["holdout"], departures(result))
+    return config["training"]["epochs"], (config["protocol"], result["holdout"], departures(result), _precision(result))
+
+
+def _precision(result: dict) -> str:
+    return precision_of(result["config"]["training"]["dtype_policy"])
 
 
 def plot_pictures(results: list[dict], folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ _HEADER = (
     "data",
     "method",
     "epochs",
+    "networks",
     "beta",
     "seeds",
     "rate",
@@ -52,6 +53,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _data_of(row),
         row.name,
         str(row.epochs),
+        row.precision,
         _beta(row),
         str(len(row.seeds)),
         ("≈ " if row.approximate else "") + _plus_minus(row, "rate_nats"),
@@ -128,9 +130,8 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
         notes.append("←: training started from the model of the next smaller beta.")
     if any(row.departures for row in rows):
         notes.append("Behind a method: settings that are not its own.")
-    policies = sorted({row.dtype_policy for row in rows})
     protocols = sorted({row.protocol for row in rows})
-    notes.append(f"Protocol: {', '.join(protocols)}. Networks in {', '.join(policies)}; channel and losses in float32.")
+    notes.append(f"Protocol: {', '.join(protocols)}. networks: precision of their layers; channel and losses are in float32.")
     return notes
 
 
@@ -296,12 +297,12 @@ def curve_table(found: list[Curve]) -> Table | None:
     if not found:
         return None
     rows = [row for curve in found for row in curve.rows]
-    header = ("data", "method", "epochs", "beta", "seeds", "rate", "distortion", "-ELBO", "unused")
+    header = ("data", "method", "epochs", "networks", "beta", "seeds", "rate", "distortion", "-ELBO", "unused")
     lines = []
     for curve in found:
         for row in curve.rows:
-            data, _, epochs, beta, seeds, rate, distortion, neg_elbo, *_, unused = _cells(row)
-            lines.append((data, curve.label, epochs, beta, seeds, rate, distortion, neg_elbo, unused))
+            data, _, *middle, _, _, _, _, unused = _cells(row)
+            lines.append((data, curve.label, *middle, unused))
     return Table("rate_distortion", "Points of the rate-distortion curves", header, lines, _notes(rows, header), _records(rows))
 
 
@@ -339,6 +340,7 @@ def ranking_table(rows: list[Row]) -> Table | None:
                     _data_of(row),
                     str(row.epochs),
                     row.method,
+                    row.precision,
                     str(len(row.seeds)),
                     _plus_minus(row, "neg_elbo_nats"),
                     str(place),
@@ -353,6 +355,7 @@ def ranking_table(rows: list[Row]) -> Table | None:
                     "dataset": row.dataset,
                     "epochs": row.epochs,
                     "method": row.method,
+                    "dtype_policy": row.dtype_policy,
                     "seeds": len(row.seeds),
                     "neg_elbo_nats": row.mean["neg_elbo_nats"],
                     "rank": place,
@@ -366,7 +369,10 @@ def ranking_table(rows: list[Row]) -> Table | None:
             )
     if not lines:
         return None
-    header = ("data", "epochs", "method", "seeds", "-ELBO", "rank", "paper", "paper's rank", "behind Echo", "in the paper")
+    header = (
+        *("data", "epochs", "method", "networks", "seeds", "-ELBO"),
+        *("rank", "paper", "paper's rank", "behind Echo", "in the paper"),
+    )
     ranked = [row for ranking in found for row in ranking.rows]
     notes = [
         "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
@@ -419,10 +425,10 @@ def section(rows: list[Row]) -> str:
     shown.sort(key=lambda row: (order.index((row.dataset, row.epochs)), row.mean["neg_elbo_nats"]))
     lines = []
     for row in shown:
-        data, method, epochs, _, seeds, rate, distortion, neg_elbo, *_ = _cells(row)
+        data, method, epochs, precision, _, seeds, rate, distortion, neg_elbo, *_ = _cells(row)
         paper = "" if row.paper is None else f"{row.paper['neg_elbo_nats']:.1f}"
-        lines.append((data, method, epochs, seeds, rate, distortion, neg_elbo, paper))
-    header = ("data", "method", "epochs", "seeds", "rate", "distortion", "-ELBO", "paper, 200 epochs")
+        lines.append((data, method, epochs, precision, seeds, rate, distortion, neg_elbo, paper))
+    header = ("data", "method", "epochs", "networks", "seeds", "rate", "distortion", "-ELBO", "paper, 200 epochs")
     epochs = epochs_by_cell(rows)
     complete = sum(count >= PAPER_EPOCHS for count in epochs.values())
     progress = f"Of the {len(epochs)} cells of the paper's table, with its {PAPER_EPOCHS} epochs, {complete} are complete."

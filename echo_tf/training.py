@@ -17,6 +17,7 @@ from echo_tf.echo import EchoDense
 from echo_tf.errors import ConfigError, TrainingError
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
 from echo_tf.model import build_model
+from echo_tf.processor import lacks_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,10 @@ def load_saved(path: Path) -> keras.Model | None:
         ) from None
 
 
+def _on_cpu() -> bool:
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
 def train(
     config: Config,
     dataset: Dataset,
@@ -259,6 +264,12 @@ def _train(
     callbacks: list[keras.callbacks.Callback],
 ) -> keras.Model:
     validation = dataset.images("validation") if validate else None
+    if config.training.dtype_policy == "mixed_bfloat16" and _on_cpu() and lacks_bfloat16():
+        logger.warning(
+            "%s: this processor has no AVX-512, without which a step in mixed_bfloat16 takes many times as long as in float32. "
+            "Train with --dtype-policy float32 here.",
+            folder,
+        )
     keras.utils.set_random_seed(config.seed)
     batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed, config.channel.pool)
     model = load_saved(folder / CHECKPOINT)

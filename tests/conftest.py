@@ -2,8 +2,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-import keras
 import pytest
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as reproduce.py does
+
+import keras
 
 
 @pytest.fixture(autouse=True)

@@ -106,6 +106,22 @@ def test_precision_of_the_networks_does_not_hinder_comparison():
     assert row.verdict == AGREES
 
 
+def test_methods_of_both_precisions_are_ranked_together():
+    bfloat16 = {"training": {"dtype_policy": "mixed_bfloat16"}}
+    results = [
+        *(result(neg_elbo=90.0, seed=seed, **bfloat16) for seed in (0, 1)),
+        result(neg_elbo=95.0),  # fewer seeds than in bfloat16
+        result("vae", neg_elbo=92.0),
+        result("iaf", neg_elbo=91.0),
+    ]
+    rows = compare(results)
+    (ranking,) = rankings(rows)
+    assert [row.method for row in ranking.rows] == ["echo", "iaf", "vae"]
+    assert ranking.rows[0].dtype_policy == "mixed_bfloat16"
+    table = ranking_table(rows)
+    assert [line[table.header.index("networks")] for line in table.lines] == ["bfloat16", "float32", "float32"]
+
+
 def test_means_and_standard_errors_over_seeds():
     rows = compare([result(neg_elbo=90.0), result(neg_elbo=92.0, seed=1), result("vae", neg_elbo=91.0)])
     echo, vae = rows
@@ -451,8 +467,12 @@ class TestSection:
 
     def test_shows_the_test_set_best_first(self):
         lines = section(compare(list(self.results))).splitlines()
-        assert lines[2].startswith("| binary_mnist | vae | 200 | 1 | 26.00 ± 0.03 | 63.00 ± 0.03 | 89.00 ± 0.03 | 93.6 |")
-        assert lines[3].startswith("| binary_mnist | echo | 200 | 2 | 26.00 ± 0.00 | 64.50 ± 0.50 | 90.50 ± 0.50 | 88.7 |")
+        assert lines[2].startswith(
+            "| binary_mnist | vae | 200 | float32 | 1 | 26.00 ± 0.03 | 63.00 ± 0.03 | 89.00 ± 0.03 | 93.6 |"
+        )
+        assert lines[3].startswith(
+            "| binary_mnist | echo | 200 | float32 | 2 | 26.00 ± 0.00 | 64.50 ± 0.50 | 90.50 ± 0.50 | 88.7 |"
+        )
         assert lines[4] == ""
 
     def test_replaces_only_what_it_made(self, tmp_path):

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from echo_tf import training
 from echo_tf.config import ConfigError, ConstraintConfig, TrainingConfig, load_config
 from echo_tf.data import DataError, load_dataset
 from echo_tf.files import write_atomically
@@ -154,6 +155,19 @@ def test_metrics_are_per_epoch_and_in_nats(tmp_path, digits):
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"loss_nats", "rate_nats", "distortion_nats", "validation_rate_nats", "learning_rate", "seconds"} <= set(lines[0])
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "device", "warns"),
+    [("mixed_bfloat16", "cpu:0", True), ("mixed_bfloat16", "gpu:0", False), ("float32", "cpu:0", False)],
+)
+def test_precision_that_the_processor_lacks_is_named(tmp_path, digits, monkeypatch, caplog, policy, device, warns):
+    monkeypatch.setattr(training, "lacks_bfloat16", lambda: True)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
+    settings = load_config("vae", training={"dtype_policy": policy, "batch_size": 100})
+    with pytest.raises(ConfigError, match="batch_size"):  # more than there are images, so that nothing is trained
+        train(settings, digits, tmp_path)
+    assert ("--dtype-policy float32" in caplog.text) is warns
 
 
 @pytest.mark.parametrize(("renormalise_at", "renormalising"), [(0.5, True), (1.0, False)])

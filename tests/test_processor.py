@@ -1,0 +1,21 @@
+import platform
+import sys
+
+import pytest
+
+from echo_tf import processor
+from echo_tf.processor import instructions, lacks_bfloat16
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="only Linux tells, and only x86 is asked")
+def test_instructions_are_those_of_this_processor():
+    assert {"sse2", "fxsr"} <= instructions()  # every x86-64 has them
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [({"avx2"}, True), ({"avx2", "avx512f"}, False), ({"avx2", "avx_ne_convert"}, False), (set(), False)],
+)
+def test_bfloat16_is_slow_without_avx512(monkeypatch, known, expected):
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset(known))
+    assert lacks_bfloat16() is expected
