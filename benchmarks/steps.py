@@ -8,13 +8,15 @@ Candidates take turns. Parts: (methods) a step of each method relative to the VA
 the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the
 time of a step goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (host) a
 step without the arithmetic of the networks, the least that it takes on any device; (peer) the same architecture, batch and loss
-in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (jobs) a process for each core against one with
+in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (kernels) a step of the VAE in either precision,
+with oneDNN's kernels and without, relative to float32 with them; (jobs) a process for each core against one with
 all cores; (seeds) small models of several seeds side by side in one step against one after the other.
 """
 
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -40,7 +42,7 @@ from echo_tf.training import ImageBatches, train
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")
-PARTS = ("methods", "ceiling", "layers", "epoch", "host", "peer", "jobs", "seeds")
+PARTS = ("methods", "ceiling", "layers", "epoch", "host", "peer", "kernels", "jobs", "seeds")
 EPOCH_STEPS = 60
 HOST_STEPS = 500  # of an epoch of Binary MNIST
 SEEDS = 8
@@ -277,6 +279,24 @@ def measure_peer(rounds: int) -> dict:
     return result
 
 
+def measure_kernels(rounds: int) -> dict:
+    """A step of the VAE by dtype policy, with oneDNN's kernels and without, over one in float32 with them."""
+    with contextlib.ExitStack() as stack:
+        calls = {}
+        for policy, switch in itertools.product(POLICIES, ("1", "0")):
+            process = step_process(["benchmarks.steps", "--serve", policy], TF_ENABLE_ONEDNN_OPTS=switch)
+            begin, wait = stack.enter_context(process)
+            name = f"{policy}, {'oneDNN' if switch == '1' else 'without'}"
+            calls[name] = lambda begin=begin, wait=wait: (begin(), wait())
+        seconds = take_turns(calls, rounds)
+    base, *others = calls
+    result = {name: ratio(seconds, name, base) for name in others}
+    print()
+    for name in others:
+        print(f"{name} / {base}: {show(result[name])}")
+    return result
+
+
 def measure_jobs(rounds: int) -> dict:
     """Images a second of one process for each core, each with one thread, over those of one process with all of them."""
     cores = len(os.sched_getaffinity(0))
@@ -359,6 +379,7 @@ def main():
         "epoch": measure_epoch,
         "host": measure_host,
         "peer": measure_peer,
+        "kernels": measure_kernels,
         "jobs": measure_jobs,
         "seeds": measure_seeds,
     }

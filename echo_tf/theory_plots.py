@@ -1,9 +1,12 @@
 """Figures of the experiments `theory` and `bottleneck`. Reads their CSV files only."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from echo_tf.errors import ResultError
 from echo_tf.figures import COLOURS, MARKERS, grouped, legend, pyplot, save
 from echo_tf.files import read_rows
 from echo_tf.sources import BINARY_SOURCE
@@ -12,13 +15,29 @@ from echo_tf.theory import bernoulli_hamming_rd
 
 
 def plot_theory(folder: Path) -> list[Path]:
-    """Figures of the experiment `theory` from its CSV files, beside them."""
-    return [
-        _plot_binary_source(folder / "binary_source.csv"),
-        _plot_learned(folder / "learned.csv", folder / "exact_curves.csv"),
-        _plot_exactness(folder / "exactness.csv", folder / "saturation.csv"),
-        _plot_noise(folder / "noise.csv"),
-    ]
+    """Figures of the experiment `theory` from its CSV files, beside them. Raises `ResultError` for a damaged one."""
+    figures = {
+        _plot_binary_source: ("binary_source.csv",),
+        _plot_learned: ("learned.csv", "exact_curves.csv"),
+        _plot_exactness: ("exactness.csv", "saturation.csv"),
+        _plot_noise: ("noise.csv",),
+    }
+    paths = []
+    for plot, names in figures.items():
+        tables = [folder / name for name in names]
+        with _naming(*tables):
+            paths.append(plot(*tables))
+    return paths
+
+
+@contextlib.contextmanager
+def _naming(*tables: Path) -> Iterator[None]:
+    """Say which tables are at fault where one lacks rows or columns, or has text for a number."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError) as error:
+        names = " or ".join(map(str, tables))
+        raise ResultError(f"{names} is damaged ({error!r}). Move it away; what it held is then made anew.") from None
 
 
 def _plot_noise(table: Path) -> Path:
@@ -47,8 +66,13 @@ def _plot_noise(table: Path) -> Path:
 def plot_bottleneck(table: Path) -> Path:
     """Accuracy and cross-entropy of the label over the rate, means over seeds; grey: no channel of that rate can be below.
 
-    The bound is `H(Y) - I(Z; Y) >= H(Y) - R` for equally frequent labels.
+    The bound is `H(Y) - I(Z; Y) >= H(Y) - R` for equally frequent labels. Raises `ResultError` for a damaged table.
     """
+    with _naming(table):
+        return _plot_bottleneck(table)
+
+
+def _plot_bottleneck(table: Path) -> Path:
     plt = pyplot()
     rows = read_rows(table)
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.6))

@@ -1,9 +1,12 @@
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from echo_tf import source_models, theory_experiment, theory_plots
+from echo_tf.errors import ResultError
 from echo_tf.exactness import Estimate, Saturation
 from echo_tf.files import read_rows, write_rows
 from echo_tf.source_models import LearnedPoint, learn_curve
@@ -86,6 +89,25 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     }
     for path in theory_plots.plot_theory(tmp_path):
         assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("noise.csv", "signal_1", "signal_x"),  # a column is missing
+        ("exact_curves.csv", "2.302", "2.3o2"),  # text for a number
+        ("saturation.csv", "\n2,", "\ntwo,"),
+        ("binary_source.csv", None, "slope,rate_nats,distortion\n"),  # no rows
+        ("exactness.csv", None, ""),
+    ],
+)
+def test_figures_name_a_damaged_table(tmp_path, name, old, new):
+    shutil.copytree(Path(__file__).parent.parent / "results" / "theory", tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / name).read_text()
+    assert old is None or old in text
+    (tmp_path / name).write_text(new if old is None else text.replace(old, new))
+    with pytest.raises(ResultError, match=rf"{name}.* is damaged .*Move it away"):
+        theory_plots.plot_theory(tmp_path)
 
 
 def test_missing_table_is_no_rows(tmp_path):
