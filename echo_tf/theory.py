@@ -34,6 +34,8 @@ UNDERFLOW = 1e-290
 
 # Share of the uniform law in a warm start: an output that the neighbouring slope did not use can come back at once.
 WARM_START_UNIFORM = 1e-6
+# Relative error of a few operations in double precision; the order of sums differs from processor to processor.
+ROUNDING = 4 * np.finfo(float).eps
 
 
 def to_bits(nats: ArrayLike) -> np.ndarray | float:
@@ -291,12 +293,12 @@ def _single_output_point(p_x: np.ndarray, distortion: np.ndarray, excess: np.nda
 
 
 def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float) -> RDPoint:
-    """The point, or that of R = 0 with the same lower bound if it is lower.
+    """The point, or that of R = 0 with the same lower bound if it is as low but for rounding.
 
-    Below the slope at which the curve leaves R = 0 the iteration only comes near its end.
+    Below the slope at which the curve leaves R = 0 the iteration only comes near its end, and rounding may put it beyond.
     """
     found, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
-    if with_single > found or math.isinf(found):
+    if with_single > found * (1.0 + ROUNDING) or math.isinf(found):
         return point
     gap = max(0.0, with_single - (found - point.gap))
     return dataclasses.replace(
