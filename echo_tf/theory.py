@@ -34,6 +34,7 @@ UNDERFLOW = 1e-290
 
 # Share of the uniform law in a warm start: an output that the neighbouring slope did not use can come back at once.
 WARM_START_UNIFORM = 1e-6
+
 # Relative error of a few operations in double precision; the order of sums differs from processor to processor.
 ROUNDING = 4 * np.finfo(float).eps
 
