@@ -107,12 +107,13 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
                     axis.plot(*zip(*validated.items(), strict=True), label=f"{name}, validation", **line)
         data = _data(dataset, [result["source"] for result in cells])
         for axis, title in zip(axes, ("objective, with penalty", "rate", "distortion"), strict=True):
-            axis.set(title=f"{data}: {title}", xlabel="epoch", ylabel="nats per example")
+            axis.set(title=title, xlabel="epoch", ylabel="nats per example")
             axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
             if lines:  # the first epochs would flatten all that follows
                 low, high = np.min(lines), np.quantile(lines, 0.9)
                 axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
+        figure.suptitle(data)
         legend(axes[-1], beside=True)
         paths.append(save(figure, folder / f"{_of_protocol(f'training_{dataset}', protocol)}.png"))
     return paths
