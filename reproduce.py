@@ -84,7 +84,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     target.add_argument("--target-distortion", type=float, metavar="NATS", help="the same for the distortion")
     add("--seeds", type=int, default=1, metavar="N", help="train with N seeds, from that of the method, 0, on (default: 1)")
     add("--epochs", type=int, metavar="N", help="default: that of the method, 200; 30 on digits")
-    add("--protocol", choices=["paper", "released"], help="paper (default): what it says; released: what its code does")
+    add(
+        "--protocol",
+        choices=["paper", "released"],
+        help="paper (default): what it says, but for Echo's parametrisation; released: what its code does otherwise",
+    )
     add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
     add(
