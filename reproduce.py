@@ -21,7 +21,7 @@ from pathlib import Path
 
 # Before TensorFlow is imported: its start-up messages would drown ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow leaves these kernels off on processors without AVX512-VNNI, where a training step takes twice as long then.
+# TensorFlow leaves these kernels off on processors without VNNI instructions, where a training step takes twice as long then.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 os.environ["ECHO_TF_WITHOUT_KERAS"] = "1"  # options and configurations are checked before anybody waits for Keras

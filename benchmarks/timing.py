@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.processor import instructions
+from echo_tf.processor import CPUINFO, instructions
 
 ROUNDS = 7
 
@@ -41,8 +41,8 @@ def show(value: dict[str, float]) -> str:
 def machine() -> dict:
     """The kind of machine: processor, cores that this process may use, and instructions that matter."""
     processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    if CPUINFO.exists():
+        lines = CPUINFO.read_text().splitlines()
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     known = instructions()
     found = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in known]

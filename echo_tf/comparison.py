@@ -92,11 +92,8 @@ class Row:
 
     @property
     def setting(self) -> tuple:
-        """What tells rows of one method on one data set apart, but for beta and the betas before it."""
-        return (
-            *(self.protocol, self.epochs, self.split, self.source, self.holdout, self.dtype_policy, self.target),
-            self.departures,
-        )
+        """What tells rows of one method on one data set apart, but for precision, beta and the betas before it."""
+        return (self.protocol, self.epochs, self.split, self.source, self.holdout, self.target, self.departures)
 
     @property
     def precision(self) -> str:
@@ -318,7 +315,7 @@ def curves(rows: list[Row]) -> list[Curve]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         if not row.target:
-            groups.setdefault((row.dataset, row.method, *row.setting), []).append(row)
+            groups.setdefault((row.dataset, row.method, row.precision, *row.setting), []).append(row)
     found = []
     for (dataset, method, *_), members in groups.items():
         cold = [row for row in members if not row.warm_start]
@@ -327,6 +324,14 @@ def curves(rows: list[Row]) -> list[Curve]:
         warm = [[by_path[path[:n]] for n in range(1, len(path) + 1) if path[:n] in by_path] for path in chains if len(path) > 1]
         found += [Curve(dataset, method, sorted(members, key=lambda row: row.beta)) for members in (cold, *warm)]
     return [curve for curve in found if len(curve.rows) > 1]
+
+
+def in_one_precision(rows: list[Row]) -> list[Row]:
+    """Of rows that differ in the precision of their networks only, that with more seeds; of equally many, that in float32."""
+    best: dict[tuple, Row] = {}
+    for row in sorted(rows, key=lambda row: (len(row.seeds), row.precision == "float32")):
+        best[row.dataset, row.method, row.beta, row.warm_start, row.setting] = row
+    return [row for row in rows if row in best.values()]
 
 
 @dataclass(frozen=True)
@@ -347,18 +352,17 @@ class Ranking:
 def rankings(rows: list[Row]) -> list[Ranking]:
     """Rankings of three or more methods that were trained alike, as the paper's table 2 says but for the epochs.
 
-    Networks in float32 and in mixed bfloat16 are ranked together; of a method that has both, the row with more
-    seeds counts.
+    Networks in float32 and in mixed bfloat16 are ranked together, see `in_one_precision`.
     """
-    groups: dict[tuple, dict[str, Row]] = {}
-    for row in sorted(rows, key=lambda row: (len(row.seeds), row.dtype_policy)):
+    groups: dict[tuple, list[Row]] = {}
+    for row in in_one_precision(rows):
         if row.is_cell:
-            groups.setdefault((row.dataset, replace(row, dtype_policy="").setting), {})[row.method] = row
+            groups.setdefault((row.dataset, row.setting), []).append(row)
     found = []
     for members in groups.values():
         if len(members) < 3:
             continue
-        ordered = sorted(members.values(), key=lambda row: row.mean["neg_elbo_nats"])
+        ordered = sorted(members, key=lambda row: row.mean["neg_elbo_nats"])
         paper = [row.paper["neg_elbo_nats"] for row in ordered]
         ranks = [int(rank) for rank in stats.rankdata(paper, method="min")]
         tau = stats.kendalltau([row.mean["neg_elbo_nats"] for row in ordered], paper).statistic

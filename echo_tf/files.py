@@ -131,8 +131,8 @@ def read_rows(path: Path, types: dict[str, type] | None = None) -> list[dict]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-        if missing := set(types or ()) - set(reader.fieldnames or ()):
+            rows, columns = list(reader), set(reader.fieldnames or ())
+        if missing := set(types or ()) - columns:
             raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
         if any(None in (*row.keys(), *row.values()) for row in rows):
             raise ValueError("a row is not as long as the header")

@@ -5,7 +5,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from echo_tf.analysis import Analysis
-from echo_tf.comparison import PAPER_EPOCHS, QUANTITIES, Curve, Ranking, Row, epochs_by_cell, rankings, target_name
+from echo_tf.comparison import (
+    PAPER_EPOCHS,
+    QUANTITIES,
+    Curve,
+    Ranking,
+    Row,
+    epochs_by_cell,
+    in_one_precision,
+    rankings,
+    target_name,
+)
 from echo_tf.config import DATASETS
 from echo_tf.errors import ResultError
 from echo_tf.files import write_atomically
@@ -138,7 +148,7 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
 def replacement_table(rows: list[Row]) -> Table | None:
     """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
     lines, records = [], []
-    rows = _shown(rows)
+    rows = in_one_precision(_shown(rows))
     plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo"}
     for row in rows:
         if row.method != "echo_replace" or (row.dataset, row.setting) not in plain:
@@ -150,6 +160,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
             (
                 _data_of(row),
                 str(row.epochs),
+                f"{without.precision}, {row.precision}",
                 f"{len(without.seeds)}, {len(row.seeds)}",
                 _plus_minus(without, "neg_elbo_nats"),
                 _plus_minus(row, "neg_elbo_nats"),
@@ -173,7 +184,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
         )
     if not lines:
         return None
-    header = ("data", "epochs", "seeds", "without", "with", "difference", "paper", "paper's difference")
+    header = ("data", "epochs", "networks", "seeds", "without", "with", "difference", "paper", "paper's difference")
     notes = [
         "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
         "the rate, and so the -ELBO, is approximate. ± is the standard error over seeds; of single seeds, that of their "
@@ -191,7 +202,7 @@ def released_table(rows: list[Row]) -> Table | None:
     A model of `--protocol released`, or of a method that has one departure, stands beside the method as the paper describes it.
     """
     lines, records = [], []
-    rows = _shown(rows)
+    rows = in_one_precision(_shown(rows))
     described = {(row.dataset, row.method, row.setting): row for row in rows if row.protocol == "paper"}
     for row in rows:
         method = row.method if row.protocol == "released" else ONE_DEPARTURE.get(row.method)
@@ -204,6 +215,7 @@ def released_table(rows: list[Row]) -> Table | None:
                 _data_of(row),
                 row.name,
                 str(row.epochs),
+                f"{plain.precision}, {row.precision}",
                 f"{len(plain.seeds)}, {len(row.seeds)}",
                 _plus_minus(plain, "neg_elbo_nats"),
                 _plus_minus(row, "neg_elbo_nats"),
@@ -226,7 +238,10 @@ def released_table(rows: list[Row]) -> Table | None:
         )
     if not lines:
         return None
-    header = ("data", "method", "epochs", "seeds", "as described", "as released", "difference", "paper, 200 epochs")
+    header = (
+        *("data", "method", "epochs", "networks", "seeds"),
+        *("as described", "as released", "difference", "paper, 200 epochs"),
+    )
     notes = [
         "Test -ELBO at beta = 1 in nats, of models trained as the paper describes them, and with departures of the released "
         "code: those of the protocol `released`, or the one in the name. ± is the standard error over seeds; of single seeds, "

@@ -299,9 +299,12 @@ def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float
     Below the slope at which the curve leaves R = 0 the iteration only comes near its end, and rounding may put it beyond.
     """
     found, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
-    if with_single > found * (1.0 + ROUNDING) or math.isinf(found):
+    if math.isinf(found) or math.isinf(with_single):
         return point
     gap = max(0.0, with_single - (found - point.gap))
+    is_rounding = with_single - found <= ROUNDING * found and gap <= tolerance
+    if with_single > found and not is_rounding:
+        return point
     return dataclasses.replace(
         single,
         slope=point.slope,

@@ -210,8 +210,10 @@ def load_saved(path: Path) -> keras.Model | None:
         ) from None
 
 
-def _on_cpu() -> bool:
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+def _on_tensorflow_cpu() -> bool:
+    return keras.backend.backend() == "tensorflow" and all(
+        device.startswith("cpu") for device in keras.distribution.list_devices()
+    )
 
 
 def train(
@@ -230,9 +232,9 @@ def train(
     damaged checkpoint is set aside, and training begins anew.
 
     On the CPU a seed gives the same numbers to the last bit, resumed or not, in float32 and in mixed bfloat16, as long as
-    TensorFlow has the same number of threads: another number (other cores, `taskset`) sums in another order, and a loss of 550
-    nats differed by 0.03 after 12 steps. `enable_op_determinism()` gives the same numbers as without it there, and is not
-    needed.
+    TensorFlow has the same number of threads and the same kernels (`TF_ENABLE_ONEDNN_OPTS`): another number of threads (other
+    cores, `taskset`) sums in another order, and a loss of 550 nats differed by 0.03 after 12 steps. `enable_op_determinism()`
+    gives the same numbers as without it there, and is not needed.
 
     Args:
         config: The configuration. It must be the one with which `folder` was begun.
@@ -264,7 +266,7 @@ def _train(
     callbacks: list[keras.callbacks.Callback],
 ) -> keras.Model:
     validation = dataset.images("validation") if validate else None
-    if config.training.dtype_policy == "mixed_bfloat16" and _on_cpu() and lacks_bfloat16():
+    if config.training.dtype_policy == "mixed_bfloat16" and _on_tensorflow_cpu() and lacks_bfloat16():
         logger.warning(
             "%s: this processor has no AVX-512, without which a step in mixed_bfloat16 takes many times as long as in float32. "
             "Train with --dtype-policy float32 here.",

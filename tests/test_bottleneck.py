@@ -51,6 +51,10 @@ def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
         assert len(list(csv.DictReader(file))) == 8
     assert plot_bottleneck(path).exists()
 
+    path.write_text(path.read_text().replace("accuracy", "precision"))
+    with pytest.raises(ResultError, match=r"\.csv is damaged .*Move it away"):
+        plot_bottleneck(path)
+
 
 def test_noise_after_training_is_of_the_final_parameters(blobs, monkeypatch):
     adapted = []

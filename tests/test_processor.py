@@ -13,6 +13,24 @@ def test_instructions_are_those_of_this_processor():
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: sse2 avx2\nprocessor\t: 1\nflags\t\t: sse2 avx2\n", {"sse2", "avx2"}),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", set()),  # ARM
+        ("", set()),
+    ],
+)
+def test_instructions_are_those_of_the_file(tmp_path, text, expected):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert instructions(tmp_path / "cpuinfo") == expected
+
+
+def test_without_the_file_nothing_is_known(tmp_path):
+    assert instructions(tmp_path / "cpuinfo") == frozenset()
+    assert instructions(tmp_path) == frozenset()  # a folder cannot be read
+
+
+@pytest.mark.parametrize(
     ("known", "expected"),
     [({"avx2"}, True), ({"avx2", "avx512f"}, False), ({"avx2", "avx_ne_convert"}, False), (set(), False)],
 )

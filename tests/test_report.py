@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_tf import plots
 from echo_tf.analysis import Analysis
 from echo_tf.comparison import AGREES, DIFFERS, NOT_COMPARABLE, compare, copy_results, curves, rankings, read_results
 from echo_tf.config import available_methods, load_config
@@ -106,20 +107,36 @@ def test_precision_of_the_networks_does_not_hinder_comparison():
     assert row.verdict == AGREES
 
 
-def test_methods_of_both_precisions_are_ranked_together():
-    bfloat16 = {"training": {"dtype_policy": "mixed_bfloat16"}}
+BFLOAT16 = {"training": {"dtype_policy": "mixed_bfloat16"}}
+
+
+@pytest.mark.parametrize(
+    ("in_bfloat16", "in_float32", "expected"), [(2, 1, "bfloat16"), (1, 2, "float32"), (1, 1, "float32"), (1, 0, "bfloat16")]
+)
+def test_methods_of_both_precisions_are_ranked_together(in_bfloat16, in_float32, expected):
     results = [
-        *(result(neg_elbo=90.0, seed=seed, **bfloat16) for seed in (0, 1)),
-        result(neg_elbo=95.0),  # fewer seeds than in bfloat16
-        result("vae", neg_elbo=92.0),
+        *(result(neg_elbo=90.0, seed=seed, **BFLOAT16) for seed in range(in_bfloat16)),
+        *(result(neg_elbo=90.0, seed=seed) for seed in range(in_float32)),
+        result("vae", neg_elbo=92.0, **BFLOAT16),
         result("iaf", neg_elbo=91.0),
     ]
     rows = compare(results)
     (ranking,) = rankings(rows)
     assert [row.method for row in ranking.rows] == ["echo", "iaf", "vae"]
-    assert ranking.rows[0].dtype_policy == "mixed_bfloat16"
     table = ranking_table(rows)
-    assert [line[table.header.index("networks")] for line in table.lines] == ["bfloat16", "float32", "float32"]
+    assert [line[table.header.index("networks")] for line in table.lines] == [expected, "float32", "bfloat16"]
+
+
+def test_pairs_of_both_precisions_are_compared():
+    rows = compare([result(neg_elbo=90.0, **BFLOAT16), result("echo_replace", neg_elbo=91.0), result(protocol="released")])
+    for table in (replacement_table(rows), released_table(rows)):
+        (line,) = table.lines
+        assert line[table.header.index("networks")] == "bfloat16, float32"
+
+
+def test_curves_are_of_one_precision():
+    assert not curves(compare([result(beta=1.0, **BFLOAT16), result(beta=2.0)]))
+    assert len(curves(compare([result(beta=1.0), result(beta=2.0)]))) == 1
 
 
 def test_means_and_standard_errors_over_seeds():
@@ -374,6 +391,19 @@ def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
     assert plot_training([result() | {"folder": str(tmp_path)}], tmp_path) == [tmp_path / "training_binary_mnist.png"]
     both = [result(protocol=name) | {"folder": str(tmp_path / name)} for name in ("paper", "released")]
     assert [path.name for path in plot_training(both, tmp_path)][1] == "training_binary_mnist_released.png"
+
+
+@pytest.mark.parametrize(("mixed", "labels"), [(True, ["echo, bfloat16", "vae, float32"]), (False, ["echo", "vae"])])
+def test_figures_tell_precisions_apart(tmp_path, monkeypatch, mixed, labels):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), path)[1])
+    results = [result(**(BFLOAT16 if mixed else {})), result("vae")]
+    results = [one | {"folder": str(tmp_path / one["config"]["method"])} for one in results]
+    plot_training(results, tmp_path)
+    plots.plot_comparison(compare(results), tmp_path / "comparison.png")
+    training, comparison = (figure.axes[0].get_legend_handles_labels()[1] for figure in figures)
+    assert training == labels
+    assert [label.replace(", 200 epochs", "") for label in comparison if "paper" not in label] == labels
 
 
 def test_every_method_has_a_look_of_its_own():

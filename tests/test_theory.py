@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -161,6 +162,23 @@ class TestBlahutArimoto:
         assert (point.rate, point.distortion, point.gap) == (0.0, 0.2, pytest.approx(0.0, abs=1e-9))
         np.testing.assert_array_equal(point.output, [1.0, 0.0])
         np.testing.assert_array_equal(point.channel, [[1.0, 0.0], [1.0, 0.0]])
+
+    @pytest.mark.parametrize(
+        ("lower", "offset", "keeps"),
+        [
+            (4e-17, 0.0, False),  # rounding
+            (-1e-6, 0.0, False),
+            (1e-6, 0.0, True),
+            (2e-9, 1e7, True),  # rounding of the offset that all outputs share, but more than the tolerance
+        ],
+    )
+    def test_the_exact_point_gives_way_only_to_more_than_rounding(self, lower, offset, keeps):
+        single = blahut_arimoto([0.8, 0.2], hamming(2), 0.0)
+        single = dataclasses.replace(single, distortion=single.distortion + offset)
+        found = dataclasses.replace(single, slope=1.0, distortion=single.distortion - lower, gap=1e-12)
+        point = theory._better_with_single_output(found, single, tolerance=1e-9)
+        assert (point is found) is keeps
+        assert keeps or point.distortion == single.distortion
 
     def test_point_keeps_nothing_of_the_caller(self):
         distortion = hamming(2)

@@ -158,12 +158,17 @@ def test_metrics_are_per_epoch_and_in_nats(tmp_path, digits):
 
 
 @pytest.mark.parametrize(
-    ("policy", "device", "warns"),
-    [("mixed_bfloat16", "cpu:0", True), ("mixed_bfloat16", "gpu:0", False), ("float32", "cpu:0", False)],
+    ("policy", "devices", "lacks", "warns"),
+    [
+        ("mixed_bfloat16", ["cpu:0"], True, True),
+        ("mixed_bfloat16", ["cpu:0"], False, False),
+        ("mixed_bfloat16", ["cpu:0", "gpu:0"], True, False),
+        ("float32", ["cpu:0"], True, False),
+    ],
 )
-def test_precision_that_the_processor_lacks_is_named(tmp_path, digits, monkeypatch, caplog, policy, device, warns):
-    monkeypatch.setattr(training, "lacks_bfloat16", lambda: True)
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
+def test_precision_that_the_processor_lacks_is_named(tmp_path, digits, monkeypatch, caplog, policy, devices, lacks, warns):
+    monkeypatch.setattr(training, "lacks_bfloat16", lambda: lacks)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
     settings = load_config("vae", training={"dtype_policy": policy, "batch_size": 100})
     with pytest.raises(ConfigError, match="batch_size"):  # more than there are images, so that nothing is trained
         train(settings, digits, tmp_path)
