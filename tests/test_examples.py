@@ -37,10 +37,10 @@ def test_vae_before_and_after_prints_what_the_readme_shows(capsys):
     shown = table((EXAMPLES.parent / "README.md").read_text(encoding="utf-8"))
     printed = table(capsys.readouterr().out)
     assert shown.shape == printed.shape == (2, 3)
-    # Other processors sum in another order. The objective, which is flat in the trade of rate for distortion, feels that
-    # least: between two processors the rate differed by 4 %, -ELBO by 0.7 %.
-    np.testing.assert_allclose(printed[:, 2], shown[:, 2], rtol=0.03)
-    np.testing.assert_allclose(printed[:, :2], shown[:, :2], rtol=0.15)
+    # Other processors sum in another order. Between two of them the rate differed by 4 %, twice which is allowed and would
+    # not let `before` pass for `after`; distortion and -ELBO differed by less than 1 %.
+    np.testing.assert_allclose(printed[:, 0], shown[:, 0], rtol=0.08)
+    np.testing.assert_allclose(printed[:, 1:], shown[:, 1:], rtol=0.03)
 
 
 def test_supervised_bottleneck():
