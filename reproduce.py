@@ -354,7 +354,7 @@ def report(options: argparse.Namespace) -> list:
     tables = [
         main_table,
         reports.curve_table(curves),
-        reports.noise_table(analyses),
+        reports.noise_table(comparison.read_noises(results)),
         reports.replacement_table(rows),
         reports.released_table(rows),
         reports.ranking_table(rows),

@@ -12,8 +12,8 @@ from scipy import stats
 from echo_tf.analysis import Analysis
 from echo_tf.config import DATASETS, available_methods, config_from_dict, flatten, load_config
 from echo_tf.errors import ResultError
-from echo_tf.experiments import analysis_path, cell_of, damages, differences, load_analysis, result_path
-from echo_tf.files import write_atomically
+from echo_tf.experiments import analysis_path, cell_of, damages, differences, load_analysis, noise_path, result_path
+from echo_tf.files import checksum, write_atomically
 from echo_tf.paper import paper_table
 from echo_tf.statistics import standard_error
 from echo_tf.training import METRICS
@@ -143,8 +143,34 @@ def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:
     return found
 
 
+def read_noises(results: list[dict]) -> list[tuple[dict, dict]]:
+    """Results of the Echo models that were analysed on the same images, with what their `noise.json` holds.
+
+    Raises:
+        ResultError: such a file is damaged.
+    """
+    found = []
+    for result in results:
+        path = noise_path(Path(result["folder"]), result["split"])
+        if path.exists():
+            found.append((result, _read_noise(path)))
+    return found
+
+
+def _read_noise(path: Path) -> dict:
+    try:
+        noise = json.loads(path.read_text(encoding="utf-8"))
+        if noise["checksum"] != checksum(noise):
+            raise ValueError("its checksum is not that of its contents")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultError(f"{path} is damaged ({error!r}). Run --experiment analysis again, which makes it anew.") from None
+    return noise
+
+
 def copy_results(results: list[dict], folder: Path) -> None:
-    """Copy results and metrics of every epoch, what tables and curves are made from, to `folder`, which is an `--out` then.
+    """Copy what tables and curves are made from to `folder`, which is an `--out` then.
+
+    That is results, metrics of every epoch, and the total correlation of the noise of analysed models.
 
     Results that lie there already stay; a warning counts those that are not among `results`.
 
@@ -161,7 +187,7 @@ def copy_results(results: list[dict], folder: Path) -> None:
         if target.parent.resolve() == source.resolve():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (source / target.name, source / METRICS):
+        for path in (source / target.name, source / METRICS, noise_path(source, result["split"])):
             if path.exists():
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
     others = {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys()

@@ -151,6 +151,11 @@ def analysis_path(folder: Path, split: str) -> Path:
     return folder / f"analysis{_suffix(split)}.npz"
 
 
+def noise_path(folder: Path, split: str) -> Path:
+    """File with the total correlation of the noise of an analysed Echo model: text, which goes where the result goes."""
+    return folder / f"noise{_suffix(split)}.json"
+
+
 def _suffix(split: str) -> str:
     return "" if split == "test" else f"_{split}"
 
@@ -331,6 +336,8 @@ def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
 def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> Analysis:
     """Analyse the trained model of a cell, unless that is on disk already, undamaged.
 
+    Writes the analysis, and for Echo what it says of the noise as text besides (`noise_path`).
+
     Args:
         cell: A cell that `run_cell` has finished.
         dataset: Its data set, before any holdout.
@@ -346,16 +353,21 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
     folder = cell.folder(out)
     path = analysis_path(folder, split)
     if path.exists() and not zip_damage(path):
-        return load_analysis(path)
-    check_analysable(cell, dataset, split)
-    images = (dataset.holdout(cell.holdout) if cell.holdout else dataset).images(split)
-    model = load_model(folder)
-    with locked(folder):
-        if path.exists() and (damage := zip_damage(path)):
-            set_aside(path, damage)
-        analysis = analyse(model, images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
-        with replacing(path) as temporary:
-            analysis.save(temporary)
+        analysis = load_analysis(path)
+    else:
+        check_analysable(cell, dataset, split)
+        images = (dataset.holdout(cell.holdout) if cell.holdout else dataset).images(split)
+        model = load_model(folder)
+        with locked(folder):
+            if path.exists() and (damage := zip_damage(path)):
+                set_aside(path, damage)
+            analysis = analyse(model, images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
+            with replacing(path) as temporary:
+                analysis.save(temporary)
+    if len(analysis.total_correlation_nats):
+        mean, se = (float(number) for number in analysis.total_correlation_nats)
+        noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}
+        write_atomically(noise_path(folder, split), json.dumps({**noise, "checksum": checksum(noise)}, indent=2))
     return analysis
 
 

@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from echo_tf.analysis import Analysis
 from echo_tf.comparison import (
     PAPER_EPOCHS,
     QUANTITIES,
@@ -258,14 +257,12 @@ def _difference(row: Row, other: Row) -> tuple[float, float]:
     return difference, math.hypot(row.se["neg_elbo_nats"], other.se["neg_elbo_nats"])
 
 
-def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
+def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, beside the paper's at beta = 1; `None` if there is none."""
     lines, records = [], []
-    for result, analysis in analyses:
-        if not len(analysis.total_correlation_nats):
-            continue
+    for result, noise in noises:
         config = result["config"]
-        value, se = (float(number) for number in analysis.total_correlation_nats)
+        value, se = noise["total_correlation_nats"]["mean"], noise["total_correlation_nats"]["se"]
         at_one = config["beta"] == 1 and not target_name(config)
         paper = published()["noise_total_correlation"].get(result["dataset"]) if at_one else None
         lines.append(
@@ -291,7 +288,7 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
                 "seed": config["seed"],
                 "total_correlation_nats": value,
                 "standard_error": se,
-                "draws": int(analysis.noise_draws),
+                "draws": noise["draws"],
                 "paper_nats": paper,
             }
         )
@@ -302,7 +299,7 @@ def noise_table(analyses: list[tuple[dict, Analysis]]) -> Table | None:
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs.",
     ]
-    if any(result["source"] == "reconstruction" for result, _ in analyses):
+    if any(result["source"] == "reconstruction" for result, _ in noises):
         notes.append(RECONSTRUCTION)
     return Table("noise_total_correlation", "Total correlation of Echo noise", header, lines, notes, records)
 

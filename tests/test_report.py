@@ -7,10 +7,22 @@ import pytest
 
 from echo_tf import plots
 from echo_tf.analysis import Analysis
-from echo_tf.comparison import AGREES, DIFFERS, NOT_COMPARABLE, compare, copy_results, curves, rankings, read_results
+from echo_tf.comparison import (
+    AGREES,
+    DIFFERS,
+    NOT_COMPARABLE,
+    compare,
+    copy_results,
+    curves,
+    rankings,
+    read_noises,
+    read_results,
+)
 from echo_tf.config import available_methods, load_config
 from echo_tf.errors import ResultError
+from echo_tf.experiments import Cell, analyse_cell
 from echo_tf.figures import METHODS, method_look
+from echo_tf.files import checksum
 from echo_tf.paper import paper_table
 from echo_tf.plots import plot_training
 from echo_tf.report import (
@@ -291,20 +303,46 @@ def test_departures_stand_beside_the_method_as_described():
     assert released_table(compare(results[:2])) is None
 
 
-def analysed(correlation):
-    zero = np.zeros(1)
-    return Analysis(zero, zero, zero, zero, zero, zero, zero, zero, np.array(correlation), np.array(20_000))
+NOISE = {"total_correlation_nats": {"mean": 8.0, "se": 0.1}, "draws": 20_000}
 
 
 def test_total_correlation_beside_the_paper():
-    pairs = [(result(), analysed([8.0, 0.1])), (result(beta=2.0), analysed([5.0, 0.1])), (result("vae"), analysed([]))]
-    table = noise_table(pairs)
+    table = noise_table([(result(), NOISE), (result(beta=2.0), NOISE)])
     assert [record["paper_nats"] for record in table.records] == [7.3, None]
-    assert "+0.70" in table.text()
-    (record,) = noise_table([(result(constraint={"quantity": "rate", "target_nats": 20}), analysed([8.0, 0.1]))]).records
+    assert "8.00 ± 0.10" in table.text() and "+0.70" in table.text()
+    (record,) = noise_table([(result(constraint={"quantity": "rate", "target_nats": 20}), NOISE)]).records
     assert record["paper_nats"] is None
-    assert "(valid.)" in noise_table([(result(split="validation"), analysed([8.0, 0.1]))]).text()
-    assert noise_table(pairs[2:]) is None
+    assert "(valid.)" in noise_table([(result(split="validation"), NOISE)]).text()
+    assert noise_table([]) is None
+
+
+@pytest.mark.parametrize(("correlation", "written"), [([8.0, 0.1], True), ([], False)])
+def test_total_correlation_is_written_beside_the_analysis(tmp_path, correlation, written):
+    cell = Cell("digits", load_config("echo"))
+    folder = cell.folder(tmp_path)
+    folder.mkdir(parents=True)
+    zeros = dict.fromkeys((field.name for field in dataclasses.fields(Analysis)), np.zeros(1))
+    zeros |= {"total_correlation_nats": np.array(correlation), "noise_draws": np.array(20_000)}
+    Analysis(**zeros).save(folder / "analysis.npz")
+    analyse_cell(cell, None, tmp_path)
+    found = read_noises([{"folder": str(folder), "split": "test"}])
+    assert [noise | {"checksum": None} for _, noise in found] == ([NOISE | {"checksum": None}] if written else [])
+
+
+def test_total_correlation_is_published_with_its_model(tmp_path):
+    folder = tmp_path / "runs" / "binary_mnist" / "echo" / "cell"
+    for split, name in (("test", "result"), ("validation", "result_validation")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(result(split=split)))
+    noise = NOISE | {"checksum": checksum(NOISE)}
+    (folder / "noise.json").write_text(json.dumps(noise))
+    copy_results(read_results(tmp_path / "runs"), tmp_path / "published")
+    ((found, value),) = read_noises(read_results(tmp_path / "published"))
+    assert (found["split"], value) == ("test", noise)
+    for damaged in (json.dumps(noise).replace("8.0", "9.0"), json.dumps(NOISE), "[]", "{"):
+        (folder / "noise.json").write_text(damaged)
+        with pytest.raises(ResultError, match=r"noise\.json is damaged .* Run --experiment analysis again"):
+            read_noises(read_results(tmp_path / "runs"))
 
 
 def test_progress_of_the_cells():
@@ -415,12 +453,13 @@ def test_every_method_has_a_look_of_its_own():
 @pytest.mark.parametrize("cells", sorted((ROOT / "results").glob("*/cells")), ids=lambda path: path.parent.name)
 class TestResultsOnFile:
     def test_make_the_tables_on_file(self, cells, tmp_path):
-        rows = compare(read_results(cells))
+        results = read_results(cells)
+        rows = compare(results)
         made = (comparison_table, ranking_table, progress_table, replacement_table, released_table)
-        for table in filter(None, (*(make(rows) for make in made), curve_table(curves(rows)))):
+        tables = (*(make(rows) for make in made), curve_table(curves(rows)), noise_table(read_noises(results)))
+        for table in filter(None, tables):
             table.write(tmp_path)
-        kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")}
-        kept -= {"README.md", "noise_total_correlation.md", "noise_total_correlation.csv"}  # made from the models themselves
+        kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")} - {"README.md"}
         assert {"comparison.md", "comparison.csv"} <= kept
         assert {Path(name).stem + suffix for name in kept for suffix in (".md", ".csv")} == kept
         for name in kept:
@@ -476,7 +515,7 @@ def test_the_reconstruction_is_named_beside_every_number_of_it():
     made = (
         comparison_table(rows),
         curve_table(curves(rows)),
-        noise_table([(results[0], analysed([8.0, 0.1]))]),
+        noise_table([(results[0], NOISE)]),
         replacement_table(rows),
         released_table(rows),
         ranking_table(rows),
