@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -135,12 +136,7 @@ def _read_result(path: Path) -> dict:
 
 def read_analyses(results: list[dict]) -> list[tuple[dict, Analysis]]:
     """Results whose models were analysed on the same images, with the analyses. Raises `CellError` for a damaged file."""
-    found = []
-    for result in results:
-        path = analysis_path(Path(result["folder"]), result["split"])
-        if path.exists():
-            found.append((result, load_analysis(path)))
-    return found
+    return _read_beside(results, analysis_path, load_analysis)
 
 
 def read_noises(results: list[dict]) -> list[tuple[dict, dict]]:
@@ -149,12 +145,13 @@ def read_noises(results: list[dict]) -> list[tuple[dict, dict]]:
     Raises:
         ResultError: such a file is damaged.
     """
-    found = []
-    for result in results:
-        path = noise_path(Path(result["folder"]), result["split"])
-        if path.exists():
-            found.append((result, _read_noise(path)))
-    return found
+    return _read_beside(results, noise_path, _read_noise)
+
+
+def _read_beside(results: list[dict], path_of: Callable[[Path, str], Path], read: Callable) -> list[tuple]:
+    """The results beside which such a file lies, with what is read from it."""
+    paths = [path_of(Path(result["folder"]), result["split"]) for result in results]
+    return [(result, read(path)) for result, path in zip(results, paths, strict=True) if path.exists()]
 
 
 def _read_noise(path: Path) -> dict:

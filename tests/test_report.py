@@ -331,17 +331,16 @@ def test_total_correlation_is_written_beside_the_analysis(tmp_path, correlation,
 
 def test_total_correlation_is_published_with_its_model(tmp_path):
     folder = tmp_path / "runs" / "binary_mnist" / "echo" / "cell"
-    for split, name in (("test", "result"), ("validation", "result_validation")):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(result(split=split)))
+    write_result(folder, result())
+    (folder / "result_validation.json").write_text(json.dumps(result(split="validation")))
     noise = NOISE | {"checksum": checksum(NOISE)}
-    (folder / "noise.json").write_text(json.dumps(noise))
+    (folder / "noise_validation.json").write_text(json.dumps(noise))
     copy_results(read_results(tmp_path / "runs"), tmp_path / "published")
     ((found, value),) = read_noises(read_results(tmp_path / "published"))
-    assert (found["split"], value) == ("test", noise)
+    assert (found["split"], value) == ("validation", noise)
     for damaged in (json.dumps(noise).replace("8.0", "9.0"), json.dumps(NOISE), "[]", "{"):
-        (folder / "noise.json").write_text(damaged)
-        with pytest.raises(ResultError, match=r"noise\.json is damaged .* Run --experiment analysis again"):
+        (folder / "noise_validation.json").write_text(damaged)
+        with pytest.raises(ResultError, match=r"noise_validation\.json is damaged .* Run --experiment analysis again"):
             read_noises(read_results(tmp_path / "runs"))
 
 
