@@ -262,18 +262,20 @@ def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[dict | 
     else:
         executor = LocalProcesses()
     epochs = {task.folder: task.cell["config"]["training"]["epochs"] for task in tasks}
-    with tqdm(total=sum(epochs.values()), unit="epoch", leave=False) as bar:
-        ended = []
+    done = {task.folder: len(read_metrics(task.folder)) for task in tasks}
+    # Epochs end seldom and then several at once: the speed is the mean since the start.
+    with _bar(total=sum(epochs.values()), initial=sum(done.values()), unit="epoch", smoothing=0) as bar:
 
         def watch(running):
-            done = {task.folder: len(read_metrics(task.folder)) for task in running}
-            bar.n = sum(epochs[task.folder] for task in ended) + sum(done.values())
-            bar.set_postfix_str(", ".join(f"{_short_name(task)} {done[task.folder]}/{epochs[task.folder]}" for task in running))
+            done.update({task.folder: len(read_metrics(task.folder)) for task in running})
+            names = (f"{_short_name(task)} {done[task.folder]}/{epochs[task.folder]}" for task in running)
+            bar.set_postfix_str(", ".join(names), refresh=False)
+            bar.update(sum(done.values()) - bar.n)
 
-        for task, outcome in run_all(tasks, executor, options.jobs or len(tasks), watch):
-            ended.append(task)
+        for number, (task, outcome) in enumerate(run_all(tasks, executor, options.jobs or len(tasks), watch), 1):
+            done[task.folder] = epochs[task.folder]
             with tqdm.external_write_mode():
-                print(f"[{len(ended)}/{len(tasks)}] {task.folder}")
+                print(f"[{number}/{len(tasks)}] {task.folder}")
                 yield outcome
 
 
@@ -282,13 +284,19 @@ def _short_name(task) -> str:
     return f"{config['method']} beta={config['beta']:g} seed={config['seed']}"
 
 
+def _bar(**options):
+    """Progress bar with the remaining time; drawn every second on a terminal, and every minute in a file."""
+    from tqdm import tqdm
+
+    return tqdm(mininterval=1.0 if sys.stderr.isatty() else 60.0, miniters=0, leave=False, **options)
+
+
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
 
 
 def _progress(stack: contextlib.ExitStack):
     """Callback with a progress bar for one training; `stack` clears it, however the training ends."""
     import keras
-    from tqdm import tqdm
 
     class Progress(keras.callbacks.Callback):
         """One bar with the remaining time over all epochs of a cell; it leaves the metrics on the device."""
@@ -299,7 +307,7 @@ def _progress(stack: contextlib.ExitStack):
             steps = self.params["steps"]
             finished = int(self.model.optimizer.iterations.numpy()) if self.model.optimizer.built else 0
             total = steps * self.params["epochs"]
-            self.bar = stack.enter_context(tqdm(total=total, initial=finished, unit="step", mininterval=1.0, leave=False))
+            self.bar = stack.enter_context(_bar(total=total, initial=finished, unit="step"))
 
         def on_train_batch_begin(self, batch, logs=None):
             if _signals:
@@ -309,7 +317,8 @@ def _progress(stack: contextlib.ExitStack):
             self.bar.update()
 
         def on_epoch_end(self, epoch, logs=None):
-            self.bar.set_postfix(epoch=epoch + 1, rate=f"{logs['rate']:.1f}", distortion=f"{logs['distortion']:.1f}")
+            values = {"epoch": epoch + 1, "rate": f"{logs['rate']:.1f}", "distortion": f"{logs['distortion']:.1f}"}
+            self.bar.set_postfix(values, refresh=False)
 
         def on_train_end(self, logs=None):
             self.bar.close()

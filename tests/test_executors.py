@@ -1,3 +1,4 @@
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from echo_tf.config import load_config
 from echo_tf.errors import CellError, ConfigError, TrainingError
 from echo_tf.executors import LocalProcesses, RayCluster, Task, run_all
 from echo_tf.experiments import plan
-from echo_tf.training import CHECKPOINT
+from echo_tf.training import CHECKPOINT, METRICS
 
 
 class InThreads:
@@ -127,6 +128,39 @@ def leave_ray():
     ray = sys.modules.get("ray")
     if ray is not None:
         ray.shutdown()
+
+
+@pytest.mark.parametrize(("terminal", "seconds"), [(True, 1.0), (False, 60.0)])
+def test_the_bar_is_drawn_seldom_in_a_log_file(reproduce, monkeypatch, terminal, seconds):
+    log = io.StringIO()
+    log.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", log)
+    with reproduce._bar(total=1000) as bar:
+        for _ in range(999):
+            bar.update()
+    assert bar.mininterval == seconds and log.getvalue().count("/1000 [") == 1
+
+
+def test_the_bar_of_many_models_counts_the_epochs_of_all(reproduce, tmp_path, monkeypatch, capsys):
+    (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
+    tasks = [Task(cell.to_dict(), tmp_path / name, tmp_path) for name in "ab"]
+    tasks[0].folder.mkdir()
+    (tasks[0].folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
+
+    def run_and_watch(tasks, executor, at_once, watch):
+        for _ in range(100):
+            watch(tasks)
+        yield tasks[0], {}
+        tasks[1].folder.mkdir()
+        (tasks[1].folder / METRICS).write_text('{"epoch": 1}\n')
+        watch(tasks[1:])
+        yield tasks[1], {}
+
+    monkeypatch.setattr(executors, "run_all", run_and_watch)
+    assert len(list(reproduce._run_elsewhere(reproduce.parse_arguments(["--jobs", "2"]), tasks))) == 2
+    bars = [line for line in capsys.readouterr().err.split("\r") if "/8 [" in line]
+    assert len(bars) < 10
+    assert "3/8 [" in bars[0] and "5/8 [" in bars[-1] and "vae beta=1 seed=0 1/4" in bars[-1]
 
 
 @pytest.mark.parametrize("options", EXECUTORS)
