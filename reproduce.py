@@ -271,6 +271,7 @@ def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[dict | 
             names = (f"{_short_name(task)} {done[task.folder]}/{epochs[task.folder]}" for task in running)
             bar.set_postfix_str(", ".join(names), refresh=False)
             bar.update(sum(done.values()) - bar.n)
+            bar.initial = min(bar.initial, bar.n)  # a model that starts anew has fewer epochs than before
 
         for number, (task, outcome) in enumerate(run_all(tasks, executor, options.jobs or len(tasks), watch), 1):
             done[task.folder] = epochs[task.folder]

@@ -130,28 +130,34 @@ def leave_ray():
         ray.shutdown()
 
 
-@pytest.mark.parametrize(("terminal", "seconds"), [(True, 1.0), (False, 60.0)])
+@pytest.mark.parametrize(("terminal", "seconds"), [(True, 1), (False, 60)])
 def test_the_bar_is_drawn_seldom_in_a_log_file(reproduce, monkeypatch, terminal, seconds):
-    log = io.StringIO()
+    log, now = io.StringIO(), [0.0]
     log.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     with reproduce._bar(total=1000) as bar:
-        for _ in range(999):
-            bar.update()
-    assert bar.mininterval == seconds and log.getvalue().count("/1000 [") == 1
+        for half_second in range(240):
+            now[0] += 0.5
+            bar.update(int(half_second % 60 == 0))  # its clock goes on while no step ends
+    assert log.getvalue().count("/1000 [") == 1 + 120 // seconds
 
 
 def test_the_bar_of_many_models_counts_the_epochs_of_all(reproduce, tmp_path, monkeypatch, capsys):
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
     tasks = [Task(cell.to_dict(), tmp_path / name, tmp_path) for name in "ab"]
-    tasks[0].folder.mkdir()
-    (tasks[0].folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
+    for task in tasks:
+        task.folder.mkdir()
+        (task.folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
     def run_and_watch(tasks, executor, at_once, watch):
-        for _ in range(100):
+        (tasks[1].folder / METRICS).write_text("")  # it starts anew
+        for _ in range(50):
+            now[0] += 1.0
             watch(tasks)
         yield tasks[0], {}
-        tasks[1].folder.mkdir()
         (tasks[1].folder / METRICS).write_text('{"epoch": 1}\n')
         watch(tasks[1:])
         yield tasks[1], {}
@@ -159,8 +165,9 @@ def test_the_bar_of_many_models_counts_the_epochs_of_all(reproduce, tmp_path, mo
     monkeypatch.setattr(executors, "run_all", run_and_watch)
     assert len(list(reproduce._run_elsewhere(reproduce.parse_arguments(["--jobs", "2"]), tasks))) == 2
     bars = [line for line in capsys.readouterr().err.split("\r") if "/8 [" in line]
-    assert len(bars) < 10
-    assert "3/8 [" in bars[0] and "5/8 [" in bars[-1] and "vae beta=1 seed=0 1/4" in bars[-1]
+    assert len(bars) == 3  # at the start and after each model
+    assert "6/8 [" in bars[0] and "3/8 [" in bars[1] and "5/8 [" in bars[2] and "vae beta=1 seed=0 1/4" in bars[2]
+    assert "<-" not in bars[1]  # no time is left that is negative
 
 
 @pytest.mark.parametrize("options", EXECUTORS)
