@@ -5,10 +5,11 @@ from pathlib import Path
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255")
 MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
 
-# One colour and marker a method in every figure; the paper's nine, then ours.
+# One colour and marker a method in every figure; the paper's nine, each in a colour of its own, then ours, in the same colours
+# again and so ordered that none has the colour of the method that it departs from.
 METHODS = (
     "echo",
     "vae",
@@ -19,15 +20,15 @@ METHODS = (
     "iaf_mmd",
     "iaf_vamp",
     "iaf_maf",
+    "vae_shared_noise",
     "echo_mmd",
     "echo_replace",
+    "vae_released_schedule",
+    "vae_conv_5x5",
     "echo_pool",
     "echo_large_batch",
     "echo_literal",
     "echo_reservoir",
-    "vae_shared_noise",
-    "vae_released_schedule",
-    "vae_conv_5x5",
 )
 
 
