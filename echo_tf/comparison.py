@@ -167,7 +167,8 @@ def _read_noise(path: Path) -> dict:
 def copy_results(results: list[dict], folder: Path) -> None:
     """Copy what tables and curves are made from to `folder`, which is an `--out` then.
 
-    That is results, metrics of every epoch, and the total correlation of the noise of analysed models.
+    That is results, metrics of every epoch, and the total correlation of the noise of analysed models. That of a model whose
+    result is replaced goes with it.
 
     Results that lie there already stay; a warning counts those that are not among `results`.
 
@@ -184,7 +185,10 @@ def copy_results(results: list[dict], folder: Path) -> None:
         if target.parent.resolve() == source.resolve():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (source / target.name, source / METRICS, noise_path(source, result["split"])):
+        noise = noise_path(source, result["split"])
+        if target.exists() and target.read_bytes() != (source / target.name).read_bytes() and not noise.exists():
+            noise_path(target.parent, result["split"]).unlink(missing_ok=True)  # of a model that was trained before
+        for path in (source / target.name, source / METRICS, noise):
             if path.exists():
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
     others = {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys()

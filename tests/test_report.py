@@ -338,6 +338,12 @@ def test_total_correlation_is_published_with_its_model(tmp_path):
     copy_results(read_results(tmp_path / "runs"), tmp_path / "published")
     ((found, value),) = read_noises(read_results(tmp_path / "published"))
     assert (found["split"], value) == ("validation", noise)
+    for name, neg_elbo, stays in (("same", 90.0, 1), ("trained_again", 91.0, 0)):  # neither was analysed
+        again = tmp_path / name / "binary_mnist" / "echo" / "cell"
+        again.mkdir(parents=True)
+        (again / "result_validation.json").write_text(json.dumps(result(neg_elbo=neg_elbo, split="validation")))
+        copy_results(read_results(tmp_path / name), tmp_path / "published")
+        assert len(read_noises(read_results(tmp_path / "published"))) == stays
     for damaged in (json.dumps(noise).replace("8.0", "9.0"), json.dumps(NOISE), "[]", "{"):
         (folder / "noise_validation.json").write_text(damaged)
         with pytest.raises(ResultError, match=r"noise_validation\.json is damaged .* Run --experiment analysis again"):
@@ -447,6 +453,10 @@ def test_every_method_has_a_look_of_its_own():
     assert set(METHODS) == set(available_methods())
     looks = [tuple(method_look(method).values()) for method in (*METHODS, "another")]
     assert len(set(looks)) == len(looks)
+    colours = {method: method_look(method)["color"] for method in METHODS}
+    assert len({colours[method] for method in paper_table()["binary_mnist"]}) == 9
+    variants = [(name, of) for name in METHODS for of in ("echo", "vae", "iaf") if name.startswith(f"{of}_")]
+    assert not [name for name, of in variants if colours[name] == colours[of]]
 
 
 @pytest.mark.parametrize("cells", sorted((ROOT / "results").glob("*/cells")), ids=lambda path: path.parent.name)
