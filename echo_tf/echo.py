@@ -10,6 +10,7 @@ The sum is cut after `d_max` terms; `max_scale` bounds every `s_j` so that what 
 Everything is in nats and per example: examples lie along axis 0, dimensions along the last axis.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -21,11 +22,17 @@ from echo_tf.distribution import SeedGenerator, replica_count
 from echo_tf.names import ECHO_SOURCES, PARAMETRISATIONS, SAMPLERS
 from echo_tf.truncation import check_d_max, max_scale
 
+logger = logging.getLogger(__name__)
+
 Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
 # Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
+
+# Examples that moments in training are made of at least: those of two or three may have next to no variance. With many more,
+# those of earlier batches, which lag behind the heads, make training unstable.
+FEWEST_FOR_MOMENTS = 8
 
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
 VARIANCE_EPSILON = 1e-6
@@ -165,8 +172,8 @@ def echo_noise(
 
     Raises:
         ValueError: shapes that differ; `d_max` is not an integer >= 1; `d_max > batch - 1` without replacement (checked only
-            if the batch size is static: `EchoLayer` checks at run time too); `d_max=None` with replacement or with a batch
-            size that is not static; unknown `sampler`.
+            if the batch size is static; `EchoLayer` has no such limit); `d_max=None` with replacement or with a batch size
+            that is not static; unknown `sampler`.
 
     Source: paper, equations 2 and 3 and section 2.2. Differs from the released code, which draws its permutations once
         when the graph is built, centres `f` over the batch in some versions, and needs `d_max == batch`.
@@ -281,7 +288,8 @@ class EchoLayer(keras.layers.Layer):
     the right law if it spans all classes; gradients do not flow through them then.
 
     In a training batch of at most `d_max` examples the echoes of each are all others, then examples of earlier batches, from
-    the reservoir, without gradient: all differ, and only the lag of the reservoir stands between the noise and the law of `z`.
+    the reservoir, without gradient: all differ (unless there are fewer training examples than the reservoir has places), and
+    only the lag of the reservoir stands between the noise and the law of `z`.
     In the first training step, and before it, there are no earlier ones, and the noise ends with the batch; the pairs of that
     step then fill the reservoir, repeated, until `reservoir_size` others have come.
 
@@ -536,12 +544,12 @@ class EchoLayer(keras.layers.Layer):
 
     def _is_filled(self) -> bool | None:
         """Whether the reservoir is filled; `None` where a traced graph, which may outlive the answer, cannot know."""
-        if self._known_filled or not self.built:
-            return self._known_filled
-        try:
+        if not self.built:
+            return False
+        try:  # anew each time: weights may have been set since
             self._known_filled = bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
         except (NotImplementedError, TypeError):  # TensorFlow and JAX, while they trace
-            return None
+            return self._known_filled or None
         return self._known_filled
 
     def load_own_variables(self, store):
@@ -583,11 +591,14 @@ class EchoDense(keras.layers.Layer):
     constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, as functions of the parameters
     (`echo_moments` of the batch), there is nothing to gain. The map is affine, so channel, noise and rate are exact whatever
     it is; but made from the training batch it lets its examples depend on each other. At inference the moments are constants.
+    A training batch of fewer than `FEWEST_FOR_MOMENTS` is made up to as many by the latest earlier examples, without gradient,
+    so that an odd last batch of a single one, whose variance is 0, does no harm.
 
     Why the pull: nothing is left to hold `E f` then. It drifts into saturation too, only slowly, and dimensions off the centre
     multiply the sampling error of the batch moments. So the gradient of `CENTRING * sum_j (E f_j)^2` is added to that of
-    `f`, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so slightly. In a
-    loss that is not in nats per example the pull weighs more or less.)
+    `f` in training, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so
+    slightly. In a loss that is not in nats per example the pull weighs more or less. Under the policy `mixed_float16` Keras
+    scales the loss up and the gradients down again, by 32,768 or more, which leaves nothing of the pull; a warning says so.)
 
     Why renormalised late: moments of 100 examples jitter, which costs distortion as channel noise does. After `renormalise`
     the moments in training are those of the reservoir, while the gradient is still that of the batch moments (batch
@@ -621,7 +632,8 @@ class EchoDense(keras.layers.Layer):
         `z` of shape `(batch, ..., units)`; rate in nats per example, shape `(batch,)`. Both float32.
 
     Raises:
-        ValueError: invalid arguments; a batch of one example in training, or before training.
+        ValueError: invalid arguments; `pool` with `"centred"`; a batch of one example in training, or before it, where that
+            size is known in advance. (Where it is not, as in `fit`, it does harm only as the first batch of all.)
 
     Source: paper, section 2 and appendix (heads). Differs: the standardisation is ours (the paper's parametrisation
         collapses; the code of its submission centred `f` over the batch), as is the reservoir.
@@ -659,6 +671,12 @@ class EchoDense(keras.layers.Layer):
         self.rate_weight = rate_weight
         self.parametrisation = parametrisation
         self.mean_scale = mean_scale
+        if parametrisation == "standardised" and keras.config.dtype_policy().name == "mixed_float16":
+            logger.warning(
+                "%s: the policy mixed_float16 scales the loss and with it all gradients, but not the pull of the means to the "
+                "centre, which is lost thereby: they may drift until they saturate. Use mixed_bfloat16.",
+                self.name,
+            )
         self.echo = EchoLayer(
             d_max=d_max,
             sampler=sampler,
@@ -691,9 +709,11 @@ class EchoDense(keras.layers.Layer):
 
     def call(self, inputs, return_rate=False, training=None, pool=None):
         mean, log_scale = self.statistics(inputs)
-        if self.parametrisation == "standardised":
+        if self.parametrisation == "standardised" and training:
             mean = _pull_to_centre(mean)
         elif self.parametrisation == "centred":
+            if pool is not None:
+                raise ValueError('Expected no `pool` with parametrisation="centred", which centres by the batch alone.')
             mean = mean - ops.mean(mean, axis=0)
         echoes = population = (mean, log_scale)  # pairs that noise and moments are made of
         if pool is not None:
@@ -703,6 +723,7 @@ class EchoDense(keras.layers.Layer):
         if training:
             self.echo.store(*population)
             self._set_moments(self.echo.reservoir_mean, self.echo.reservoir_log_scale)
+            population = self._with_earlier(*population)
         if self.parametrisation == "standardised":
             z = self._standardised(z, *population, training)
         rate = self.echo.rate(log_scale)
@@ -724,7 +745,23 @@ class EchoDense(keras.layers.Layer):
             pairs = zip((mean, log_scale), others, strict=True)
             return tuple(ops.concatenate([_scale_gradient(own, factor), other]) for own, other in pairs)
 
-        return joined((total - 1) / (batch - 1)), joined(total / batch)
+        return joined((total - 1) / ops.maximum(batch - 1, 1)), joined(total / batch)
+
+    def _with_earlier(self, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs for the moments in training: if there are too few, the latest earlier ones behind them.
+
+        The given ones have been stored already, so that earlier ones lie behind them in the reservoir; in the first step they
+        are repetitions. As in `_with_pool` the gradient through the given ones stands for that through all.
+        """
+        given, wanted = ops.shape(mean)[0], min(FEWEST_FOR_MOMENTS, self.echo.reservoir_mean.shape[0])
+        if mean.shape[0] is not None and given >= wanted:
+            return mean, log_scale
+        factor = ops.maximum(wanted / given, 1)
+        pairs = zip((mean, log_scale), (self.echo.reservoir_mean, self.echo.reservoir_log_scale), strict=True)
+        return tuple(
+            ops.concatenate([_scale_gradient(values, factor), ops.convert_to_tensor(reservoir)[given:wanted]])
+            for values, reservoir in pairs
+        )
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal law of the output: those of `EchoLayer.sample_marginal`, standardised like `z`.

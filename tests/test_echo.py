@@ -727,6 +727,68 @@ class TestEchoDense:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
         assert np.any(np.asarray(gradients[0]) != 0.0) == (weight > 0)
 
+    def test_nothing_is_pulled_at_inference(self):
+        import tensorflow as tf
+
+        layer, features = self.trained()
+        layer.mean_head.bias.assign(np.ones(layer.units))
+        features = tf.constant(features)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            loss = 0.0 * tf.reduce_sum(layer(features))
+        np.testing.assert_array_equal(tape.gradient(loss, features), 0.0)
+
+    def test_pull_is_said_to_be_lost_in_float16(self, caplog):
+        before = keras.config.dtype_policy()
+        for policy, said in (("mixed_float16", True), ("mixed_bfloat16", False)):
+            caplog.clear()
+            keras.config.set_dtype_policy(policy)
+            try:
+                EchoDense(3)
+            finally:
+                keras.config.set_dtype_policy(before)
+            assert ("the pull of the means to the centre, which is lost" in caplog.text) == said
+
+    def test_earlier_examples_complete_the_moments_of_a_short_batch(self):
+        import tensorflow as tf
+
+        layer, features = self.trained(reservoir_size=40)
+        short = tf.constant(np.random.default_rng(1).normal(size=(3, 8)).astype("float32"))
+        layer(short, training=True)
+        with tf.GradientTape() as tape:
+            pairs = layer.statistics(short)
+            tape.watch(pairs)
+            population = layer._with_earlier(*pairs)
+            means = [tf.reduce_mean(values) for values in population]
+        expected = layer.statistics(np.concatenate([short, features[:5]]))  # eight in all
+        for values, all_values in zip(population, expected, strict=True):
+            np.testing.assert_allclose(values, all_values, rtol=1e-5, atol=1e-6)
+        for gradient in tape.gradient(means, pairs):  # that of the mean of the three
+            np.testing.assert_allclose(gradient, 1.0 / gradient.shape.num_elements(), rtol=1e-5)
+        layer.seed_generator.state.assign([0, 0])
+        raw = layer.echo.transmit(*pairs, layer.echo.noise(*pairs, training=True))
+        layer.seed_generator.state.assign([0, 0])
+        completed = np.concatenate([short, short, features[:2]])  # the step before had the same examples
+        np.testing.assert_allclose(
+            layer(short, training=True), self.standardised_by(layer, completed, raw), rtol=1e-4, atol=1e-5
+        )
+
+    @pytest.mark.parametrize("renormalised", [False, True])
+    def test_a_last_batch_of_one_example_does_no_harm(self, renormalised):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8,))
+        layer = EchoDense(3, d_max=19, rate_weight=None, seed=0)
+        model = keras.Model(inputs, layer(inputs))
+        model.compile(keras.optimizers.SGD(1e-3), loss="mse")
+        features = np.random.default_rng(0).normal(size=(401, 8)).astype("float32")
+        model.fit(features[:400], np.zeros((400, 3)), batch_size=40, verbose=0)
+        if renormalised:
+            layer.renormalise()
+        before = [np.asarray(weight) for weight in layer.trainable_weights]
+        model.fit(features, np.zeros((401, 3)), batch_size=40, shuffle=False, epochs=3, verbose=0)
+        change = max(np.abs(weight - old).max() for weight, old in zip(layer.trainable_weights, before, strict=True))
+        assert 0 < change < 0.1
+
     def test_training_with_enough_examples_ignores_the_reservoir(self):
         for batch, ignored in ((10, True), (9, False)):
             layer, features = self.trained()
@@ -817,6 +879,26 @@ class TestEchoDense:
             np.testing.assert_array_equal(before, after)
         copy.seed_generator.state.assign(original.seed_generator.state)
         np.testing.assert_array_equal(model.predict(features[:1], verbose=0), loaded.predict(features[:1], verbose=0))
+
+    def test_weights_set_after_training_decide_about_the_reservoir(self):
+        layer = EchoDense(3, d_max=9, seed=0)
+        layer.build((None, 8))
+        initial = layer.get_weights()
+        features = np.random.default_rng(0).normal(size=(20, 8)).astype("float32")
+        layer(features, training=True)
+        layer.set_weights(initial)
+        assert np.std([np.asarray(layer(features[:5])) for _ in range(20)], axis=0).min() > 0.01  # noise of the batch
+        with pytest.raises(ValueError, match="Train it first"):
+            layer.sample_marginal(3)
+
+    def test_centred_channel_takes_no_pool(self):
+        with pytest.raises(ValueError, match="Expected no `pool`"):
+            EchoDense(3, d_max=9, parametrisation="centred")(np.ones((5, 8)), training=True, pool=np.ones((6, 8)))
+
+    def test_pool_behind_a_single_example(self):
+        features = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+        layer = EchoDense(3, d_max=19, seed=0)
+        assert np.all(np.isfinite(layer(features[:1], training=True, pool=features[1:])))
 
     @pytest.mark.parametrize(
         "arguments", [{"parametrisation": "none"}, {"mean_scale": 0.0}, {"reservoir_size": 9}, {"d_max": 0}, {"sampler": "x"}]
