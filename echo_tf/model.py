@@ -111,9 +111,8 @@ class RateDistortionModel(keras.Model):
 
     def _split_pool(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Images to train on, and those behind them that only serve as echoes."""
-        batch, pool = self.config.training.batch_size, self.config.channel.pool
-        count = ops.shape(inputs)[0] * batch // (batch + pool)  # in proportion, should `fit` have other batches
-        return inputs[:count], inputs[count:]
+        batch_size = self.config.training.batch_size
+        return inputs[:batch_size], inputs[batch_size:]
 
     def log_marginal(self, draw: Draw) -> Tensor:
         """Log density of `draw.base` if `z` has the law of the marginal, `log p(z) + log |det dz/dbase|`, nats. Not for Echo.
@@ -166,8 +165,16 @@ class RateDistortionModel(keras.Model):
         They are also renewed for each validation, which leaves no trace in the training. From a generator, which cannot be
         read a second time, they stay the running ones of the last training steps; `refresh_channel` renews them. The
         pseudo-inputs of a VampPrior are set to training images before the first training, for which a generator is refused
-        (`ValueError`).
+        (`ValueError`), as are weights of examples, and with a pool an array that is not given in whole batches.
         """
+        if kwargs.get("sample_weight") is not None:
+            raise ValueError("A RateDistortionModel takes no sample_weight. Let examples occur as often as they shall weigh.")
+        whole = self.config.training.batch_size + self.config.channel.pool
+        if self.config.channel.pool and hasattr(x, "shape") and (kwargs.get("batch_size") != whole or len(x) % whole):
+            raise ValueError(
+                f"With a pool (channel.pool) a batch is batch_size + pool = {whole} images. Pass batch_size={whole} and a "
+                f"multiple of as many images. Received: {len(x)} images, batch_size={kwargs.get('batch_size')}"
+            )
         if isinstance(self.prior, VampPrior) and not ops.convert_to_numpy(self.prior.started) > 0:
             self._start_prior(x)
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
@@ -180,7 +187,7 @@ class RateDistortionModel(keras.Model):
                 "model.prior.start_from(images) before fit, or pass an array or a dataset."
             )
         # Of an array, which may be sorted, all; a dataset is taken to be shuffled.
-        images = ops.convert_to_numpy(data) if hasattr(data, "shape") else first_images(data, REFRESH_IMAGES)
+        images = ops.convert_to_numpy(data) if hasattr(data, "shape") else some_images(data, REFRESH_IMAGES)
         if self.config.prior.start == "mean":
             self.prior.start_from_mean(images, self.config.prior.start_noise)
         else:
@@ -334,16 +341,18 @@ class _RefreshChannel(keras.callbacks.Callback):
         if isinstance(self.model.channel, EchoDense) and not is_generator:
             training = self.model.config.training
             share = training.batch_size / (training.batch_size + self.model.config.channel.pool)
-            self.model.refresh_channel(first_images(self.data, REFRESH_IMAGES, share))
+            self.model.refresh_channel(some_images(self.data, REFRESH_IMAGES, share))
 
 
-def first_images(data: Any, n: int, share: float = 1.0) -> np.ndarray:
-    """The first `n` images of anything that `fit` takes but generators, or all if there are fewer.
+def some_images(data: Any, n: int, share: float = 1.0) -> np.ndarray:
+    """`n` images of anything that `fit` takes but generators, or all if there are fewer.
 
-    Of batches only the first `share` is taken: a pool behind it holds images that are those of other batches.
+    Of an array, which may be sorted, they are spread evenly; of batches, taken to be shuffled, they are the first. Of each
+    batch only the first `share` is taken: a pool behind it holds images that are those of other batches.
     """
     if hasattr(data, "shape"):
-        return ops.convert_to_numpy(data[:n])
+        data = ops.convert_to_numpy(data)
+        return data[np.linspace(0, len(data) - 1, min(n, len(data))).astype(int)]
     images, found = [], 0
     batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else iter(data)
     for batch in batches:

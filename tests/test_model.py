@@ -6,7 +6,7 @@ import tensorflow as tf
 import echo_tf
 import echo_tf.losses
 from echo_tf.echo import EchoDense
-from echo_tf.model import first_images
+from echo_tf.model import some_images
 from echo_tf.training import ImageBatches
 
 
@@ -377,6 +377,28 @@ def test_a_constraint_weighs_the_rate_by_its_damped_multiplier():
     assert float(model.beta) == pytest.approx(float(following), rel=1e-6) != pytest.approx(float(weight), rel=1e-2)
 
 
+def test_a_pool_needs_whole_batches():
+    model = echo_tf.build_model(small("echo", channel={"d_max": 14, "pool": 5}))
+    for n, options in ((30, {}), (30, {"batch_size": 10}), (31, {"batch_size": 15})):
+        with pytest.raises(ValueError, match="batch_size=15 and a multiple"):
+            model.fit(images(n), verbose=0, **options)
+    assert np.isfinite(model.fit(images(30), batch_size=15, verbose=0).history["loss"][0])
+
+
+def test_constants_are_of_images_from_all_over_an_array():
+    data = np.arange(25_000).reshape(-1, 1, 1, 1)
+    found = some_images(data, 10_000).ravel()
+    assert len(np.unique(found)) == 10_000 and (found[0], found[-1]) == (0, 24_999)
+    assert found.mean() == pytest.approx(data.mean(), rel=1e-3)
+    np.testing.assert_array_equal(some_images(data[:7], 10_000), data[:7])
+
+
+def test_weights_of_examples_are_refused():
+    model = echo_tf.build_model(small("vae"))
+    with pytest.raises(ValueError, match="takes no sample_weight"):
+        model.fit(images(20), sample_weight=np.ones(20), batch_size=10, verbose=0)
+
+
 def test_a_pool_serves_as_echoes_and_counts_once():
     model = echo_tf.build_model(small("echo", channel={"d_max": 14, "pool": 5}))
     x = images(15)
@@ -384,5 +406,5 @@ def test_a_pool_serves_as_echoes_and_counts_once():
     assert model(x, training=True)["z"].shape[0] == 10
     assert_holds(model.channel.echo.reservoir_mean, mean)  # those of the pool too
     batches = ImageBatches((255 * images(40)).astype("uint8"), 255, batch_size=10, seed=0, pool=5)
-    found = first_images(batches, 1_000, share=10 / 15)
+    found = some_images(batches, 1_000, share=10 / 15)
     assert len(found) == len(np.unique(found, axis=0)) == 40
