@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops
+from scipy import stats
 
 from echo_tf.channels import GaussianChannel
 from echo_tf.data import Dataset
@@ -44,7 +45,7 @@ class BottleneckPoint:
 
     `rate_nats` is the channel's own rate, `cross_entropy_nats` the mean of `-log p(y|z)` and `accuracy` the share of images
     whose likeliest label is right, both for one draw of `z` an image, averaged over `PASSES` passes. Standard errors are over
-    images.
+    images. `label_entropy_nats` is that of the labels of the test set.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class BottleneckPoint:
     cross_entropy_se: float
     accuracy: float
     accuracy_se: float
+    label_entropy_nats: float
 
 
 def build_classifier(channel: str, beta: float, classes: int, seed: int, steps: int) -> keras.Model:
@@ -128,6 +130,7 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
         cross_entropy_se=standard_error(cross_entropy.mean(axis=0)),
         accuracy=float(right.mean()),
         accuracy_se=standard_error(right.mean(axis=0)),
+        label_entropy_nats=float(stats.entropy(np.bincount(answers))),
     )
 
 
@@ -140,7 +143,8 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
         CellError: another process works in `folder`.
         ResultError: the file is damaged.
     """
-    if wrong := [beta for beta in betas or BETAS if not 0 <= beta < math.inf]:
+    betas = list(dict.fromkeys(betas or BETAS))
+    if wrong := [beta for beta in betas if not 0 <= beta < math.inf]:
         raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
     if dataset.train_labels is None:
         raise DataError(f"{dataset.name} has no labels. Use fashion_mnist.")
@@ -151,7 +155,7 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
     with locked(folder):
         rows = read_rows(path, {field.name: field.type for field in fields(BottleneckPoint)})
         finished = {(row["channel"], row["beta"], row["seed"]) for row in rows}
-        for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas or BETAS):
+        for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas):
             if (channel, beta, seed) not in finished:
                 logger.info("training: %s channel, beta %g, seed %d", channel, beta, seed)
                 rows.append(asdict(train_point(dataset, channel, beta, seed)))

@@ -66,7 +66,7 @@ def _plot_noise(table: Path) -> Path:
 def plot_bottleneck(table: Path) -> Path:
     """Accuracy and cross-entropy of the label over the rate, means over seeds; grey: no channel of that rate can be below.
 
-    The bound is `H(Y) - I(Z; Y) >= H(Y) - R` for equally frequent labels. Raises `ResultError` for a damaged table.
+    The bound is `H(Y) - I(Z; Y) >= H(Y) - R`. Raises `ResultError` for a damaged table.
     """
     with _naming(table):
         return _plot_bottleneck(table)
@@ -84,9 +84,9 @@ def _plot_bottleneck(table: Path) -> Path:
             errors = [standard_error(p[key]) if len(p[key]) > 1 else p[f"{quantity}_se"][0] for p in points]
             look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": channel}
             axis.errorbar(rate, [point[key].mean() for point in points], errors, **look)
-    labels = 10
-    bound = np.geomspace(0.1, np.log(labels), 100)
-    axes[1].plot(bound, np.log(labels) - bound, color="0.6", label="log 10 - R")
+    entropy = float(rows[0]["label_entropy_nats"])
+    bound = np.geomspace(0.1, entropy, 100)
+    axes[1].plot(bound, entropy - bound, color="0.6", label="H(Y) - R")
     axes[0].set(xlabel="rate (nats)", ylabel="accuracy")
     axes[1].set(xlabel="rate (nats)", ylabel="-log p(y|z) (nats)", ylim=(0, None))
     for axis in axes:

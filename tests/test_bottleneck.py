@@ -40,12 +40,12 @@ def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
 
     def train_point(dataset, channel, beta, seed):
         trained.append((channel, beta, seed))
-        return bottleneck.BottleneckPoint(dataset.name, channel, beta, seed, 1.0 + seed, 0.5, 0.01, 0.9, 0.01)
+        return bottleneck.BottleneckPoint(dataset.name, channel, beta, seed, 1.0 + seed, 0.5, 0.01, 0.9, 0.01, 1.4)
 
     monkeypatch.setattr(bottleneck, "train_point", train_point)
     path = bottleneck.run(tmp_path, blobs, 1, [0.1, 1.0])
     assert len(trained) == 4
-    bottleneck.run(tmp_path, blobs, 2, [0.1, 1.0])
+    bottleneck.run(tmp_path, blobs, 2, [0.1, 1.0, 0.1])
     assert len(trained) == len(set(trained)) == 8
     with path.open() as file:
         assert len(list(csv.DictReader(file))) == 8
