@@ -127,6 +127,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 parser.error(f"argument --{name.replace('_', '-')}: not with --experiment {options.experiment}")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("argument --tensorboard: TensorBoard is not installed. Run: pip install '.[tensorboard]'")
+    if options.dry_run and options.report:
+        parser.error("argument --dry-run: not with --report, which trains nothing")
     if options.seeds < 1:
         parser.error(f"argument --seeds: expected at least 1, received {options.seeds}")
     options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")

@@ -60,8 +60,12 @@ def _setting(row: Row) -> tuple:
 def _label(row: Row) -> str:
     label = f"{row.name}, {row.epochs} epochs"
     label += f", {row.target}" if row.target else (f", β = {row.beta:g}" if row.beta != 1 else "")
-    label += f", {row.split}" if row.split != "test" else ""
-    return label + (f", held out {row.holdout}" if row.holdout else "")
+    return label + _images_of(row)
+
+
+def _images_of(row: Row) -> str:
+    """What a label says of the images that were measured and left out of training."""
+    return (f", {row.split}" if row.split != "test" else "") + (f", held out {row.holdout}" if row.holdout else "")
 
 
 def _lines_of_equal_elbo(axis) -> None:
@@ -141,10 +145,12 @@ def plot_pictures(results: list[dict], folder: Path) -> list[Path]:
     members = [result for result in results if _is_plain(result) and _has_pictures(result["folder"], result["split"])]
     for (dataset, split), cells in grouped(members, lambda result: (result["dataset"], result["split"])).items():
         strips, samples = {}, {}
+        several_precisions = len({_precision(result) for result in cells}) > 1
         for result in cells:
             pictures, config = _pictures(result["folder"], result["split"]), result["config"]
             name = full_name(config["method"], config["protocol"], departures(result))
             name += f"\n{config['training']['epochs']} epochs"
+            name += f", {_precision(result)}" if several_precisions else ""
             name += f"\nheld out {result['holdout']}" if result["holdout"] else ""
             strips.setdefault(f"{split}\nimages", pictures["originals"])
             strips.setdefault(name, pictures["reconstructions"])
@@ -194,11 +200,13 @@ def plot_rate_distortion(found: list[Curve], folder: Path) -> list[Path]:
     for dataset, members in grouped(found, lambda curve: curve.dataset).items():
         figure, axis = plt.subplots(figsize=(6.0, 4.2))
         floors = {}
+        settings = list(dict.fromkeys(_curve_setting(curve) for curve in members))
         for curve in members:
             rate, distortion = (np.array([row.mean[key] for row in curve.rows]) for key in ("rate_nats", "distortion_nats"))
-            look = method_look(curve.method)
+            fill = FILLS[settings.index(_curve_setting(curve)) % len(FILLS)]
+            look = {"fillstyle": fill, **method_look(curve.method)}
             line = "-" if len(curve.rows) > 2 else "none"  # a straight line would say more than two points do
-            label = f"{curve.label}, {_span(curve)}"
+            label = f"{curve.label}, {_span(curve)}{_tell_apart(curve, members)}"
             axis.plot(rate, distortion, markersize=4, linewidth=1.2, linestyle=line, label=label, **look)
             for row in curve.rows:
                 if row.beta == 1:
@@ -223,6 +231,17 @@ def _span(curve: Curve) -> str:
     return f"β = {betas[0]:g} ... {betas[-1]:g}, {curve.rows[0].epochs} epochs"
 
 
+def _curve_setting(curve: Curve) -> tuple:
+    """What one method can have several curves of in a figure, but for warm starts."""
+    return (curve.rows[0].setting, curve.rows[0].precision)
+
+
+def _tell_apart(curve: Curve, others: list[Curve]) -> str:
+    """Images, and precision if it differs among the curves of a figure."""
+    several_precisions = len({other.rows[0].precision for other in others}) > 1
+    return _images_of(curve.rows[0]) + (f", {curve.rows[0].precision}" if several_precisions else "")
+
+
 def plot_matched(found: list[Curve], folder: Path) -> list[Path]:
     """Mean reconstructions of models with nearly the same rate, whatever their beta, one figure a data set.
 
@@ -244,7 +263,7 @@ def plot_matched(found: list[Curve], folder: Path) -> list[Path]:
                 row = min(curve.rows, key=lambda row: abs(row.mean["rate_nats"] - target))
                 pictures = _pictures(row.folder, row.split)
                 strips.setdefault("images", pictures["originals"])
-                name = f"{curve.label}, β = {row.beta:g}\nR = {row.mean['rate_nats']:.1f}"
+                name = f"{curve.label}, β = {row.beta:g}{_tell_apart(curve, members)}\nR = {row.mean['rate_nats']:.1f}"
                 strips[f"{name}, D = {row.mean['distortion_nats']:.1f}"] = pictures["reconstructions"]
         data = _data(dataset, [row.source for curve in members for row in curve.rows])
         title = f"{data}: means of 10 reconstructions, matched by rate"

@@ -10,10 +10,10 @@ from echo_tf.comparison import (
     Curve,
     Ranking,
     Row,
+    compare,
     epochs_by_cell,
     in_one_precision,
     rankings,
-    target_name,
 )
 from echo_tf.config import DATASETS
 from echo_tf.errors import ResultError
@@ -258,20 +258,20 @@ def _difference(row: Row, other: Row) -> tuple[float, float]:
 
 
 def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
-    """Total correlation of the noise of every analysed Echo model, beside the paper's at beta = 1; `None` if there is none."""
+    """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
     lines, records = [], []
     for result, noise in noises:
-        config = result["config"]
+        (row,) = compare([result])
         value, se = noise["total_correlation_nats"]["mean"], noise["total_correlation_nats"]["se"]
-        at_one = config["beta"] == 1 and not target_name(config)
-        paper = published()["noise_total_correlation"].get(result["dataset"]) if at_one else None
+        paper = published()["noise_total_correlation"].get(row.dataset) if row.is_cell else None
         lines.append(
             (
-                _data(result["dataset"], result["source"], result["split"]),
-                config["method"],
-                str(config["training"]["epochs"]),
-                target_name(config) or f"{config['beta']:g}",
-                str(config["seed"]),
+                _data_of(row),
+                row.name,
+                str(row.epochs),
+                row.precision,
+                _beta(row),
+                str(row.seeds[0]),
                 f"{value:.2f} ± {se:.2f}",
                 "" if paper is None else f"{paper:.1f}",
                 "" if paper is None else f"{value - paper:+.2f}",
@@ -279,13 +279,18 @@ def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
         )
         records.append(
             {
-                "dataset": result["dataset"],
-                "split": result["split"],
-                "method": config["method"],
-                "epochs": config["training"]["epochs"],
-                "beta": config["beta"],
-                "target": target_name(config),
-                "seed": config["seed"],
+                "dataset": row.dataset,
+                "split": row.split,
+                "holdout": row.holdout,
+                "method": row.method,
+                "protocol": row.protocol,
+                "departures": " ".join(row.departures),
+                "epochs": row.epochs,
+                "dtype_policy": row.dtype_policy,
+                "beta": row.beta,
+                "target": row.target,
+                "warm_start": " ".join(map(str, row.warm_start)),
+                "seed": row.seeds[0],
                 "total_correlation_nats": value,
                 "standard_error": se,
                 "draws": noise["draws"],
@@ -294,7 +299,7 @@ def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
         )
     if not lines:
         return None
-    header = ("data", "method", "epochs", "beta", "seed", "total correlation", "paper", "difference")
+    header = ("data", "method", "epochs", "networks", "beta", "seed", "total correlation", "paper", "difference")
     notes = [
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs.",
@@ -319,15 +324,18 @@ def curve_table(found: list[Curve]) -> Table | None:
 
 
 def progress_table(rows: list[Row]) -> Table:
-    """How far each cell of the paper's table 2 has got: its longest schedule on the test set with the paper's protocol."""
+    """How far each cell of the paper's table 2 has got, on the test set with the paper's protocol (`epochs_by_cell`)."""
     epochs = epochs_by_cell(rows)
 
     def state(count):
-        return "missing" if not count else ("complete" if count >= PAPER_EPOCHS else f"only {count} epochs")
+        return "missing" if not count else ("complete" if count == PAPER_EPOCHS else f"{count} epochs")
 
     lines = [(method, *(state(epochs[dataset, method]) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
-    notes = [f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs, test set, every setting that of the method."]
+    notes = [
+        f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or those given, test set, every setting that of the "
+        "method."
+    ]
     sources = {row.dataset: row.source for row in rows}
     header = ("method", *(_data(dataset, sources.get(dataset, ""), "test") for dataset in paper_table()))
     if "reconstruction" in sources.values():
@@ -442,7 +450,7 @@ def section(rows: list[Row]) -> str:
         lines.append((data, method, epochs, precision, seeds, rate, distortion, neg_elbo, paper))
     header = ("data", "method", "epochs", "networks", "seeds", "rate", "distortion", "-ELBO", "paper, 200 epochs")
     epochs = epochs_by_cell(rows)
-    complete = sum(count >= PAPER_EPOCHS for count in epochs.values())
+    complete = sum(count == PAPER_EPOCHS for count in epochs.values())
     progress = f"Of the {len(epochs)} cells of the paper's table, with its {PAPER_EPOCHS} epochs, {complete} are complete."
     notes = [*_notes(shown, header), *_tau_notes(rankings(rows)), progress]
     return Table("results", "Results", header, lines, notes, []).markdown()

@@ -310,9 +310,18 @@ def test_total_correlation_beside_the_paper():
     table = noise_table([(result(), NOISE), (result(beta=2.0), NOISE)])
     assert [record["paper_nats"] for record in table.records] == [7.3, None]
     assert "8.00 ± 0.10" in table.text() and "+0.70" in table.text()
-    (record,) = noise_table([(result(constraint={"quantity": "rate", "target_nats": 20}), NOISE)]).records
+    (record,) = noise_table([(result(constraint={"quantity": "rate", "target_nats": 20}) | {"final_beta": 2.0}, NOISE)]).records
     assert record["paper_nats"] is None
     assert "(valid.)" in noise_table([(result(split="validation"), NOISE)]).text()
+    others = [{"method": "echo_pool"}, {"protocol": "released"}, {"channel": {"d_max": 49}}, BFLOAT16]
+    table = noise_table([(result(**other), NOISE) for other in others])
+    assert [record["paper_nats"] for record in table.records] == [None, None, None, 7.3]
+    assert [line[1:4] for line in table.lines] == [
+        ("echo_pool", "200", "float32"),
+        ("echo (released)", "200", "float32"),
+        ("echo (d_max=49)", "200", "float32"),
+        ("echo", "200", "bfloat16"),
+    ]
     assert noise_table([]) is None
 
 
@@ -358,10 +367,15 @@ def test_progress_of_the_cells():
     states = {line[0]: line[1:] for line in table.lines}
     assert table.header == ("method", "binary_mnist", "omniglot", "fashion_mnist")
     assert len(states) == 9
-    assert states["echo"] == ("only 10 epochs", "missing", "missing")
+    assert states["echo"] == ("10 epochs", "missing", "missing")
     assert states["vae"] == ("complete", "missing", "missing")
     assert states["iaf"] == ("missing",) * 3
     assert len(table.records) == 27
+    longer = {
+        epochs: progress_table(compare([result(training={"epochs": n}) for n in epochs])) for epochs in ((300,), (200, 300))
+    }
+    assert [{line[0]: line[1] for line in table.lines}["echo"] for table in longer.values()] == ["300 epochs", "complete"]
+    assert "0 are complete" in section(compare([result(training={"epochs": 300})]))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"method": "echo"}}'])
@@ -447,6 +461,20 @@ def test_figures_tell_precisions_apart(tmp_path, monkeypatch, mixed, labels):
     training, comparison = (figure.axes[0].get_legend_handles_labels()[1] for figure in figures)
     assert training == labels
     assert [label.replace(", 200 epochs", "") for label in comparison if "paper" not in label] == labels
+
+
+def test_curves_tell_images_and_precision_apart(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), path)[1])
+    settings = [{}, {"split": "validation"}, BFLOAT16]
+    plots.plot_rate_distortion(
+        curves(compare([result(beta=beta, **setting) for setting in settings for beta in (1.0, 2.0, 4.0)])), tmp_path
+    )
+    (axis,) = figures[0].axes
+    lines = [line for line in axis.get_lines() if line.get_label().startswith("echo")]
+    labels = {line.get_label().replace("echo, β = 1 ... 4, 200 epochs", "") for line in lines}
+    assert labels == {", float32", ", validation, float32", ", bfloat16"}
+    assert len({line.get_fillstyle() for line in lines}) == 3
 
 
 def test_every_method_has_a_look_of_its_own():

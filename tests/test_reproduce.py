@@ -172,6 +172,7 @@ def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--report", "--dry-run"], "--dry-run: not with --report"),
         (["--experiment", "bottleneck", "--dry-run"], "--dry-run: not with --experiment bottleneck"),
         (["--experiment", "theory", "--beta", "2"], "--beta: not with --experiment theory"),
         (["--tensorboard"], "TensorBoard is not installed. Run: pip install"),
