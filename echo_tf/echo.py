@@ -30,8 +30,8 @@ Seed = int | keras.random.SeedGenerator | None
 # Weight of the pull of E f towards 0 in EchoDense. With s(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
 
-# Examples that moments in training are made of at least: those of two or three may have next to no variance. With many more,
-# those of earlier batches, which lag behind the heads, make training unstable.
+# Examples that moments in training are made of at least: two or three may have next to no variance. Not more than that takes,
+# since those of earlier batches lag behind the heads.
 FEWEST_FOR_MOMENTS = 8
 
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
@@ -288,7 +288,7 @@ class EchoLayer(keras.layers.Layer):
     the right law if it spans all classes; gradients do not flow through them then.
 
     In a training batch of at most `d_max` examples the echoes of each are all others, then examples of earlier batches, from
-    the reservoir, without gradient: all differ (unless there are fewer training examples than the reservoir has places), and
+    the reservoir, without gradient: all differ (but for repetitions at the turn of an epoch, or of few training examples), and
     only the lag of the reservoir stands between the noise and the law of `z`.
     In the first training step, and before it, there are no earlier ones, and the noise ends with the batch; the pairs of that
     step then fill the reservoir, repeated, until `reservoir_size` others have come.
@@ -319,8 +319,8 @@ class EchoLayer(keras.layers.Layer):
         `z`, float32, the shape of `mean`; rate in nats per example, shape `(batch,)`.
 
     Raises:
-        ValueError: invalid arguments; shapes that are not known but for the batch; a batch of one example in training, or
-            before it, where that size is known in advance.
+        ValueError: invalid arguments; shapes that are not known but for the batch; a batch of one example before all others,
+            outside of a graph. (In one it cannot be noticed: such a batch has no noise.)
 
     Source: paper, section 2. Differs: the reservoir is ours; the paper evaluates in batches of 100.
 
@@ -364,8 +364,6 @@ class EchoLayer(keras.layers.Layer):
         self.echoes = echoes
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
-        # Python's copy of `reservoir_filled`, for decisions that a traced graph cannot put off.
-        self._known_filled = False
 
     def build(self, input_shape):
         shape = tuple(input_shape[0])[1:]
@@ -419,6 +417,8 @@ class EchoLayer(keras.layers.Layer):
         if not is_static:
             wanted = batch <= self.d_max if self.echoes == "batch" else True
             return ops.cond(ops.logical_and(wanted, self.reservoir_filled > 0), from_reservoir, from_batch)
+        if batch == 1:
+            return from_reservoir()
         # Where the batch is static on JAX too, whose `cond` cannot advance a seed generator.
         return ops.where(self.reservoir_filled > 0, from_reservoir(), from_batch())
 
@@ -434,7 +434,7 @@ class EchoLayer(keras.layers.Layer):
             return self._short_batch_noise(mean, log_scale)
 
         batch = mean.shape[0]  # None where it is only known at run time
-        if batch == 1:
+        if batch == 1 and self._is_filled() is False:
             raise ValueError(
                 f"{self.name} received a batch of one example, which has no others to make noise from, and its reservoir is "
                 "empty. Pass at least 2 examples, train the layer, or call adapt."
@@ -485,7 +485,7 @@ class EchoLayer(keras.layers.Layer):
         Raises:
             ValueError: the reservoir is empty.
         """
-        if not self._is_filled():
+        if self._is_filled() is False:
             raise ValueError(
                 f"{self.name} has no training examples to draw from. Train it first, or call adapt with at least two examples."
             )
@@ -501,7 +501,7 @@ class EchoLayer(keras.layers.Layer):
             values = ops.stop_gradient(ops.cast(values, reservoir.dtype))
             older = ops.where(self.reservoir_filled > 0, ops.convert_to_tensor(reservoir), ops.take(values, repeated, axis=0))
             reservoir.assign(ops.concatenate([values, older])[:size])
-        self._mark_filled()
+        self.reservoir_filled.assign(1.0)
 
     def adapt(self, data: Any, seed: int = 0) -> None:
         """Fill the reservoir from data, with one pass over them.
@@ -536,25 +536,16 @@ class EchoLayer(keras.layers.Layer):
         rows = order[np.arange(self.reservoir_mean.shape[0]) % len(order)]
         self.reservoir_mean.assign(ops.take(mean, rows, axis=0))
         self.reservoir_log_scale.assign(ops.take(log_scale, rows, axis=0))
-        self._mark_filled()
-
-    def _mark_filled(self) -> None:
         self.reservoir_filled.assign(1.0)
-        self._known_filled = True
 
     def _is_filled(self) -> bool | None:
-        """Whether the reservoir is filled; `None` where a traced graph, which may outlive the answer, cannot know."""
+        """Whether the reservoir is filled; `None` while a graph is traced, which may outlive the answer."""
         if not self.built:
             return False
-        try:  # anew each time: weights may have been set since
-            self._known_filled = bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
+        try:
+            return bool(ops.convert_to_numpy(self.reservoir_filled) > 0)
         except (NotImplementedError, TypeError):  # TensorFlow and JAX, while they trace
-            return self._known_filled or None
-        return self._known_filled
-
-    def load_own_variables(self, store):
-        super().load_own_variables(store)
-        self._is_filled()  # while it can be known
+            return None
 
     def rate(self, log_scale: Tensor) -> Tensor:
         """Exact rate, `-sum_j (log r + log s_j(x))`, in nats per example, shape `(batch,)`. `log_scale` is without `log r`."""
@@ -597,8 +588,9 @@ class EchoDense(keras.layers.Layer):
     Why the pull: nothing is left to hold `E f` then. It drifts into saturation too, only slowly, and dimensions off the centre
     multiply the sampling error of the batch moments. So the gradient of `CENTRING * sum_j (E f_j)^2` is added to that of
     `f` in training, though not to the loss. (If `s(x)` is constant the objective does not depend on `E f`, else it does so
-    slightly. In a loss that is not in nats per example the pull weighs more or less. Under the policy `mixed_float16` Keras
-    scales the loss up and the gradients down again, by 32,768 or more, which leaves nothing of the pull; a warning says so.)
+    slightly. In a loss that is not in nats per example the pull weighs more or less; in batches of a few it shrinks `f` too.
+    Under the policy `mixed_float16` Keras scales the loss up and the gradients down again, by 32,768 at first, which leaves
+    nothing of the pull; a warning says so.)
 
     Why renormalised late: moments of 100 examples jitter, which costs distortion as channel noise does. After `renormalise`
     the moments in training are those of the reservoir, while the gradient is still that of the batch moments (batch
@@ -632,8 +624,8 @@ class EchoDense(keras.layers.Layer):
         `z` of shape `(batch, ..., units)`; rate in nats per example, shape `(batch,)`. Both float32.
 
     Raises:
-        ValueError: invalid arguments; `pool` with `"centred"`; a batch of one example in training, or before it, where that
-            size is known in advance. (Where it is not, as in `fit`, it does harm only as the first batch of all.)
+        ValueError: invalid arguments; `pool` with `"centred"`; a batch of one example before all others, outside of a graph.
+            (In one it cannot be noticed: such a batch has no noise.)
 
     Source: paper, section 2 and appendix (heads). Differs: the standardisation is ours (the paper's parametrisation
         collapses; the code of its submission centred `f` over the batch), as is the reservoir.
@@ -673,8 +665,8 @@ class EchoDense(keras.layers.Layer):
         self.mean_scale = mean_scale
         if parametrisation == "standardised" and keras.config.dtype_policy().name == "mixed_float16":
             logger.warning(
-                "%s: the policy mixed_float16 scales the loss and with it all gradients, but not the pull of the means to the "
-                "centre, which is lost thereby: they may drift until they saturate. Use mixed_bfloat16.",
+                "%s: where the loss is scaled, as Keras does under the policy mixed_float16, the pull of the means to the "
+                "centre is lost, and they may drift until they saturate. Use mixed_bfloat16.",
                 self.name,
             )
         self.echo = EchoLayer(
@@ -751,17 +743,13 @@ class EchoDense(keras.layers.Layer):
         """Pairs for the moments in training: if there are too few, the latest earlier ones behind them.
 
         The given ones have been stored already, so that earlier ones lie behind them in the reservoir; in the first step they
-        are repetitions. As in `_with_pool` the gradient through the given ones stands for that through all.
+        are repetitions.
         """
         given, wanted = ops.shape(mean)[0], min(FEWEST_FOR_MOMENTS, self.echo.reservoir_mean.shape[0])
         if mean.shape[0] is not None and given >= wanted:
             return mean, log_scale
-        factor = ops.maximum(wanted / given, 1)
         pairs = zip((mean, log_scale), (self.echo.reservoir_mean, self.echo.reservoir_log_scale), strict=True)
-        return tuple(
-            ops.concatenate([_scale_gradient(values, factor), ops.convert_to_tensor(reservoir)[given:wanted]])
-            for values, reservoir in pairs
-        )
+        return tuple(ops.concatenate([values, ops.convert_to_tensor(earlier)[given:wanted]]) for values, earlier in pairs)
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal law of the output: those of `EchoLayer.sample_marginal`, standardised like `z`.

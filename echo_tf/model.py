@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from typing import Any
 
 import keras
@@ -111,8 +112,9 @@ class RateDistortionModel(keras.Model):
 
     def _split_pool(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Images to train on, and those behind them that only serve as echoes."""
-        batch_size = self.config.training.batch_size
-        return inputs[:batch_size], inputs[batch_size:]
+        batch, pool = self.config.training.batch_size, self.config.channel.pool
+        count = ops.shape(inputs)[0] * batch // (batch + pool)  # in proportion, should a dataset have other batches
+        return inputs[:count], inputs[count:]
 
     def log_marginal(self, draw: Draw) -> Tensor:
         """Log density of `draw.base` if `z` has the law of the marginal, `log p(z) + log |det dz/dbase|`, nats. Not for Echo.
@@ -130,6 +132,7 @@ class RateDistortionModel(keras.Model):
         return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        _refuse_weights(sample_weight)
         distortion = bernoulli_distortion(x[: ops.shape(y_pred["rate"])[0]], y_pred["logits"])  # the rest is a pool
         self.rate_metric.update_state(y_pred["rate"])
         self.distortion_metric.update_state(distortion)
@@ -159,26 +162,35 @@ class RateDistortionModel(keras.Model):
         squared_bandwidth = median_bandwidth(prior) if options.bandwidth == "median" else _constant_bandwidth(self.config)
         return mmd(z, prior, squared_bandwidth, unbiased=options.unbiased)
 
-    def fit(self, x=None, *args, callbacks=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which the stored constants of the Echo channel are those of the final parameters.
 
         They are also renewed for each validation, which leaves no trace in the training. From a generator, which cannot be
         read a second time, they stay the running ones of the last training steps; `refresh_channel` renews them. The
-        pseudo-inputs of a VampPrior are set to training images before the first training, for which a generator is refused
-        (`ValueError`), as are weights of examples, and with a pool an array that is not given in whole batches.
+        pseudo-inputs of a VampPrior are set to training images before the first training.
+
+        Raises:
+            ValueError: a generator for a VampPrior that has not been started; an array that is not whole batches, for a model
+                with a pool; `sample_weight`.
         """
-        if kwargs.get("sample_weight") is not None:
-            raise ValueError("A RateDistortionModel takes no sample_weight. Let examples occur as often as they shall weigh.")
-        whole = self.config.training.batch_size + self.config.channel.pool
-        if self.config.channel.pool and hasattr(x, "shape") and (kwargs.get("batch_size") != whole or len(x) % whole):
+        _refuse_weights(kwargs.get("sample_weight"))
+        data = x
+        if hasattr(x, "shape"):
+            data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it
+            self._check_whole_batches(len(data), batch_size)
+        if isinstance(self.prior, VampPrior) and not ops.convert_to_numpy(self.prior.started) > 0:
+            self._start_prior(data)
+        callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
+        return super().fit(x, y, batch_size, *args, callbacks=[_RefreshChannel(data), *callbacks], **kwargs)
+
+    def _check_whole_batches(self, count: int, batch_size: int | None) -> None:
+        pool = self.config.channel.pool
+        whole = self.config.training.batch_size + pool
+        if pool and (batch_size != whole or count % whole):
             raise ValueError(
                 f"With a pool (channel.pool) a batch is batch_size + pool = {whole} images. Pass batch_size={whole} and a "
-                f"multiple of as many images. Received: {len(x)} images, batch_size={kwargs.get('batch_size')}"
+                f"multiple of as many training images. Received: {count} images, batch_size={batch_size}"
             )
-        if isinstance(self.prior, VampPrior) and not ops.convert_to_numpy(self.prior.started) > 0:
-            self._start_prior(x)
-        callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
-        return super().fit(x, *args, callbacks=[_RefreshChannel(x), *callbacks], **kwargs)
 
     def _start_prior(self, data: Any) -> None:
         if hasattr(data, "__next__"):
@@ -294,6 +306,11 @@ def _flow_options(config: Config) -> dict:
     return {"steps": flow.steps, "hidden": (flow.hidden_units,) * flow.hidden_layers, "scale": flow.scale}
 
 
+def _refuse_weights(sample_weight: Any) -> None:
+    if sample_weight is not None:
+        raise ValueError("A RateDistortionModel takes no sample_weight. Let examples occur as often as they shall weigh.")
+
+
 def _constant_bandwidth(config: Config) -> float:
     """`h^2` of the rules that do not depend on draws."""
     if config.mmd.bandwidth == "fixed":
@@ -347,11 +364,11 @@ class _RefreshChannel(keras.callbacks.Callback):
 def some_images(data: Any, n: int, share: float = 1.0) -> np.ndarray:
     """`n` images of anything that `fit` takes but generators, or all if there are fewer.
 
-    Of an array, which may be sorted, they are spread evenly; of batches, taken to be shuffled, they are the first. Of each
-    batch only the first `share` is taken: a pool behind it holds images that are those of other batches.
+    Rows of an array are taken evenly from all of it, as it may be sorted; batches are taken to be shuffled, and the first ones
+    serve. Of each batch only the first `share` is taken: a pool behind it holds images that are those of other batches.
     """
     if hasattr(data, "shape"):
-        data = ops.convert_to_numpy(data)
+        data = data if isinstance(data, np.ndarray) else ops.convert_to_numpy(data)
         return data[np.linspace(0, len(data) - 1, min(n, len(data))).astype(int)]
     images, found = [], 0
     batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else iter(data)

@@ -125,6 +125,12 @@ def _notes(rows: list[Row], header: tuple[str, ...]) -> list[str]:
         )
     if "unused" in header and any(row.unused_dimensions is not None for row in rows):
         notes.append("unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost.")
+    return notes + _notes_on_marks(rows)
+
+
+def _notes_on_marks(rows: list[Row]) -> list[str]:
+    """What the columns on data, method, networks and beta of such rows mean."""
+    notes = []
     if any(row.source == "reconstruction" for row in rows):
         notes.append(RECONSTRUCTION)
     if any(row.split != "test" for row in rows):
@@ -259,9 +265,10 @@ def _difference(row: Row, other: Row) -> tuple[float, float]:
 
 def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
-    lines, records = [], []
+    rows, lines, records = [], [], []
     for result, noise in noises:
         (row,) = compare([result])
+        rows.append(row)
         value, se = noise["total_correlation_nats"]["mean"], noise["total_correlation_nats"]["se"]
         paper = published()["noise_total_correlation"].get(row.dataset) if row.is_cell else None
         lines.append(
@@ -303,9 +310,8 @@ def noise_table(noises: list[tuple[dict, dict]]) -> Table | None:
     notes = [
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs.",
+        *_notes_on_marks(rows),
     ]
-    if any(result["source"] == "reconstruction" for result, _ in noises):
-        notes.append(RECONSTRUCTION)
     return Table("noise_total_correlation", "Total correlation of Echo noise", header, lines, notes, records)
 
 
@@ -333,8 +339,8 @@ def progress_table(rows: list[Row]) -> Table:
     lines = [(method, *(state(epochs[dataset, method]) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
     notes = [
-        f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or those given, test set, every setting that of the "
-        "method."
+        f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or as many as are named, test set, every setting that "
+        "of the method."
     ]
     sources = {row.dataset: row.source for row in rows}
     header = ("method", *(_data(dataset, sources.get(dataset, ""), "test") for dataset in paper_table()))

@@ -60,8 +60,9 @@ def test_noise_after_training_is_of_the_final_parameters(blobs, monkeypatch):
     adapted = []
     monkeypatch.setattr(bottleneck, "EPOCHS", 1)
     monkeypatch.setattr(EchoDense, "adapt", lambda layer, features: adapted.append(features.shape))
-    bottleneck.train_point(blobs, "echo", 1.0, 0)
+    point = bottleneck.train_point(blobs, "echo", 1.0, 0)
     assert adapted == [(300, 16)]
+    assert point.label_entropy_nats == pytest.approx(np.log(4))  # four labels, equally frequent
 
 
 @pytest.mark.parametrize("text", ["dataset,chan\nx,y\n", "dataset\nx,y\n", "", "\0"])

@@ -379,10 +379,22 @@ def test_a_constraint_weighs_the_rate_by_its_damped_multiplier():
 
 def test_a_pool_needs_whole_batches():
     model = echo_tf.build_model(small("echo", channel={"d_max": 14, "pool": 5}))
-    for n, options in ((30, {}), (30, {"batch_size": 10}), (31, {"batch_size": 15})):
+    split = {"batch_size": 15, "validation_split": 0.2}
+    for n, options in ((30, {}), (30, {"batch_size": 10}), (31, {"batch_size": 15}), (30, split)):
         with pytest.raises(ValueError, match="batch_size=15 and a multiple"):
             model.fit(images(n), verbose=0, **options)
-    assert np.isfinite(model.fit(images(30), batch_size=15, verbose=0).history["loss"][0])
+    assert np.isfinite(model.fit(images(30), None, 15, verbose=0).history["loss"][0])
+
+
+def test_constants_are_not_of_validation_images(monkeypatch):
+    model = echo_tf.build_model(small("echo"))
+    seen = []
+    monkeypatch.setattr(model, "refresh_channel", lambda found: seen.append(found))
+    x = images(40)
+    model.fit(x, batch_size=10, validation_split=0.25, verbose=0)
+    assert len(seen) == 2
+    for found in seen:  # for the validation and at the end
+        np.testing.assert_array_equal(found, x[:30])
 
 
 def test_constants_are_of_images_from_all_over_an_array():
@@ -397,6 +409,9 @@ def test_weights_of_examples_are_refused():
     model = echo_tf.build_model(small("vae"))
     with pytest.raises(ValueError, match="takes no sample_weight"):
         model.fit(images(20), sample_weight=np.ones(20), batch_size=10, verbose=0)
+    weighted = tf.data.Dataset.from_tensor_slices((images(20), np.zeros(20), np.ones(20))).batch(10)
+    with pytest.raises(ValueError, match="takes no sample_weight"):
+        model.fit(weighted, shuffle=False, verbose=0)
 
 
 def test_a_pool_serves_as_echoes_and_counts_once():

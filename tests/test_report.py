@@ -463,6 +463,19 @@ def test_figures_tell_precisions_apart(tmp_path, monkeypatch, mixed, labels):
     assert [label.replace(", 200 epochs", "") for label in comparison if "paper" not in label] == labels
 
 
+def test_pictures_tell_precisions_apart(tmp_path, monkeypatch):
+    strips = []
+    monkeypatch.setattr(plots, "_plot_strips", lambda images, *_: strips.append(list(images)))
+    results = []
+    for name, setting in (("a", {}), ("b", BFLOAT16)):
+        (tmp_path / name).mkdir()
+        pictures = dict.fromkeys(("originals", "reconstructions", "samples"), np.zeros((2, 28, 28), np.uint8))
+        np.savez(tmp_path / name / "pictures.npz", **pictures)
+        results.append(result(**setting) | {"folder": str(tmp_path / name)})
+    plots.plot_pictures(results, tmp_path)
+    assert strips[1] == ["echo\n200 epochs, float32", "echo\n200 epochs, bfloat16"]
+
+
 def test_curves_tell_images_and_precision_apart(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), path)[1])
