@@ -483,7 +483,7 @@ class EchoLayer(keras.layers.Layer):
             Shape `(n, ..., dim)`, float32.
 
         Raises:
-            ValueError: the reservoir is empty.
+            ValueError: the reservoir is empty, outside of a graph. (In one that cannot be noticed: the draws are 0 then.)
         """
         if self._is_filled() is False:
             raise ValueError(
@@ -582,8 +582,8 @@ class EchoDense(keras.layers.Layer):
     constant until tanh saturates and passes no gradient. With `E z` and `sd(z)` taken out, as functions of the parameters
     (`echo_moments` of the batch), there is nothing to gain. The map is affine, so channel, noise and rate are exact whatever
     it is; but made from the training batch it lets its examples depend on each other. At inference the moments are constants.
-    A training batch of fewer than `FEWEST_FOR_MOMENTS` is made up to as many by the latest earlier examples, without gradient,
-    so that an odd last batch of a single one, whose variance is 0, does no harm.
+    A training batch of fewer than eight is made up to eight by the latest earlier examples, without gradient, so that an odd
+    last batch of a single one, whose variance is 0, does no harm.
 
     Why the pull: nothing is left to hold `E f` then. It drifts into saturation too, only slowly, and dimensions off the centre
     multiply the sampling error of the batch moments. So the gradient of `CENTRING * sum_j (E f_j)^2` is added to that of

@@ -173,7 +173,7 @@ class RateDistortionModel(keras.Model):
             ValueError: a generator for a VampPrior that has not been started; an array that is not whole batches, for a model
                 with a pool; `sample_weight`.
         """
-        _refuse_weights(kwargs.get("sample_weight"))
+        _refuse_weights(kwargs.get("sample_weight"))  # Keras drops weights that come without targets
         data = x
         if hasattr(x, "shape"):
             data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it

@@ -787,7 +787,7 @@ class TestEchoDense:
         before = [np.asarray(weight) for weight in layer.trainable_weights]
         model.fit(features, np.zeros((401, 3)), batch_size=40, shuffle=False, epochs=3, verbose=0)
         change = max(np.abs(weight - old).max() for weight, old in zip(layer.trainable_weights, before, strict=True))
-        assert 0 < change < 0.1
+        assert 0 < change < 0.05  # 0.01; by the moments of the last batch alone 0.4 if renormalised, else 20 and more
 
     def test_training_with_enough_examples_ignores_the_reservoir(self):
         for batch, ignored in ((10, True), (9, False)):

@@ -476,6 +476,27 @@ def test_pictures_tell_precisions_apart(tmp_path, monkeypatch):
     assert strips[1] == ["echo\n200 epochs, float32", "echo\n200 epochs, bfloat16"]
 
 
+def test_matched_reconstructions_tell_images_and_precision_apart(tmp_path, monkeypatch):
+    strips = []
+    monkeypatch.setattr(plots, "_plot_strips", lambda images, *_: strips.append(list(images)))
+    results = []
+    for setting in ({}, {"split": "validation"}, BFLOAT16):
+        for beta in (1.0, 2.0):
+            made = result(beta=beta, **setting)
+            folder = tmp_path / str(len(results))
+            folder.mkdir()
+            pictures = dict.fromkeys(("originals", "reconstructions", "samples"), np.zeros((2, 28, 28), np.uint8))
+            np.savez(plots.pictures_path(folder, made["split"]), **pictures)
+            results.append(made | {"folder": str(folder), "rate_nats": {"mean": 26.0 / beta, "se": 0.03}})
+    plots.plot_matched(curves(compare(results)), tmp_path)
+    labels = {name.splitlines()[0] for name in strips[0][1:]}
+    assert {label.partition("β = 1")[2] for label in labels if "β = 1" in label} == {
+        ", float32",
+        ", validation, float32",
+        ", bfloat16",
+    }
+
+
 def test_curves_tell_images_and_precision_apart(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), path)[1])
