@@ -425,7 +425,7 @@ def environment() -> dict:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that holds this file, `+changes` if its Python or YAML files differ from it."""
+    """Commit of the checkout that holds this file, `+changes` if what makes a result differs from it."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments):
@@ -436,6 +436,7 @@ def _git_commit() -> str | None:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--", "*.py", "*.yaml") else "")
+        # A script that somebody keeps beside the package changes no result.
+        return commit + ("+changes" if git("status", "--porcelain", "--", "echo_tf", "configs", "reproduce.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,36 @@ def test_leaves_all_files(out):
     with np.load(out / ECHO / "pictures.npz") as pictures:
         shown = np.rint(255 * echo_tf.data.load_dataset("digits").test[::36, :, :, 0])
         np.testing.assert_array_equal(pictures["originals"], shown)
+
+
+def test_a_result_names_its_commit_and_changes_of_what_makes_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e")
+        done = subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    for folder in ("echo_tf", "configs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".keep").touch()
+    module = tmp_path / "echo_tf" / "experiments.py"
+    module.touch()
+    monkeypatch.setattr(echo_tf.experiments, "__file__", str(module))
+
+    def named():
+        return echo_tf.experiments.environment()["git_commit"]
+
+    assert named() is None  # no checkout
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "launch.py").touch()
+    assert named() == commit
+    for path in (module, tmp_path / "configs" / "mine.yaml", tmp_path / "reproduce.py"):
+        path.write_text("changed")
+        assert named() == f"{commit}+changes"
+        git("stash", "--include-untracked")
+        assert named() == commit
 
 
 def test_finished_cells_are_skipped(reproduce, out, capsys):
