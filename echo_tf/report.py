@@ -152,13 +152,14 @@ def _notes_on_marks(rows: list[Row]) -> list[str]:
 
 def replacement_table(rows: list[Row]) -> Table | None:
     """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
-    lines, records = [], []
+    lines, records, sources = [], [], set()
     rows = in_one_precision(_shown(rows))
     plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo"}
     for row in rows:
         if row.method != "echo_replace" or (row.dataset, row.setting) not in plain:
             continue
         without = plain[row.dataset, row.setting]
+        sources.add(row.source)
         difference, se = _difference(row, without)
         paper = published()["replacement"].get(row.dataset)
         lines.append(
@@ -196,7 +197,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
         "evaluation (noise only).",
         "paper: without / with, after 200 epochs.",
     ]
-    if any(row.source == "reconstruction" for row in rows):
+    if "reconstruction" in sources:
         notes.append(RECONSTRUCTION)
     return Table("replacement", "Echo with and without replacement", header, lines, notes, records)
 
@@ -206,7 +207,7 @@ def released_table(rows: list[Row]) -> Table | None:
 
     A model of `--protocol released`, or of a method that has one departure, stands beside the method as the paper describes it.
     """
-    lines, records = [], []
+    lines, records, sources = [], [], set()
     rows = in_one_precision(_shown(rows))
     described = {(row.dataset, row.method, row.setting): row for row in rows if row.protocol == "paper"}
     for row in rows:
@@ -214,6 +215,7 @@ def released_table(rows: list[Row]) -> Table | None:
         plain = described.get((row.dataset, method, replace(row, protocol="paper").setting))
         if plain is None:
             continue
+        sources.add(row.source)
         difference, se = _difference(row, plain)
         lines.append(
             (
@@ -252,7 +254,7 @@ def released_table(rows: list[Row]) -> Table | None:
         "code: those of the protocol `released`, or the one in the name. ± is the standard error over seeds; of single seeds, "
         "that of their evaluation (noise only).",
     ]
-    if any(row.source == "reconstruction" for row in rows):
+    if "reconstruction" in sources:
         notes.append(RECONSTRUCTION)
     return Table("released", "What the released code does otherwise", header, lines, notes, records)
 

@@ -283,6 +283,15 @@ def test_replacement_needs_a_pair_of_equal_schedule():
     assert replacement_table(compare(pair)) is None
 
 
+def test_a_table_speaks_of_the_data_in_its_own_rows():
+    pair = [result(), result("echo_replace"), result(protocol="released")]
+    elsewhere = [result(dataset="omniglot", source="reconstruction")]
+    of_it = [value | {"dataset": "omniglot", "source": "reconstruction"} for value in pair]
+    for make in (replacement_table, released_table):
+        assert "reconstruction" not in make(compare([*pair, *elsewhere])).text()
+        assert "reconstruction" in make(compare([*pair, *of_it])).text()
+
+
 def test_departures_stand_beside_the_method_as_described():
     results = [
         *(result("vae", neg_elbo=value, seed=seed) for seed, value in enumerate((92.0, 94.0))),
