@@ -93,6 +93,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
         settings = list(dict.fromkeys(_training_setting(result) for result in cells))
         several_precisions = len({_precision(result) for result in cells}) > 1
+        lengths = [epochs for epochs, _ in settings]
         for result in cells:
             metrics = read_metrics(Path(result["folder"]))
             epochs = [line["epoch"] for line in metrics]
@@ -100,7 +101,7 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
             fill = FILLS[settings.index(_training_setting(result)) % len(FILLS)]
             look = {"linewidth": 1.2, "markersize": 4, "fillstyle": fill, **method_look(config["method"])}
             name = full_name(config["method"], config["protocol"], departures(result))
-            if len({setting for setting, _ in settings}) > 1:
+            if len(set(lengths)) > 1:
                 name += f", {config['training']['epochs']} epochs"
             name += f", {_precision(result)}" if several_precisions else ""
             for axis, quantity in zip(axes, ("loss_nats", "rate_nats", "distortion_nats"), strict=True):
@@ -112,7 +113,11 @@ def plot_training(results: list[dict], folder: Path) -> list[Path]:
         data = _data(dataset, [result["source"] for result in cells])
         for axis, title in zip(axes, ("objective, with penalty", "rate", "distortion"), strict=True):
             axis.set(title=title, xlabel="epoch", ylabel="nats per example")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            if max(lengths) >= 5 * min(lengths):  # else the short schedules would be a line at the margin
+                axis.set_xscale("log")
+                axis.xaxis.set_major_formatter("{x:g}")
+            else:
+                axis.xaxis.get_major_locator().set_params(integer=True)
             lines = [value for line in axis.get_lines() for value in line.get_ydata()]
             if lines:  # the first epochs would flatten all that follows
                 low, high = np.min(lines), np.quantile(lines, 0.9)

@@ -459,6 +459,15 @@ def test_training_curves_are_of_a_constant_beta_of_one(tmp_path):
     assert [path.name for path in plot_training(both, tmp_path)][1] == "training_binary_mnist_released.png"
 
 
+@pytest.mark.parametrize(("epochs", "scale"), [(20, "log"), (100, "linear")])
+def test_training_curves_of_short_and_long_schedules_can_both_be_read(tmp_path, monkeypatch, epochs, scale):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), path)[1])
+    results = [result(), result("vae", training={"epochs": epochs})]
+    plot_training([one | {"folder": str(tmp_path / one["config"]["method"])} for one in results], tmp_path)
+    assert {axis.get_xscale() for axis in figures[0].axes} == {scale}
+
+
 @pytest.mark.parametrize(("mixed", "labels"), [(True, ["echo, bfloat16", "vae, float32"]), (False, ["echo", "vae"])])
 def test_figures_tell_precisions_apart(tmp_path, monkeypatch, mixed, labels):
     figures = []
