@@ -459,6 +459,6 @@ def section(rows: list[Row]) -> str:
     header = ("data", "method", "epochs", "networks", "seeds", "rate", "distortion", "-ELBO", "paper, 200 epochs")
     epochs = epochs_by_cell(rows)
     complete = sum(count == PAPER_EPOCHS for count in epochs.values())
-    progress = f"Of the {len(epochs)} cells of the paper's table, with its {PAPER_EPOCHS} epochs, {complete} are complete."
+    progress = f"Complete, with the paper's {PAPER_EPOCHS} epochs: {complete} of the {len(epochs)} cells of its table."
     notes = [*_notes(shown, header), *_tau_notes(rankings(rows)), progress]
     return Table("results", "Results", header, lines, notes, []).markdown()

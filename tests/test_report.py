@@ -384,7 +384,7 @@ def test_progress_of_the_cells():
         epochs: progress_table(compare([result(training={"epochs": n}) for n in epochs])) for epochs in ((300,), (200, 300))
     }
     assert [{line[0]: line[1] for line in table.lines}["echo"] for table in longer.values()] == ["300 epochs", "complete"]
-    assert "0 are complete" in section(compare([result(training={"epochs": 300})]))
+    assert "epochs: 0 of the 27 cells" in section(compare([result(training={"epochs": 300})]))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"method": "echo"}}'])
