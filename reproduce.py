@@ -24,12 +24,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves these kernels off on processors without VNNI instructions, where a training step takes twice as long then.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-os.environ["ECHO_TF_WITHOUT_KERAS"] = "1"  # options and configurations are checked before anybody waits for Keras
-from echo_tf.config import DATASETS, available_methods, load_config
 from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
-from echo_tf.paper import paper_table
-
-del os.environ["ECHO_TF_WITHOUT_KERAS"]
+from echo_tf.models.config import DATASETS, available_methods, load_config
+from echo_tf.report.paper import paper_table
 
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
 EXIT_SIGNAL = 128  # plus its number: 130 for Ctrl-C, 143 for SIGTERM
@@ -177,7 +174,7 @@ def plan_cells(options: argparse.Namespace) -> list:
     if options.replicas > 1:
         configs = [_with_replicas(config, options.replicas) for config in configs]
     # Imports Keras, which takes seconds: configurations are checked by now.
-    from echo_tf.experiments import plan
+    from echo_tf.experiments.cells import plan
 
     holds_out = options.validate or options.split == "validation"
     holdout = HOLDOUT.get(options.dataset, 0) if holds_out else 0
@@ -198,9 +195,9 @@ def _with_replicas(config, replicas: int):
 
 def train_cells(options: argparse.Namespace, cells: list) -> None:
     """Train and evaluate all cells that are not finished."""
-    from echo_tf.data import load_dataset
-    from echo_tf.executors import Task
-    from echo_tf.experiments import is_finished
+    from echo_tf.data.load import load_dataset
+    from echo_tf.experiments.cells import is_finished
+    from echo_tf.experiments.executors import Task
 
     tasks = []
     for cell in cells:
@@ -240,7 +237,7 @@ def train_cells(options: argparse.Namespace, cells: list) -> None:
 
 def _run_here(options: argparse.Namespace, tasks: list) -> Iterator[dict | Exception]:
     """Run tasks one after the other in this process and yield the result or error of each."""
-    from echo_tf.executors import EXPECTED_ERRORS, run_task
+    from echo_tf.experiments.executors import EXPECTED_ERRORS, run_task
 
     for number, task in enumerate(tasks, 1):
         print(f"[{number}/{len(tasks)}] {task.folder}")
@@ -256,8 +253,8 @@ def _run_elsewhere(options: argparse.Namespace, tasks: list) -> Iterator[dict | 
     """Run tasks in other processes, and yield the result or error of each as it ends; one bar for all of them."""
     from tqdm import tqdm
 
-    from echo_tf.executors import LocalProcesses, RayCluster, run_all
-    from echo_tf.training import read_metrics
+    from echo_tf.experiments.executors import LocalProcesses, RayCluster, run_all
+    from echo_tf.experiments.training import read_metrics
 
     if options.executor == "ray":
         executor = RayCluster(options.ray_address, cpus=options.threads or 1, gpus=options.gpus)
@@ -331,8 +328,8 @@ def _progress(stack: contextlib.ExitStack):
 
 def check_cells(options: argparse.Namespace, cells: list) -> None:
     """Find out before the training what cannot be analysed after it."""
-    from echo_tf.data import load_dataset
-    from echo_tf.experiments import check_analysable
+    from echo_tf.data.load import load_dataset
+    from echo_tf.experiments.cells import check_analysable
 
     dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
     for cell in cells:
@@ -341,8 +338,8 @@ def check_cells(options: argparse.Namespace, cells: list) -> None:
 
 def analyse_cells(options: argparse.Namespace, cells: list) -> None:
     """Analyse the trained models of all cells, as far as that is not on disk."""
-    from echo_tf.data import load_dataset
-    from echo_tf.experiments import analyse_cell
+    from echo_tf.data.load import load_dataset
+    from echo_tf.experiments.cells import analyse_cell
 
     dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
     for number, cell in enumerate(cells, 1):
@@ -352,9 +349,9 @@ def analyse_cells(options: argparse.Namespace, cells: list) -> None:
 
 def report(options: argparse.Namespace) -> list:
     """Print the comparison, write tables, figures and the page with all of them. Returns the rows of the table."""
-    from echo_tf import comparison, plots
-    from echo_tf import report as reports
-    from echo_tf.page import write_page
+    from echo_tf.report import comparison, plots
+    from echo_tf.report import report as reports
+    from echo_tf.report.page import write_page
 
     results = comparison.read_results(options.out)
     if not results:
@@ -388,7 +385,8 @@ def report(options: argparse.Namespace) -> list:
 
 def theory(options: argparse.Namespace) -> None:
     """Run the experiment `theory` as far as it is not on disk, draw its figures, and name all files."""
-    from echo_tf import theory_experiment, theory_plots
+    from echo_tf.experiments import theory as theory_experiment
+    from echo_tf.report import theory_plots
 
     folder = options.out / "theory"
     if not options.report:
@@ -405,9 +403,9 @@ def theory(options: argparse.Namespace) -> None:
 
 def bottleneck(options: argparse.Namespace) -> None:
     """Run the experiment `bottleneck` as far as it is not on disk, draw its figure, and name its files."""
-    from echo_tf import bottleneck as experiment
-    from echo_tf import theory_plots
-    from echo_tf.data import load_dataset
+    from echo_tf.data.load import load_dataset
+    from echo_tf.experiments import bottleneck as experiment
+    from echo_tf.report import theory_plots
 
     table = options.out / "bottleneck" / f"{options.dataset}.csv"
     if not options.report:

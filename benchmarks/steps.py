@@ -33,12 +33,12 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.timing import ROUNDS, ratio, show, take_turns, write
-from echo_tf.config import available_methods, load_config
-from echo_tf.data import Dataset
-from echo_tf.model import build_model
-from echo_tf.networks import DECODERS, ENCODERS, IMAGE_SHAPE
-from echo_tf.paper import paper_table
-from echo_tf.training import ImageBatches, train
+from echo_tf.data.load import Dataset
+from echo_tf.experiments.training import ImageBatches, train
+from echo_tf.models.autoencoder import build_model
+from echo_tf.models.config import available_methods, load_config
+from echo_tf.models.networks import DECODERS, ENCODERS, IMAGE_SHAPE
+from echo_tf.report.paper import paper_table
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")

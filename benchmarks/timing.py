@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.processor import CPUINFO, instructions
+from echo_tf.experiments.processor import CPUINFO, instructions
 
 ROUNDS = 7
 

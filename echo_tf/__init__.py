@@ -1,47 +1,50 @@
 """Echo noise channels and rate-distortion autoencoders for Keras 3."""
 
-import os
+import importlib
 
-from echo_tf import theory
-from echo_tf.config import Config, load_config
-from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
-from echo_tf.truncation import max_scale
-from echo_tf.version import __version__
+from echo_tf import registration
 
-__all__ = [
-    "CellError",
-    "Config",
-    "ConfigError",
-    "DataError",
-    "ResultError",
-    "TrainingError",
-    "__version__",
-    "load_config",
-    "max_scale",
-    "theory",
-]
+__version__ = "0.1.0"
 
-# Keras loads a model only if the classes in its file have been imported, so `import echo_tf` imports them all. A program that
-# looks at its configuration before it waits seconds for Keras, as reproduce.py does, sets this variable while it imports us.
-if "ECHO_TF_WITHOUT_KERAS" not in os.environ:
-    from echo_tf.channels import GaussianChannel
-    from echo_tf.data import Dataset, load_dataset
-    from echo_tf.echo import EchoDense, EchoLayer, echo_noise, echo_rate, echo_sample
-    from echo_tf.losses import mean_rate
-    from echo_tf.matrix import MatrixEchoLayer
-    from echo_tf.model import RateDistortionModel, build_model
+# Public names and their modules, imported when they are first used: `import echo_tf.theory` needs NumPy and SciPy alone.
+_HOMES = {
+    "CellError": "errors",
+    "Config": "models.config",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "Dataset": "data.load",
+    "EchoDense": "echo.layers_old",
+    "EchoLayer": "echo.layers_old",
+    "GaussianChannel": "models.channels",
+    "IAFChannel": "models.channels",
+    "MAFPrior": "models.priors",
+    "MatrixEchoLayer": "echo.matrix",
+    "RateDistortionModel": "models.autoencoder",
+    "ResultError": "errors",
+    "TrainingError": "errors",
+    "VampPrior": "models.priors",
+    "build_model": "models.autoencoder",
+    "echo_noise": "echo.layers_old",
+    "echo_rate": "echo.layers_old",
+    "echo_sample": "echo.layers_old",
+    "load_config": "models.config",
+    "load_dataset": "data.load",
+    "max_scale": "echo.bound",
+    "mean_rate": "models.losses",
+}
 
-    __all__ += [
-        "Dataset",
-        "EchoDense",
-        "EchoLayer",
-        "GaussianChannel",
-        "MatrixEchoLayer",
-        "RateDistortionModel",
-        "build_model",
-        "echo_noise",
-        "echo_rate",
-        "echo_sample",
-        "load_dataset",
-        "mean_rate",
-    ]
+__all__ = ["__version__", "theory", *_HOMES]
+
+registration.register()
+
+
+def __getattr__(name: str):
+    if name == "theory":
+        return importlib.import_module("echo_tf.theory")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'echo_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"echo_tf.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as arrays
 
 import echo_tf
 from echo_tf import data, theory
-from echo_tf.comparison import read_results
-from echo_tf.config import Config, config_from_dict, flatten, load_config
 from echo_tf.errors import CellError, ConfigError, DataError, ResultError
-from echo_tf.experiments import is_finished, plan
-from echo_tf.training import METRICS, read_metrics
+from echo_tf.experiments.cells import is_finished, plan
+from echo_tf.experiments.training import METRICS, read_metrics
+from echo_tf.models.config import Config, config_from_dict, flatten, load_config
+from echo_tf.report.comparison import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck)}

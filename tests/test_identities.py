@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from echo_tf.channels import GaussianChannel
-from echo_tf.echo import EchoDense, echo_rate, echo_sample
+from echo_tf.echo.layers_old import EchoDense, echo_rate, echo_sample
+from echo_tf.models.channels import GaussianChannel
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
 SCALES = np.array([0.5, 0.7])

@@ -18,11 +18,11 @@ import keras
 import numpy as np
 import pytest
 
-from echo_tf.config import ConfigError, load_config
-from echo_tf.data import load_dataset
-from echo_tf.experiments import Cell, CellError, analyse_cell, is_finished, load_analysis, run_cell
+from echo_tf.data.load import load_dataset
+from echo_tf.experiments.cells import Cell, CellError, analyse_cell, is_finished, load_analysis, run_cell
+from echo_tf.experiments.training import CHECKPOINT, TrainingError, read_metrics, save_atomically
 from echo_tf.files import LOCK, checksum, locked, set_aside, write_atomically, zip_damage
-from echo_tf.training import CHECKPOINT, TrainingError, read_metrics, save_atomically
+from echo_tf.models.config import ConfigError, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL = Cell("digits", load_config("vae", training={"epochs": 3, "batch_size": 20}))

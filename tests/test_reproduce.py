@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import echo_tf.analysis
-import echo_tf.data
-import echo_tf.experiments
-from echo_tf.config import load_config
-from echo_tf.experiments import Cell, CellError, load_model, run_cell
+import echo_tf.data.load
+import echo_tf.experiments.analysis
+import echo_tf.experiments.cells
+from echo_tf.experiments.cells import Cell, CellError, load_model, run_cell
 from echo_tf.files import checksum
-from echo_tf.paper import paper_table
+from echo_tf.models.config import load_config
+from echo_tf.report.paper import paper_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,1 +1,0 @@
-"""Builders for TensorFlow Datasets."""

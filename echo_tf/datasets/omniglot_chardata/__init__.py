@@ -1,5 +1,0 @@
-"""The 28x28 Omniglot of Burda et al. for TensorFlow Datasets."""
-
-from echo_tf.datasets.omniglot_chardata.omniglot_chardata_dataset_builder import Builder
-
-__all__ = ["Builder"]

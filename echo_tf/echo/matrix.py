@@ -1,0 +1,254 @@
+r"""The Echo channel with a matrix S(x): noise, exact rate, and the Keras layer.
+
+`z = f(x) + S(x) e` as in `echo_tf.echo`, but `S(x)` is lower-triangular with a positive diagonal instead of diagonal, so that
+a dimension of the output may carry noise of those before it. With
+
+    e = sum_{l >= 0} S(x_0) S(x_1) ... S(x_{l-1}) f(x_l),    x_0, x_1, ... i.i.d. from q(x),
+
+`z` and `e` have the same law, and `I(X; Z) = -E log |det S(x)|` exactly. The order of the product counts.
+`max_scale(d_max, sqrt(m) M)` bounds the spectral norm `||S||_2`: since `|f|_2 <= sqrt(m) M`, what is cut after `d_max` terms
+is at most `sqrt(m) M r^d / (1 - r)` in the Euclidean norm, hence in every dimension.
+
+Everything is in nats and per example.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.distribution import SeedGenerator
+from echo_tf.echo.bound import check_d_max, max_scale
+from echo_tf.echo.layers_old import Tensor, _at_least_float32
+
+
+def matrix_ring_noise(mean: Tensor, scale: Tensor, order: Tensor, d_max: int) -> Tensor:
+    """Echo noise of every example for matrices `S`, when `order`, read as a ring, gives the echoes. Deterministic.
+
+    `e = sum_{l < d_max} S(x_0) ... S(x_{l-1}) f(x_l)`, where the example at place `k` has those at places
+    `k + 1, ..., k + d_max` (modulo the batch) as its `x_0, x_1, ...`, so that its own sample never occurs.
+
+    The noise obeys `e_k = f_{k+1} + S_{k+1} e_{k+1}`. A block of n places maps the noise behind it to the noise in front of it
+    by `e -> b + A e`; a block followed by a second one is the block `(A A', b + A b')`. So blocks of 1, 2, 4, ... places that
+    start at every place come from doubling, with one `roll` each, and the binary digits of `d_max` select those that add up
+    to exactly `d_max` terms: O(batch m^3 log d_max) time, O(batch m^2) memory (times log d_max where a gradient is taken,
+    which keeps the blocks of every size).
+
+    Args:
+        mean: `f(x)`. Shape `(batch, m)`, float. More axes, as in `(batch, ..., m)`, hold separate rings of the same order.
+        scale: `S(x)`, `r` included. Shape `(batch, m, m)`, float; `(batch, ..., m, m)` with more axes.
+        order: Permutation of `0, ..., batch - 1`. Shape `(batch,)`, integer.
+        d_max: Integer, number of echoes, from 1 to `batch - 1`.
+
+    Returns:
+        Noise `e`, the shape of `mean`, at least float32; row i belongs to example i. Where the backend computes float32
+        matrix products in TF32 (TensorFlow and JAX do on recent NVIDIA GPUs, unless told not to), it is only as exact as that.
+
+    Raises:
+        ValueError: `d_max` is not an integer >= 1, or `d_max > batch - 1`. Where the batch size is only known at run time the
+            error is the backend's, about the size of a slice.
+
+    Source: paper, equations 1 to 3, which allow a matrix `S(x)`; the linear-time evaluation is ours.
+    """
+    check_d_max(d_max)
+    mean, scale = _at_least_float32(mean, scale)
+    order = ops.convert_to_tensor(order)
+    batch = mean.shape[0]
+    if batch is not None and d_max > batch - 1:
+        raise ValueError(
+            f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {batch - 1}, so that no example is its "
+            f"own echo. Received: d_max={d_max}. Use larger batches or a smaller d_max."
+        )
+    if batch is None:
+        # The first d_max + 1 places do not exist in a batch that is too short: the backend refuses it, instead of a ring that
+        # closes early and gives a noise for which the rate is wrong.
+        order = ops.concatenate([ops.slice(order, (0,), (d_max + 1,)), order[d_max + 1 :]])
+
+    total, decay = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)  # (b, A) of `size` places from each place
+    noise = ops.zeros_like(total)
+    size = 1
+    while True:
+        if d_max & size:
+            noise = total + _product(decay, ops.roll(noise, -size, axis=0))
+        if 2 * size > d_max:
+            break
+        total = total + _product(decay, ops.roll(total, -size, axis=0))
+        decay = ops.matmul(decay, ops.roll(decay, -size, axis=0))
+        size *= 2
+
+    return ops.take(ops.roll(noise, -1, axis=0), ops.argsort(order), axis=0)
+
+
+def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
+    """Lower-triangular matrix with positive diagonal and spectral norm at most `max_scale`, from unconstrained values.
+
+    `S = r L / max(1, sqrt(||L||_1 ||L||_inf))`, where the diagonal of `L` is the sigmoid of its raw values and the entries
+    below it are the raw values themselves. `||L||_1` and `||L||_inf`, the largest absolute column and row sums, bound the
+    spectral norm by `||L||_2 <= sqrt(||L||_1 ||L||_inf)`, with equality for a diagonal matrix: `S = r diag(sigmoid(raw))`
+    if no entry is below the diagonal, the diagonal channel with the same `r`. For any `max_scale`
+    `log |det S| <= m log(max_scale)`.
+
+    Args:
+        raw: The `m` values of the diagonal, then those below it row by row: `L_10, L_20, L_21, L_30, ...`.
+            Shape `(..., m (m + 1) / 2)`, float.
+        max_scale: Float in (0, 1), `r`.
+
+    Returns:
+        `(S, log |det S|)`, the latter in nats. Shapes `(..., m, m)` and `(...)`, at least float32. The determinant comes from
+        the logarithms of the diagonal, and is finite where that of `S` underflows.
+
+    Raises:
+        ValueError: the last axis of `raw` has no length `m (m + 1) / 2`, or `max_scale` is not in (0, 1).
+
+    Source: ours. The bound of the norm is Schur's test, a case of Hölder's inequality between matrix norms.
+    """
+    if not 0 < max_scale < 1:
+        raise ValueError(
+            f"Invalid value received for argument `max_scale`. Expected a number in (0, 1). Received: max_scale={max_scale}"
+        )
+    (raw,) = _at_least_float32(raw)
+    dim = _triangular_dim(raw)
+    logits = raw[..., :dim]
+
+    # Every entry of L from its place in a row of diagonal, entries below, and one 0 for all above.
+    entries = np.full((dim, dim), raw.shape[-1], dtype="int32")
+    entries[np.diag_indices(dim)] = np.arange(dim)
+    entries[np.tril_indices(dim, -1)] = np.arange(dim, raw.shape[-1])
+    values = ops.concatenate([ops.sigmoid(logits), raw[..., dim:], ops.zeros_like(raw[..., :1])], axis=-1)
+    lower = ops.take(values, entries, axis=-1)  # (..., m, m)
+
+    # Divided by the largest entry first, where that is more than 1: no sum or product overflows. The bound does not depend on
+    # that divisor, so that it needs no gradient.
+    largest = ops.stop_gradient(ops.maximum(ops.max(ops.abs(lower), axis=(-2, -1)), 1.0))
+    divided = lower / largest[..., None, None]
+    row_sum = ops.max(ops.sum(ops.abs(divided), axis=-1), axis=-1)
+    column_sum = ops.max(ops.sum(ops.abs(divided), axis=-2), axis=-1)
+    bound_squared = ops.maximum(row_sum * column_sum, ops.square(1.0 / largest))  # (max(1, bound of the norm) / largest)^2
+
+    scale = max_scale * divided / ops.sqrt(bound_squared)[..., None, None]
+    log_bound = ops.log(largest) + 0.5 * ops.log(bound_squared)
+    log_abs_det = dim * math.log(max_scale) + ops.sum(ops.log_sigmoid(logits), axis=-1) - dim * log_bound
+    return scale, log_abs_det
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """`A v` for matrices of shape `(..., m, m)` and vectors `(..., m)`."""
+    return ops.squeeze(ops.matmul(matrix, ops.expand_dims(vector, -1)), -1)
+
+
+def _triangular_dim(raw: Tensor) -> int:
+    length = raw.shape[-1]
+    dim = (math.isqrt(8 * length + 1) - 1) // 2
+    if length < 1 or dim * (dim + 1) // 2 != length:
+        raise ValueError(
+            "Invalid value received for argument `raw`. Expected m (m + 1) / 2 values on the last axis, as 1, 3, 6, 10, ... "
+            f"for m = 1, 2, 3, 4, ... Received: raw.shape={tuple(raw.shape)}"
+        )
+    return dim
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class MatrixEchoLayer(keras.layers.Layer):
+    """The Echo channel with a triangular matrix: `z = f(x) + S(x) e`, with noise made from the batch and the exact rate.
+
+    `S(x)` is made of unconstrained values by `bounded_triangular`, with `r = max_scale(d_max, sqrt(m) * max_mean)`, so that the
+    diagonal channel with that `r` is contained: all values below the diagonal 0. Since `r` bounds a norm and not single
+    entries, it is smaller than that of `EchoLayer`, and the rate floor is higher, the more so the more dimensions there are.
+
+    Randomness is fresh at every call, in training and inference alike, and gradients flow through the echoes. The layer works
+    in float32 under any dtype policy and has no weights. All orders of echoes come from one random ring (see
+    `matrix_ring_noise`): the law of each example's noise is that of independent draws without replacement, but the dependence
+    between examples is not.
+
+    Args:
+        d_max: Integer >= 1, number of echoes. Every batch needs more examples than that: the layer keeps no reservoir.
+        max_mean: Float > 0, the bound `M` of `|f_j(x)|`. A precondition; it is not checked.
+        rate_weight: Float or `None`. If given, `rate_weight` times the mean rate is added to the loss of the model. Leave it
+            out where the layer is called more than once in a step: Keras then counts the losses differently by backend.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Call arguments:
+        inputs: `[mean, raw]`. `mean`: `f(x)` with `|f_j| <= max_mean`, shape `(batch, m)`. `raw`: unconstrained values, shape
+            `(batch, m (m + 1) / 2)`, in the order of `bounded_triangular`: first the `m` of the diagonal.
+
+    Returns:
+        `z`, float32, the shape of `mean`.
+
+    Raises:
+        ValueError: invalid arguments; shapes that do not belong together; a batch of at most `d_max` examples (where its size
+            is only known at run time, the error is the backend's, about the size of a slice).
+
+    Source: paper, equation 1, Theorem 2.3 and its outlook, where a matrix `S(x)` is left to future work; the construction of
+        `S(x)` and the linear-time evaluation are ours.
+        Differs from the paper's channel, whose `S(x)` is diagonal and whose `r` bounds every entry of it.
+
+    Example:
+        >>> layer = MatrixEchoLayer(d_max=99)
+        >>> z = layer([keras.ops.zeros((100, 8)), keras.ops.zeros((100, 36))])
+        >>> tuple(z.shape), round(layer.rate_floor(8), 4)
+        ((100, 8), 1.5143)
+    """
+
+    def __init__(
+        self,
+        d_max: int = 99,
+        max_mean: float = 1.0,
+        rate_weight: float | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        max_scale(d_max, max_mean)  # checks both
+        self.d_max = d_max
+        self.max_mean = max_mean
+        self.rate_weight = rate_weight
+        self.seed = seed
+        self.seed_generator = SeedGenerator(seed)
+
+    def call(self, inputs):
+        mean, raw = inputs
+        self._check_shapes(mean, raw)
+        scale, log_abs_det = bounded_triangular(raw, self.norm_bound(mean.shape[1]))
+        if self.rate_weight is not None:
+            self.add_loss(self.rate_weight * ops.mean(-log_abs_det))
+
+        order = keras.random.shuffle(ops.arange(ops.shape(mean)[0]), seed=self.seed_generator)
+        return mean + _product(scale, matrix_ring_noise(mean, scale, order, self.d_max))
+
+    def norm_bound(self, dim: int) -> float:
+        """`r = max_scale(d_max, sqrt(dim) * max_mean)`, the bound of `||S(x)||_2` for `dim` dimensions."""
+        return max_scale(self.d_max, math.sqrt(dim) * self.max_mean)
+
+    def rate(self, raw: Tensor) -> Tensor:
+        """Exact rate, `-log |det S(x)|`, in nats per example, shape `(batch,)`."""
+        (raw,) = _at_least_float32(raw)
+        return -bounded_triangular(raw, self.norm_bound(_triangular_dim(raw)))[1]
+
+    def rate_floor(self, dim: int) -> float:
+        """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats: `|det S| <= ||S||_2^dim`."""
+        return -dim * math.log(self.norm_bound(dim))
+
+    def _check_shapes(self, mean: Tensor, raw: Tensor) -> None:
+        if len(mean.shape) != 2 or len(raw.shape) != 2 or raw.shape[1] != mean.shape[1] * (mean.shape[1] + 1) // 2:
+            raise ValueError(
+                "Invalid shapes received for argument `inputs`. Expected [mean, raw] of shapes (batch, m) and "
+                f"(batch, m (m + 1) / 2). Received: {tuple(mean.shape)} and {tuple(raw.shape)}"
+            )
+        batch = mean.shape[0]  # None where it is only known at run time
+        if batch is not None and batch <= self.d_max:
+            raise ValueError(
+                f"{self.name} received a batch of {batch} examples, which cannot give every example d_max = {self.d_max} "
+                f"different echoes besides its own sample. Pass at least {self.d_max + 1} examples (drop a shorter last batch, "
+                "or repeat examples to fill it), or make the layer with a smaller d_max, which raises the rate floor."
+            )
+
+    def compute_output_spec(self, inputs):
+        # Tracing `call` to find the shape would try it with made-up batch sizes.
+        self._check_shapes(*inputs)
+        return keras.KerasTensor(inputs[0].shape, "float32")
+
+    def get_config(self):
+        config = super().get_config()
+        names = ("d_max", "max_mean", "rate_weight", "seed")
+        return {**config, **{name: getattr(self, name) for name in names}}

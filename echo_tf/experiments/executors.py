@@ -1,0 +1,211 @@
+"""Many cells at once: in processes of this machine, or on a Ray cluster.
+
+This module imports no Keras, so that a worker process has its environment set before TensorFlow looks at it.
+"""
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
+
+logger = logging.getLogger(__name__)
+
+LOG = "worker.log"
+# A worker that was killed (for want of memory, with its machine) goes on from its checkpoint so many times.
+RETRIES = 3
+POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
+# Environment variables that choose backend, threads and folders.
+_VARIABLES = ("TF_", "XLA_", "JAX_", "KERAS_", "ECHO_TF_")
+EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What it takes to run a cell elsewhere: plain values.
+
+    Attributes:
+        cell: The cell, by `Cell.to_dict`.
+        folder: Its folder.
+        out, data_dir, raw_dir: Folders, as for `reproduce.py`; on several machines all must have them under the same names.
+        split, passes, validate: As for `run_cell`.
+        tensorboard: Boolean, write event files into the cell's folder.
+        after: Folder of the cell that must be finished before, if any.
+    """
+
+    cell: dict
+    folder: Path
+    out: Path
+    data_dir: Path | None = None
+    raw_dir: Path | None = None
+    split: str = "test"
+    passes: int = 5
+    validate: bool = False
+    tensorboard: bool = False
+    after: Path | None = None
+
+
+def run_task(task: Task, callbacks: tuple = ()) -> dict:
+    """Run a cell as `run_cell` does, with its errors, and return its result."""
+    import keras
+
+    from echo_tf.data.load import load_dataset
+    from echo_tf.experiments.cells import Cell, run_cell
+
+    cell = Cell.from_dict(task.cell)
+    dataset = load_dataset(cell.dataset, task.data_dir, task.raw_dir)
+    callbacks = [*callbacks, *([keras.callbacks.TensorBoard(task.folder / "tensorboard")] if task.tensorboard else [])]
+    options = {"split": task.split, "passes": task.passes, "validate": task.validate, "callbacks": callbacks}
+    return run_cell(cell, dataset, task.out, **options)
+
+
+class LocalProcesses:
+    """Runs a task in a process of its own on this machine, again if that is killed; what it prints goes to `worker.log`."""
+
+    def __init__(self):
+        self._stopped = threading.Event()
+
+    def __call__(self, task: Task) -> dict:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        (task.folder / LOG).open("a").close()  # a process that cannot open it would seem to be killed
+        for _ in range(RETRIES + 1):
+            if self._stopped.is_set():
+                raise CellError(f"{task.folder}: stopped before it began. The same command goes on.")
+            try:
+                context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+                with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG,)) as pool:
+                    future = pool.submit(run_task, task)
+                    if self._stopped.is_set():  # `stop` may have looked before there was a process
+                        self.stop()
+                    return future.result()
+            except BrokenProcessPool:
+                if self._stopped.is_set():
+                    raise
+                logger.warning("%s: its process was killed. Another one goes on from the checkpoint.", task.folder)
+        raise CellError(
+            f"{task.folder}: its process was killed {RETRIES + 1} times, perhaps for want of memory. Lower --jobs; "
+            f"{task.folder / LOG} has what it printed."
+        )
+
+    def stop(self) -> None:
+        """Kill all processes. What they trained since their last checkpoints is lost."""
+        self._stopped.set()
+        for process in multiprocessing.active_children():
+            process.kill()
+
+
+def _prepare_worker(log: Path) -> None:
+    """Show warnings where the parent shows its own, send all else to a file, leave signals to the parent, and die with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=os.fdopen(os.dup(2), "w"))
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+class RayCluster:
+    """Runs a task on a Ray cluster, again if its worker dies. Every machine needs the same package and folders, by name.
+
+    Args:
+        address: Of the cluster, `"auto"` for the one that runs here; `None` for `$RAY_ADDRESS`, else one of this machine alone.
+        cpus, gpus: What a cell takes of a machine; a share of a GPU is possible.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no such cluster.
+    """
+
+    def __init__(self, address: str | None, cpus: float, gpus: float):
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("Ray is not installed. Run: pip install '.[ray]'") from None
+        checkout = str(Path(__file__).resolve().parents[2])
+        variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+        paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
+        try:
+            if not ray.is_initialized():
+                _check_reachable(address)
+                ray.init(address, log_to_driver=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"No Ray cluster at {address}: {error}. Start one (ray start --head) or leave it out.") from None
+        self._ray = ray
+        self._run = ray.remote(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_retries=RETRIES,
+            max_calls=1,  # a process each, as on one machine: Keras and TensorFlow keep state between models
+            runtime_env={"env_vars": {**variables, "PYTHONPATH": paths}},
+        )(run_task)
+
+    def __call__(self, task: Task) -> dict:
+        paths = {name: value.absolute() for name, value in vars(task).items() if isinstance(value, Path)}
+        try:
+            return self._ray.get(self._run.remote(dataclasses.replace(task, **paths)))
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:  # the machine died, or the worker, once more than it was retried
+            raise CellError(f"{task.folder}: Ray gave up ({error}). The same command goes on from its checkpoint.") from None
+
+    def stop(self) -> None:
+        """Leave the cluster, which ends the tasks of this program there."""
+        self._ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail at once where nobody listens: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition("/")[2].partition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+def run_all(
+    tasks: list[Task],
+    executor: LocalProcesses | RayCluster,
+    at_once: int,
+    watch: Callable[[list[Task]], None] = lambda running: None,
+) -> Iterator[tuple[Task, dict | Exception]]:
+    """Run tasks, each once the one that it comes after has ended, and yield them as they end.
+
+    Args:
+        tasks: The tasks.
+        executor: Where they run.
+        at_once: How many may run at the same time.
+        watch: Called about once a second with the tasks that run.
+
+    Yields:
+        Each task with its result, or with the expected error that ended it. The others go on.
+    """
+    waiting, running = list(tasks), {}
+    with futures.ThreadPoolExecutor(at_once) as threads:
+        try:
+            while waiting or running:
+                unfinished = {task.folder for task in [*waiting, *running.values()]}
+                for task in [task for task in waiting if task.after not in unfinished][: at_once - len(running)]:
+                    waiting.remove(task)
+                    running[threads.submit(executor, task)] = task
+                ended, _ = futures.wait(running, POLL_SECONDS, futures.FIRST_COMPLETED)
+                watch(list(running.values()))
+                for future in ended:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, EXPECTED_ERRORS):
+                        raise error
+                    yield running.pop(future), error or future.result()
+        except BaseException:  # Ctrl-C too
+            executor.stop()
+            raise

@@ -1,0 +1,144 @@
+"""Small autoencoders for synthetic sources: learned rate-distortion points beside the exact curve."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.layers_old import EchoDense
+from echo_tf.models.channels import GaussianChannel
+from echo_tf.statistics import standard_error
+from echo_tf.theory.sources import Source
+
+CHANNELS = ("echo", "gaussian")
+
+# Echo's floor is 0.02 nats a dimension here: batches are cheap where examples are numbers.
+BATCH_SIZE = 1_000
+D_MAX = BATCH_SIZE - 1
+HIDDEN = 64
+
+# The learning rate falls along a cosine in every cycle.
+CYCLE_STEPS = 700
+CYCLES = 2
+LEARNING_RATE = 2e-3
+
+REFRESH_EXAMPLES = 10_000
+EVALUATION_BATCHES = 200
+
+
+@dataclass(frozen=True)
+class LearnedPoint:
+    """A learned model's place in the rate-distortion plane.
+
+    `rate_nats` is the channel's own rate: for Echo the exact formula, for the Gaussian channel the KL divergence from its
+    N(0, I) marginal, an upper bound of I(X; Z). `excess_nats` is its distance from the exact `R(D)` at the measured
+    distortion, with the standard error of `rate + slope * distortion`. Standard errors are over fresh evaluation batches.
+    """
+
+    source: str
+    channel: str
+    seed: int
+    slope: float
+    rate_nats: float
+    rate_se: float
+    distortion: float
+    distortion_se: float
+    exact_rate_nats: float
+    excess_nats: float
+    excess_se: float
+
+
+class SourceAutoencoder(keras.Model):
+    """Two-layer encoder and decoder around a channel with as many dimensions as the source; objective rate + slope * D.
+
+    Args:
+        source: The `Source`.
+        channel: `"echo"` (`EchoDense`) or `"gaussian"` (`GaussianChannel`).
+        seed: Integer, for the noise.
+    """
+
+    def __init__(self, source: Source, channel: str, seed: int):
+        super().__init__()
+        self.measure = source.measure
+        self.encoder = _perceptron(source.dim)
+        if channel == "echo":
+            self.channel = EchoDense(source.dim, rate_weight=None, d_max=D_MAX, seed=seed)
+        else:
+            self.channel = GaussianChannel(source.dim, seed=seed)
+        self.decoder = _perceptron(source.dim, source.dim)
+        self.slope = self.add_weight(shape=(), initializer="ones", trainable=False, name="slope")
+
+    def call(self, x, training=None):
+        z, rate = self.channel(self.encoder(x), return_rate=True, training=training)
+        error = x - self.decoder(z)
+        per_coordinate = ops.square(error) if self.measure == "squared" else ops.abs(error)
+        return {"rate": rate, "distortion": ops.sum(per_coordinate, axis=-1)}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.mean(y_pred["rate"] + self.slope * y_pred["distortion"])
+
+
+def _perceptron(inputs: int, outputs: int | None = None) -> keras.Model:
+    """Two hidden layers beside the input itself, which they leave alone at first, and a linear map if `outputs` is given.
+
+    A code that starts as a linear one is monotone. From random hidden layers it may fold a number onto itself, and training
+    does not undo that.
+    """
+    x = keras.Input((inputs,))
+    hidden = keras.layers.Dense(HIDDEN, "gelu")(keras.layers.Dense(HIDDEN, "gelu")(x))
+    features = keras.layers.Concatenate()([x, keras.layers.Dense(HIDDEN, kernel_initializer="zeros")(hidden)])
+    return keras.Model(x, features if outputs is None else keras.layers.Dense(outputs)(features))
+
+
+def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
+    """Train one model through the slopes of a source in their order, and measure it at each.
+
+    From the flattest on, the model learns the coarse structure of the source first; the other way it keeps a code of many
+    fine steps for good. Training examples are never used twice; evaluation is on fresh ones.
+
+    Args:
+        source: The `Source`.
+        channel: `"echo"` or `"gaussian"`.
+        seed: Integer, for weights, data and noise.
+
+    Returns:
+        One `LearnedPoint` per slope.
+    """
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = SourceAutoencoder(source, channel, seed)
+    schedule = keras.optimizers.schedules.CosineDecayRestarts(LEARNING_RATE, CYCLE_STEPS, t_mul=1.0, alpha=0.01)
+    model.compile(optimizer=keras.optimizers.Adam(schedule), steps_per_execution=CYCLE_STEPS // 7)
+    points = []
+    for slope in source.slopes:
+        model.slope.assign(slope)
+        for _ in range(CYCLES):
+            model.fit(source.sample(rng, CYCLE_STEPS * BATCH_SIZE), batch_size=BATCH_SIZE, shuffle=False, verbose=0)
+        if channel == "echo":
+            model.channel.adapt(model.encoder(source.sample(rng, REFRESH_EXAMPLES)))
+        points.append(_measure(model, source, channel, seed, slope, rng))
+    return points
+
+
+def _measure(
+    model: SourceAutoencoder, source: Source, channel: str, seed: int, slope: float, rng: np.random.Generator
+) -> LearnedPoint:
+    # One ring within each batch: examples of a batch depend on each other, batches do not. (`predict` would build a graph of
+    # `steps_per_execution` steps, which takes longer than the whole training.)
+    batches = [model.predict_on_batch(source.sample(rng, BATCH_SIZE)) for _ in range(EVALUATION_BATCHES)]
+    rates, distortions = (np.array([batch[name].mean() for batch in batches]) for name in ("rate", "distortion"))
+    exact = float(source.rate(distortions.mean()))
+    return LearnedPoint(
+        source=source.name,
+        channel=channel,
+        seed=seed,
+        slope=slope,
+        rate_nats=float(rates.mean()),
+        rate_se=standard_error(rates),
+        distortion=float(distortions.mean()),
+        distortion_se=standard_error(distortions),
+        exact_rate_nats=exact,
+        excess_nats=float(rates.mean()) - exact,
+        excess_se=standard_error(rates + slope * distortions),
+    )

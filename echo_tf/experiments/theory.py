@@ -1,0 +1,114 @@
+"""The experiment `theory`: exact curves, learned models beside them, and the exactness of Echo's rate, as CSV files."""
+
+import itertools
+import logging
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.layers_old import echo_noise
+from echo_tf.experiments.exactness import saturation, study
+from echo_tf.experiments.source_models import CHANNELS, LearnedPoint, learn_curve
+from echo_tf.files import locked, read_rows, write_rows
+from echo_tf.theory.finite import rd_curve, to_bits
+from echo_tf.theory.sources import BINARY_SOURCE, all_sources
+
+logger = logging.getLogger(__name__)
+
+BINARY_SLOPES = np.geomspace(0.05, 20.0, 30)
+CURVE_POINTS = 100
+SATURATION_POINTS = (2, 4, 16)
+NOISE_EXAMPLES, NOISE_ECHOES = 2_000, 20  # s is 0.4 at most, and 0.4^20 is nothing
+SATURATION_FORMULAS = np.linspace(0.1, 4.0, 14)  # -log s
+
+
+def run(folder: Path, seeds: int) -> None:
+    """Make what is missing of the experiment's tables (`TABLES`).
+
+    Args:
+        folder: Where the CSV files lie. Files, and models in `learned.csv`, that are there are not made again, by whatever
+            version they were made.
+        seeds: Number of seeds of the learned models.
+
+    Raises:
+        CellError: another process works in `folder`.
+        ResultError: `learned.csv` is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        for name, make in _MAKERS.items():
+            if not (folder / name).exists():
+                logger.info("making %s", name)
+                write_rows(folder / name, make())
+        learned = folder / LEARNED
+        rows = read_rows(learned, {field.name: field.type for field in fields(LearnedPoint)})
+        finished = {(row["source"], row["channel"], row["seed"]) for row in rows}
+        for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
+            if (source.name, channel, seed) not in finished:
+                logger.info("training: %s, %s channel, seed %d", source.name, channel, seed)
+                rows += [asdict(point) for point in learn_curve(source, channel, seed)]
+                write_rows(learned, rows)
+
+
+def _binary_source() -> list[dict]:
+    points = rd_curve(BINARY_SOURCE, 1.0 - np.eye(2), BINARY_SLOPES)
+    return [
+        {
+            "slope": point.slope,
+            "rate_nats": point.rate,
+            "rate_bits": float(to_bits(point.rate)),
+            "distortion": point.distortion,
+            "gap_nats": point.gap,
+        }
+        for point in points
+    ]
+
+
+def _exact_curves() -> list[dict]:
+    """R(D) of every source between the distortions of a rate of 0 and of well above what is learned."""
+    rows = []
+    for source in all_sources():
+        for distortion in np.geomspace(*source.distortions, CURVE_POINTS):
+            rows.append({"source": source.name, "distortion": distortion, "rate_nats": float(source.rate(distortion))})
+    return rows
+
+
+def _exactness() -> list[dict]:
+    return [asdict(estimate) for estimate in study()]
+
+
+def _saturation() -> list[dict]:
+    settings = itertools.product(SATURATION_POINTS, SATURATION_FORMULAS)
+    return [asdict(saturation(points, float(np.exp(-formula)))) for points, formula in settings]
+
+
+def _noise() -> list[dict]:
+    """A ring in the plane through an Echo channel, and through a Gaussian one whose noise has the same mean and covariance."""
+    rng = np.random.default_rng(0)
+    angle, radius = rng.uniform(0.0, 2 * np.pi, NOISE_EXAMPLES), rng.normal(0.9, 0.03, NOISE_EXAMPLES)
+    signal = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    log_scale = np.log(0.25 + 0.15 * np.cos(2 * angle))[:, None] * np.ones(2)
+    echo = ops.convert_to_numpy(echo_noise(signal, log_scale, d_max=NOISE_ECHOES, sampler="gather", seed=0))
+    gaussian = rng.multivariate_normal(echo.mean(axis=0), np.cov(echo, rowvar=False), NOISE_EXAMPLES)
+    clouds = {
+        "signal": signal,
+        "echo_noise": echo,
+        "echo_output": signal + np.exp(log_scale) * echo,
+        "gaussian_noise": gaussian,
+        "gaussian_output": signal + np.exp(log_scale) * gaussian,
+    }
+    columns = {f"{name}_{j + 1}": np.round(points[:, j], 4) for name, points in clouds.items() for j in range(2)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+_MAKERS = {
+    "binary_source.csv": _binary_source,
+    "exact_curves.csv": _exact_curves,
+    "exactness.csv": _exactness,
+    "saturation.csv": _saturation,
+    "noise.csv": _noise,
+}
+LEARNED = "learned.csv"
+TABLES = (*_MAKERS, LEARNED)

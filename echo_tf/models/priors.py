@@ -1,0 +1,181 @@
+"""Learned marginals p(z) that a rate may refer to: `log_prob` and `sample`.
+
+The channels have marginals of their own: N(0, I), and Echo the law of its noise.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.distribution import SeedGenerator
+from echo_tf.models.flows import AutoregressiveFlow
+from echo_tf.models.losses import gaussian_log_density
+from echo_tf.models.names import AVERAGES
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class UnitInterval(keras.constraints.Constraint):
+    """Clips a weight to [0, 1] after every step."""
+
+    def __call__(self, w):
+        return ops.clip(w, 0.0, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class MAFPrior(keras.layers.Layer):
+    """Masked autoregressive flow of a standard normal: `log p(z) = log N(T^-1(z); 0, I) + log |det dT^-1/dz|`.
+
+    Density in one parallel pass, sampling in `dim` sequential ones.
+
+    Args:
+        dim: Integer, dimension of `z`.
+        steps, hidden, scale: see `AutoregressiveFlow`.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Source: Papamakarios et al. 2017; sizes in the paper's appendix (four shift-only steps). Differs from the released code,
+        which never trains the flow.
+
+    Example:
+        >>> prior = MAFPrior(4, hidden=(16,), seed=0)
+        >>> prior.build()
+        >>> tuple(prior.log_prob(prior.sample(3)).shape)
+        (3,)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        steps: int = 4,
+        hidden: tuple[int, ...] = (640, 640, 640),
+        *,
+        scale: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.seed = seed
+        self.seed_generator = SeedGenerator(seed)
+        self.flow = AutoregressiveFlow(dim, steps, hidden, scale=scale, name="flow")
+
+    def build(self, input_shape=None):
+        self.flow.build()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`log p(z)` in nats. Shape `(batch,)`."""
+        u, log_det = self.flow(z)
+        return gaussian_log_density(u, 0.0, 0.0) + log_det
+
+    def sample(self, n: int) -> Tensor:
+        """Draws. Shape `(n, dim)`."""
+        return self.flow.forward(keras.random.normal((n, self.flow.dim), seed=self.seed_generator))
+
+    def get_config(self):
+        flow = {name: getattr(self.flow, name) for name in ("dim", "steps", "scale")}
+        return {**super().get_config(), **flow, "hidden": list(self.flow.hidden), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class VampPrior(keras.layers.Layer):
+    """Mixture of the encoder's own Gaussians at trained pseudo-inputs `u_k`: `p(z) = 1/K sum_k q(z|u_k)`.
+
+    The layer owns the pseudo-inputs alone. Their means and variances come from the model's one encoder, and are arguments of
+    the methods.
+
+    Args:
+        components: Integer K >= 1.
+        image_shape: Shape of one pseudo-input.
+        average: `"densities"`; or `"logs"`, `1/K sum_k log q(z|u_k)`, as in the authors' code: a lower bound of the former, and
+            no mixture, but one product of all components.
+        seed: Integer or `None`, seeds the draws and the start of the pseudo-inputs, uniform in [0, 1] until `start_from`.
+
+    Source: Tomczak and Welling 2018; K in section 5 of the paper. Differs from the released code, which averages the logarithms
+        of the densities and starts all pseudo-inputs at the same image; and from Tomczak and Welling, who clip in the forward
+        pass: here an optimizer's step is clipped, so that the gradient at 0 and 1 is not lost.
+    """
+
+    def __init__(
+        self,
+        components: int,
+        image_shape: tuple[int, ...] = (28, 28, 1),
+        *,
+        average: str = "densities",
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if average not in AVERAGES:
+            raise ValueError(
+                f"Invalid value received for argument `average`. Expected one of {AVERAGES}. Received: average={average!r}"
+            )
+        self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
+        self.seed_generator = SeedGenerator(seed)
+
+    def build(self, input_shape=None):
+        self.pseudo_inputs = self.add_weight(
+            shape=(self.components, *self.image_shape),
+            initializer=keras.initializers.RandomUniform(0.0, 1.0, seed=self.seed),
+            constraint=UnitInterval(),
+            name="pseudo_inputs",
+        )
+        # Saved with the layer, so that no later training begins anew.
+        self.started = self.add_weight(shape=(), initializer="zeros", trainable=False, name="started")
+
+    def start_from(self, inputs: np.ndarray) -> None:
+        """Set the pseudo-inputs to examples drawn at random, each once if there are as many as components.
+
+        Args:
+            inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
+        """
+        rng = np.random.default_rng(self.seed)
+        rows = [rng.permutation(len(inputs)) for _ in range(-(-self.components // len(inputs)))]
+        self._start(inputs[np.concatenate(rows)[: self.components]])
+
+    def start_from_mean(self, inputs: np.ndarray, noise: float) -> None:
+        """Set the pseudo-inputs to the mean of examples, each with Gaussian noise of its own, clipped to [0, 1].
+
+        Args:
+            inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
+            noise: Standard deviation; 0 makes all equal for ever, as in the authors' code.
+        """
+        rng = np.random.default_rng(self.seed)
+        shifts = noise * rng.standard_normal((self.components, *self.image_shape))
+        self._start(np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0))
+
+    def _start(self, values: np.ndarray) -> None:
+        self.pseudo_inputs.assign(values)
+        self.started.assign(1.0)
+
+    def log_prob(self, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        """`log 1/K sum_k N(z; mean_k, exp(log_var_k))` in nats.
+
+        Args:
+            z: Shape `(batch, dim)`.
+            mean: Means of the components, shape `(K, dim)`.
+            log_var: Logarithms of their variances, shape `(K, dim)`.
+
+        Returns:
+            Shape `(batch,)`.
+        """
+        densities = gaussian_log_density(ops.expand_dims(z, 1), mean, log_var)  # (batch, K)
+        if self.average == "logs":
+            return ops.mean(densities, axis=1)
+        return ops.logsumexp(densities, axis=1) - math.log(self.components)
+
+    def sample(self, n: int, mean: Tensor, log_var: Tensor) -> Tensor:
+        """Draws from the mixture with the given components. Shape `(n, dim)`."""
+        chosen = keras.random.randint((n,), 0, self.components, seed=self.seed_generator)
+        mean, log_var = ops.take(mean, chosen, axis=0), ops.take(log_var, chosen, axis=0)
+        return mean + ops.exp(0.5 * log_var) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+
+    def get_config(self):
+        names = ("components", "average", "seed")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names},
+            "image_shape": list(self.image_shape),
+        }

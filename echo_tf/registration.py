@@ -1,0 +1,53 @@
+"""Lets `keras.saving.load_model` find our classes after a plain `import echo_tf`, which does not import Keras itself."""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+
+# Modules with classes and functions that `.keras` files name.
+MODULES = (
+    "echo_tf.echo.layers_old",
+    "echo_tf.echo.matrix",
+    "echo_tf.models.channels",
+    "echo_tf.models.flows",
+    "echo_tf.models.losses",
+    "echo_tf.models.priors",
+    "echo_tf.models.schedules",
+    "echo_tf.models.autoencoder",
+)
+
+
+def register() -> None:
+    """Import `MODULES`, which register their classes with Keras: now if Keras is there, else as soon as it is."""
+    if "keras" in sys.modules:
+        _import_all()
+    else:
+        sys.meta_path.insert(0, _AfterKeras())
+
+
+def _import_all() -> None:
+    for module in MODULES:
+        importlib.import_module(module)
+
+
+class _AfterKeras(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds Keras as Python does, and imports `MODULES` after it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("keras")
+        if spec is not None:
+            self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__loader__ = module.__spec__.loader = self.loader  # as if we had not been here
+        self.loader.exec_module(module)
+        if not any(name in sys.modules for name in MODULES):  # else one of them is importing Keras, and the others may need it
+            _import_all()

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import multivariate_normal
+
+from echo_tf.models.losses import (
+    BETA_RANGE,
+    constrained_beta,
+    dimension_bandwidth,
+    gaussian_entropy,
+    gaussian_log_density,
+    kernel_is_constant,
+    median_bandwidth,
+    mmd,
+)
+
+
+def samples(n, dim=3, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, n, dim)).astype("float32")
+
+
+def test_gaussian_log_density_and_entropy():
+    rng = np.random.default_rng(0)
+    z, mean, log_var = rng.normal(size=(3, 5, 4))
+    expected = [multivariate_normal.logpdf(*row[:2], np.diag(np.exp(row[2]))) for row in zip(z, mean, log_var, strict=True)]
+    np.testing.assert_allclose(gaussian_log_density(z, mean, log_var), expected, rtol=1e-5)
+    np.testing.assert_allclose(gaussian_log_density(z, 0.0, 0.0), multivariate_normal.logpdf(z, np.zeros(4)), rtol=1e-5)
+    expected = [multivariate_normal.entropy(cov=np.diag(np.exp(row))) for row in log_var]
+    np.testing.assert_allclose(gaussian_entropy(log_var), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_mmd_equals_a_double_sum(unbiased):
+    z, prior = samples(6)
+    h2 = 1.7
+
+    def k(x, y):
+        return np.exp(-sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / (2 * h2))
+
+    def mean_within(sample):
+        pairs = [k(x, y) for i, x in enumerate(sample) for j, y in enumerate(sample) if not (unbiased and i == j)]
+        return np.mean(pairs)
+
+    expected = mean_within(z) + mean_within(prior) - 2 * np.mean([k(x, y) for x in z for y in prior])
+    assert float(mmd(z, prior, h2, unbiased=unbiased)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_expectation_for_equal_laws():
+    # E k for differences of two standard normal vectors: (1 + 2 / h^2)^(-dim / 2).
+    n, dim, h2 = 10, 3, 2.0
+    expected_kernel = (1 + 2 / h2) ** (-dim / 2)
+    for unbiased, truth in ((True, 0.0), (False, 2 * (1 - expected_kernel) / n)):
+        values = [float(mmd(*samples(n, dim, seed), h2, unbiased=unbiased)) for seed in range(300)]
+        assert abs(np.mean(values) - truth) < 5 * np.std(values, ddof=1) / np.sqrt(300)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_median_bandwidth_is_of_pairs_of_different_draws(n):
+    prior = samples(n)[0].astype("float64")
+    distances = [np.sum((a - b) ** 2) for i, a in enumerate(prior) for b in prior[:i]]
+    # Every distance occurs twice: of an even number of pairs the upper one of the two in the middle is taken.
+    assert float(median_bandwidth(prior)) == pytest.approx(sorted(distances)[len(distances) // 2], rel=1e-5)
+
+
+def test_kernels_that_are_constant():
+    assert dimension_bandwidth(32) == 512
+    assert not kernel_is_constant(dimension_bandwidth(32), 32)
+    assert kernel_is_constant(0.01**2, 32)
+    assert kernel_is_constant(1.0, 32)
+    assert not kernel_is_constant(4.0**2, 32)
+    assert kernel_is_constant(1e10, 32)
+    # exp(-dim / h^2) = 2^-23 where dim / h^2 = 15.94
+    assert not kernel_is_constant(32 / 15.9, 32)
+    assert kernel_is_constant(32 / 16.0, 32)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_one_example_is_no_error(unbiased):
+    z, prior = samples(1)
+    assert float(median_bandwidth(prior)) == 1.0
+    assert np.isfinite(float(mmd(z, prior, 1.0, unbiased=unbiased)))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "nats", "up"), [("rate", 25, 1), ("rate", 15, -1), ("distortion", 25, -1), ("distortion", 15, 1)]
+)
+def test_beta_answers_to_a_deviation_at_once_and_lastingly(quantity, nats, up):
+    weight, following = (float(b) for b in constrained_beta(2.0, quantity, float(nats), 20.0, 0.01))
+    assert following == pytest.approx(2.0 * np.exp(up * 0.01 * 0.25))
+    assert up * (weight - 2.0) > up * (following - 2.0) > 0
+
+
+def test_beta_rests_at_the_target_and_stays_in_its_range():
+    assert [float(b) for b in constrained_beta(2.0, "rate", 20.0, 20.0, 0.01)] == [2.0, 2.0]
+    assert float(constrained_beta(BETA_RANGE[1], "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(BETA_RANGE[1])
+    assert float(constrained_beta(2.0, "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))  # cut at 1
+
+
+def test_weight_of_a_constraint_has_no_gradient():
+    nats = tf.Variable(25.0)
+    with tf.GradientTape() as tape:
+        weight, following = constrained_beta(2.0, "rate", nats, 20.0, 0.01)
+        both = weight + following
+    assert tape.gradient(both, nats) is None
