@@ -39,6 +39,16 @@ def gradient_function(model: keras.Model):
     return gradient
 
 
+def with_sampler(model: keras.Model, sampler: str) -> keras.Model:
+    """The same model whose echo orders come from another sampler."""
+    config = model.get_config()
+    config["channel"]["config"]["sampler"] = sampler
+    twin = type(model).from_config(config)
+    twin.build(model.encoder.input_shape)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
 def variance(vectors: list[np.ndarray]) -> float:
     """Trace of the covariance."""
     return float(np.stack(vectors).astype(np.float64).var(axis=0, ddof=1).sum())
@@ -47,11 +57,7 @@ def variance(vectors: list[np.ndarray]) -> float:
 def measure(model: keras.Model, images: np.ndarray, draws: int, repeats: int) -> dict:
     """Variance ratios ring / gather, `repeats` of them, by source of the randomness and part of the model."""
     rng = np.random.default_rng(0)
-    gradients = {}
-    for sampler in SAMPLERS:
-        model.channel.echo.sampler = sampler
-        gradients[sampler] = gradient_function(model)
-        gradients[sampler](images[:100])  # traced with this sampler
+    gradients = {sampler: gradient_function(with_sampler(model, sampler)) for sampler in SAMPLERS}
     ratios = {f"{source}, {part}": [] for source in ("noise", "all") for part in ("encoder", "decoder")}
     for _ in range(repeats):
         batches = images[rng.integers(0, len(images), (draws, 100))]

@@ -15,7 +15,7 @@ LEARNING_RATE = 3e-4
 
 
 class VAE(nn.Module):
-    """Convolutional VAE with the layers of `echo_tf.networks`, in channels-last memory, the faster one on CPUs."""
+    """Convolutional VAE with the layers of `echo_tf.models.networks`, in channels-last memory, the faster one on CPUs."""
 
     def __init__(self):
         super().__init__()

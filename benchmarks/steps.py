@@ -33,11 +33,11 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.timing import ROUNDS, ratio, show, take_turns, write
-from echo_tf.data.load import Dataset
+from echo_tf.data.dataset import Dataset
 from echo_tf.experiments.training import ImageBatches, train
-from echo_tf.models.autoencoder import build_model
+from echo_tf.models.build import build_model
 from echo_tf.models.config import available_methods, load_config
-from echo_tf.models.networks import DECODERS, ENCODERS, IMAGE_SHAPE
+from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS
 from echo_tf.report.paper import paper_table
 
 BATCH = 100
@@ -54,15 +54,16 @@ CONVOLUTION = (14, 5, 32, 64)
 
 def images(count: int = BATCH) -> np.ndarray:
     """Binary images, uint8."""
-    return (np.random.default_rng(0).uniform(size=(count, 28, 28, 1)) > 0.8).astype(np.uint8)
+    return (np.random.default_rng(0).uniform(size=(count, *IMAGE_SHAPE)) > 0.8).astype(np.uint8)
 
 
 def make_step(method: str, policy: str):
     """A function that does one training step and waits for it."""
-    model = build_model(load_config(method, training={"dtype_policy": policy}), steps_per_epoch=1000)
-    x = images(BATCH + model.config.channel.pool).astype(np.float32)
-    if model.prior is not None and hasattr(model.prior, "start_from"):
-        model.prior.start_from(images(model.config.prior.components).astype(np.float32))
+    config = load_config(method, training={"dtype_policy": policy})
+    model = build_model(config, steps_per_epoch=1000)
+    if config.prior.kind == "vamp":
+        model.prior.start_from(images(config.prior.components).astype(np.float32))
+    x = images().astype(np.float32)
     return lambda: model.train_on_batch(x, return_dict=True)
 
 
@@ -85,7 +86,7 @@ def layer_flops(layer: keras.layers.Layer, is_first: bool) -> int:
 
 def measure_methods(rounds: int) -> dict:
     """Steps of all methods relative to the VAE in the same policy, and of the VAE between policies."""
-    methods = [*(name for name in available_methods() if name in paper_table()["binary_mnist"]), "echo_pool"]
+    methods = [name for name in available_methods() if name in paper_table()["binary_mnist"]]
     result = {}
     for policy in POLICIES:
         seconds = take_turns({method: make_step(method, policy) for method in methods}, rounds)
@@ -216,13 +217,12 @@ def measure_host(rounds: int) -> dict:
     batches = ImageBatches(dataset.raw("train"), dataset.white, BATCH, seed=0)
     seconds = {"batch": take_turns({"batch": lambda: [batches[i] for i in range(HOST_STEPS)]}, rounds)["batch"]}
 
-    def encoder(dtype):
-        return keras.Sequential([keras.Input(IMAGE_SHAPE), keras.layers.AveragePooling2D(4), keras.layers.Flatten()])
+    def networks(shape, latent_dim, dtype):
+        encoder = keras.Sequential([keras.Input(shape), keras.layers.AveragePooling2D(4), keras.layers.Flatten()])
+        decoder = keras.Sequential([keras.Input((latent_dim,)), keras.layers.Dense(784), keras.layers.Reshape(shape)])
+        return encoder, decoder
 
-    def decoder(latent_dim, dtype):
-        return keras.Sequential([keras.Input((latent_dim,)), keras.layers.Dense(784), keras.layers.Reshape(IMAGE_SHAPE)])
-
-    with mock.patch.dict(ENCODERS, conv=encoder), mock.patch.dict(DECODERS, conv=decoder):
+    with mock.patch.dict(NETWORKS, conv=networks):
         for method in ("vae", "echo"):
             marks = []
             mark = keras.callbacks.LambdaCallback(

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as reproduce.py does
 
 import keras
+import numpy as np
+
+from echo_tf.data.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +38,30 @@ def real_data_dir():
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    """Data of 60 + 20 vectors: a model of them is traced and trained in a second or two, that of images in ten."""
+    values = np.random.default_rng(0).uniform(size=(80, 6)).astype("float32")
+    return Dataset.from_arrays(values[:60], values[60:], name="vectors")
+
+
+@pytest.fixture(scope="session")
+def small_command(vectors, tmp_path_factory):
+    """A function from methods (echo, vae, or wild, whose loss is soon NaN) to arguments: `vectors` in a file, one epoch."""
+    folder = tmp_path_factory.mktemp("small")
+    np.savez(folder / "vectors.npz", train=vectors.train, test=vectors.test)
+    training, gaussian = {"batch_size": 20, "epochs": 1}, {"kind": "gaussian"}
+    methods = {
+        "echo": {"channel": {"kind": "echo", "d_max": 9}, "training": training},
+        "vae": {"channel": gaussian, "training": training},
+        "wild": {"channel": gaussian, "training": training | {"learning_rate": 1e30}},
+    }
+    for name, config in methods.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"network": {"latent_dim": 2}, **config}))
+
+    def arguments(*methods):
+        return ["--dataset", str(folder / "vectors.npz"), "--method", *(str(folder / f"{name}.yaml") for name in methods)]
+
+    return arguments

@@ -82,7 +82,7 @@ def test_models_go_on_from_the_same_files(tmp_path):
         assert answer["unchanged"] == []
         assert np.isfinite(answer["loss"])
         assert answer["generated"] == [3, 28, 28, 1]
-        assert {"z", "logits", "rate"} <= set(answer["predicted"])
+        assert {"z", "parameters", "rate", "distortion"} <= set(answer["predicted"])
 
 
 DROP_IN = """

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from echo_tf.echo.layers_old import EchoDense, echo_rate, echo_sample
+from echo_tf.echo.dense import EchoDense
+from echo_tf.echo.noise import echo_rate, echo_sample
 from echo_tf.models.channels import GaussianChannel
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
@@ -93,7 +94,7 @@ def test_rate_that_nothing_pays_for_falls_to_its_floor(channel):
     model.layer = layer
     model.compile(optimizer=keras.optimizers.Adam(0.1))
     x = np.random.default_rng(0).standard_normal((3_000, 5)).astype("float32")
-    floor = layer.echo.rate_floor(3) if channel == "echo" else 0.0
+    floor = layer.rate_floor
     before = model.predict(x, batch_size=100, verbose=0).mean()
     model.fit(x, batch_size=100, epochs=10, verbose=0)
     after = model.predict(x, batch_size=100, verbose=0).mean()

@@ -13,71 +13,64 @@ Everything is in nats and per example.
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.distribution import SeedGenerator
 from echo_tf.echo.bound import check_d_max, max_scale
-from echo_tf.echo.layers_old import Tensor, _at_least_float32
+from echo_tf.echo.checks import Seed, Tensor, at_least_float32, concatenated_pairs
+from echo_tf.echo.noise import echo_recurrence
+from echo_tf.echo.source import EchoSource
+from echo_tf.echo.weighted_rate import WeightedRateLayer
 
 
-def matrix_ring_noise(mean: Tensor, scale: Tensor, order: Tensor, d_max: int) -> Tensor:
+def matrix_ring_noise(
+    mean: Tensor, scale: Tensor, order: Tensor, d_max: int, *, count: Tensor | None = None, behind: Tensor | None = None
+) -> Tensor:
     """Echo noise of every example for matrices `S`, when `order`, read as a ring, gives the echoes. Deterministic.
 
     `e = sum_{l < d_max} S(x_0) ... S(x_{l-1}) f(x_l)`, where the example at place `k` has those at places
     `k + 1, ..., k + d_max` (modulo the batch) as its `x_0, x_1, ...`, so that its own sample never occurs.
-
-    The noise obeys `e_k = f_{k+1} + S_{k+1} e_{k+1}`. A block of n places maps the noise behind it to the noise in front of it
-    by `e -> b + A e`; a block followed by a second one is the block `(A A', b + A b')`. So blocks of 1, 2, 4, ... places that
-    start at every place come from doubling, with one `roll` each, and the binary digits of `d_max` select those that add up
-    to exactly `d_max` terms: O(batch m^3 log d_max) time, O(batch m^2) memory (times log d_max where a gradient is taken,
-    which keeps the blocks of every size).
+    By `echo_recurrence`: O(batch m^3 log d_max) time, O(batch m^2) memory (times log d_max where a gradient is taken, which
+    keeps all blocks).
 
     Args:
         mean: `f(x)`. Shape `(batch, m)`, float. More axes, as in `(batch, ..., m)`, hold separate rings of the same order.
         scale: `S(x)`, `r` included. Shape `(batch, m, m)`, float; `(batch, ..., m, m)` with more axes.
         order: Permutation of `0, ..., batch - 1`. Shape `(batch,)`, integer.
         d_max: Integer, number of echoes, from 1 to `batch - 1`.
+        count, behind: see `ring_noise`.
 
     Returns:
         Noise `e`, the shape of `mean`, at least float32; row i belongs to example i. Where the backend computes float32
         matrix products in TF32 (TensorFlow and JAX do on recent NVIDIA GPUs, unless told not to), it is only as exact as that.
 
     Raises:
-        ValueError: `d_max` is not an integer >= 1, or `d_max > batch - 1`. Where the batch size is only known at run time the
-            error is the backend's, about the size of a slice.
+        ValueError: `d_max` is not an integer >= 1, or `d_max > batch - 1` without `count`. (Where the batch size is only known
+            at run time the latter is not noticed.)
 
     Source: paper, equations 1 to 3, which allow a matrix `S(x)`; the linear-time evaluation is ours.
     """
     check_d_max(d_max)
-    mean, scale = _at_least_float32(mean, scale)
-    order = ops.convert_to_tensor(order)
+    mean, scale = at_least_float32(mean, scale)
     batch = mean.shape[0]
-    if batch is not None and d_max > batch - 1:
+    if batch is not None and d_max > batch - 1 and count is None:
         raise ValueError(
             f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {batch - 1}, so that no example is its "
             f"own echo. Received: d_max={d_max}. Use larger batches or a smaller d_max."
         )
-    if batch is None:
-        # The first d_max + 1 places do not exist in a batch that is too short: the backend refuses it, instead of a ring that
-        # closes early and gives a noise for which the rate is wrong.
-        order = ops.concatenate([ops.slice(order, (0,), (d_max + 1,)), order[d_max + 1 :]])
+    order = ops.convert_to_tensor(order)
+    means, scales = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)
+    places = echo_recurrence(means, scales, d_max, count=count, behind=behind, apply=_product, compose=ops.matmul)
+    return ops.take(places, ops.argsort(order), axis=0)
 
-    total, decay = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)  # (b, A) of `size` places from each place
-    noise = ops.zeros_like(total)
-    size = 1
-    while True:
-        if d_max & size:
-            noise = total + _product(decay, ops.roll(noise, -size, axis=0))
-        if 2 * size > d_max:
-            break
-        total = total + _product(decay, ops.roll(total, -size, axis=0))
-        decay = ops.matmul(decay, ops.roll(decay, -size, axis=0))
-        size *= 2
 
-    return ops.take(ops.roll(noise, -1, axis=0), ops.argsort(order), axis=0)
+def matrix_noise(mean: Tensor, scale: Tensor, d_max: int, *, seed: Seed = None, count=None, behind=None, **options) -> Tensor:
+    """`matrix_ring_noise` of a random order; the counterpart of `diagonal_noise`, whose `options` it does not have."""
+    order = keras.random.shuffle(ops.arange(ops.shape(mean)[0]), seed=seed)
+    return matrix_ring_noise(mean, scale, order, d_max, count=count, behind=behind)
 
 
 def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
@@ -107,7 +100,7 @@ def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"Invalid value received for argument `max_scale`. Expected a number in (0, 1). Received: max_scale={max_scale}"
         )
-    (raw,) = _at_least_float32(raw)
+    (raw,) = at_least_float32(raw)
     dim = _triangular_dim(raw)
     logits = raw[..., :dim]
 
@@ -149,35 +142,32 @@ def _triangular_dim(raw: Tensor) -> int:
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class MatrixEchoLayer(keras.layers.Layer):
-    """The Echo channel with a triangular matrix: `z = f(x) + S(x) e`, with noise made from the batch and the exact rate.
+class MatrixEchoLayer(WeightedRateLayer):
+    """The Echo channel with a triangular matrix: `z = f(x) + S(x) e`, and the exact rate `-log |det S(x)|` nats.
 
     `S(x)` is made of unconstrained values by `bounded_triangular`, with `r = max_scale(d_max, sqrt(m) * max_mean)`, so that the
     diagonal channel with that `r` is contained: all values below the diagonal 0. Since `r` bounds a norm and not single
     entries, it is smaller than that of `EchoLayer`, and the rate floor is higher, the more so the more dimensions there are.
 
-    Randomness is fresh at every call, in training and inference alike, and gradients flow through the echoes. The layer works
-    in float32 under any dtype policy and has no weights. All orders of echoes come from one random ring (see
-    `matrix_ring_noise`): the law of each example's noise is that of independent draws without replacement, but the dependence
-    between examples is not.
+    Batches, reservoir, inference, `adapt` and `sample_marginal` are those of `EchoLayer`; the reservoir holds `(f, S)`.
 
     Args:
-        d_max: Integer >= 1, number of echoes. Every batch needs more examples than that: the layer keeps no reservoir.
+        d_max: Integer >= 1, number of echoes. 99 fits batches of 100 or more.
         max_mean: Float > 0, the bound `M` of `|f_j(x)|`. A precondition; it is not checked.
-        rate_weight: Float or `None`. If given, `rate_weight` times the mean rate is added to the loss of the model. Leave it
-            out where the layer is called more than once in a step: Keras then counts the losses differently by backend.
-        seed: Integer or `None`, seeds the layer's own generator.
+        rate_weight: Float or `None`, see `EchoLayer`.
+        reservoir_size, seed: see `EchoLayer`.
 
     Call arguments:
         inputs: `[mean, raw]`. `mean`: `f(x)` with `|f_j| <= max_mean`, shape `(batch, m)`. `raw`: unconstrained values, shape
             `(batch, m (m + 1) / 2)`, in the order of `bounded_triangular`: first the `m` of the diagonal.
+        return_rate: Boolean, return `(z, rate)` instead of `z`.
 
     Returns:
-        `z`, float32, the shape of `mean`.
+        `z`, float32, the shape of `mean`; rate in nats per example, shape `(batch,)`.
 
     Raises:
-        ValueError: invalid arguments; shapes that do not belong together; a batch of at most `d_max` examples (where its size
-            is only known at run time, the error is the backend's, about the size of a slice).
+        ValueError: invalid arguments; shapes that do not belong together; an empty batch; a batch of one example before all
+            others, outside of a graph.
 
     Source: paper, equation 1, Theorem 2.3 and its outlook, where a matrix `S(x)` is left to future work; the construction of
         `S(x)` and the linear-time evaluation are ours.
@@ -185,7 +175,7 @@ class MatrixEchoLayer(keras.layers.Layer):
 
     Example:
         >>> layer = MatrixEchoLayer(d_max=99)
-        >>> z = layer([keras.ops.zeros((100, 8)), keras.ops.zeros((100, 36))])
+        >>> z = layer([keras.ops.zeros((100, 8)), keras.ops.zeros((100, 36))], training=True)
         >>> tuple(z.shape), round(layer.rate_floor(8), 4)
         ((100, 8), 1.5143)
     """
@@ -195,26 +185,41 @@ class MatrixEchoLayer(keras.layers.Layer):
         d_max: int = 99,
         max_mean: float = 1.0,
         rate_weight: float | None = None,
+        reservoir_size: int | None = None,
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(rate_weight, **kwargs)
         max_scale(d_max, max_mean)  # checks both
-        self.d_max = d_max
-        self.max_mean = max_mean
-        self.rate_weight = rate_weight
-        self.seed = seed
-        self.seed_generator = SeedGenerator(seed)
+        self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, seed
+        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
 
-    def call(self, inputs):
+    def build(self, input_shape):
+        mean_shape, raw_shape = (tuple(shape) for shape in input_shape)
+        _check_shapes(mean_shape, raw_shape)
+        self.source.build(mean_shape, (*mean_shape, mean_shape[1]))
+
+    def call(self, inputs, return_rate=False, training=None):
         mean, raw = inputs
-        self._check_shapes(mean, raw)
+        _check_shapes(tuple(mean.shape), tuple(raw.shape))
+        training = bool(training) and self.trainable
         scale, log_abs_det = bounded_triangular(raw, self.norm_bound(mean.shape[1]))
-        if self.rate_weight is not None:
-            self.add_loss(self.rate_weight * ops.mean(-log_abs_det))
+        z = mean + _product(scale, self.source.noise(mean, scale, training))
+        if training:
+            self.source.reservoir.store(mean, scale)
+        self.add_rate_loss(-log_abs_det)
+        return (z, -log_abs_det) if return_rate else z
 
-        order = keras.random.shuffle(ops.arange(ops.shape(mean)[0]), seed=self.seed_generator)
-        return mean + _product(scale, matrix_ring_noise(mean, scale, order, self.d_max))
+    def adapt(self, data: Any, seed: int = 0) -> None:
+        """Fill the reservoir from data, `(mean, raw)` or an iterable of such batches; see `EchoLayer.adapt`."""
+        mean, raw = concatenated_pairs(data)
+        if not self.built:
+            self.build([tuple(mean.shape), tuple(raw.shape)])
+        self.source.reservoir.fill(mean, bounded_triangular(raw, self.norm_bound(mean.shape[1]))[0], seed)
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal law of the output, see `EchoLayer.sample_marginal`. Shape `(n, m)`."""
+        return self.source.sample_marginal(n)
 
     def norm_bound(self, dim: int) -> float:
         """`r = max_scale(d_max, sqrt(dim) * max_mean)`, the bound of `||S(x)||_2` for `dim` dimensions."""
@@ -222,33 +227,27 @@ class MatrixEchoLayer(keras.layers.Layer):
 
     def rate(self, raw: Tensor) -> Tensor:
         """Exact rate, `-log |det S(x)|`, in nats per example, shape `(batch,)`."""
-        (raw,) = _at_least_float32(raw)
+        (raw,) = at_least_float32(raw)
         return -bounded_triangular(raw, self.norm_bound(_triangular_dim(raw)))[1]
 
     def rate_floor(self, dim: int) -> float:
         """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats: `|det S| <= ||S||_2^dim`."""
         return -dim * math.log(self.norm_bound(dim))
 
-    def _check_shapes(self, mean: Tensor, raw: Tensor) -> None:
-        if len(mean.shape) != 2 or len(raw.shape) != 2 or raw.shape[1] != mean.shape[1] * (mean.shape[1] + 1) // 2:
-            raise ValueError(
-                "Invalid shapes received for argument `inputs`. Expected [mean, raw] of shapes (batch, m) and "
-                f"(batch, m (m + 1) / 2). Received: {tuple(mean.shape)} and {tuple(raw.shape)}"
-            )
-        batch = mean.shape[0]  # None where it is only known at run time
-        if batch is not None and batch <= self.d_max:
-            raise ValueError(
-                f"{self.name} received a batch of {batch} examples, which cannot give every example d_max = {self.d_max} "
-                f"different echoes besides its own sample. Pass at least {self.d_max + 1} examples (drop a shorter last batch, "
-                "or repeat examples to fill it), or make the layer with a smaller d_max, which raises the rate floor."
-            )
-
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, return_rate=False, training=None):
         # Tracing `call` to find the shape would try it with made-up batch sizes.
-        self._check_shapes(*inputs)
-        return keras.KerasTensor(inputs[0].shape, "float32")
+        _check_shapes(*(tuple(tensor.shape) for tensor in inputs))
+        z = keras.KerasTensor(inputs[0].shape, "float32")
+        return (z, keras.KerasTensor(inputs[0].shape[:1], "float32")) if return_rate else z
 
     def get_config(self):
-        config = super().get_config()
-        names = ("d_max", "max_mean", "rate_weight", "seed")
-        return {**config, **{name: getattr(self, name) for name in names}}
+        names = ("d_max", "max_mean", "reservoir_size", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _check_shapes(mean: tuple, raw: tuple) -> None:
+    if len(mean) != 2 or len(raw) != 2 or raw[1] != mean[1] * (mean[1] + 1) // 2:
+        raise ValueError(
+            "Invalid shapes received for argument `inputs`. Expected [mean, raw] of shapes (batch, m) and "
+            f"(batch, m (m + 1) / 2). Received: {mean} and {raw}"
+        )

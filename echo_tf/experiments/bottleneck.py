@@ -15,22 +15,22 @@ import numpy as np
 from keras import ops
 from scipy import stats
 
-from echo_tf.data.load import Dataset
-from echo_tf.echo.layers_old import EchoDense
+from echo_tf.data.dataset import Dataset
+from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import ConfigError, DataError
+from echo_tf.experiments.evaluation import standard_error
 from echo_tf.files import locked, read_rows, write_rows
 from echo_tf.models.channels import GaussianChannel
 from echo_tf.models.losses import mean_rate
-from echo_tf.statistics import standard_error
 
 logger = logging.getLogger(__name__)
 
 CHANNELS = ("echo", "gaussian")
 BETAS = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.7)
 
-# A label is worth log 10 = 2.3 nats: with 999 echoes the floor of Echo is 0.16 nats, with 99 it would be 1.4.
+# A label is worth log 10 = 2.3 nats: with 999 echoes the floor of Echo is 0.16 nats, with 99 it would be 1.4. A batch is the
+# whole data set where that has fewer examples.
 BATCH_SIZE = 1_000
-D_MAX = BATCH_SIZE - 1
 LATENT_DIM = 8
 HIDDEN = (256, 256)
 EPOCHS = 20
@@ -60,65 +60,68 @@ class BottleneckPoint:
     label_entropy_nats: float
 
 
-def build_classifier(channel: str, beta: float, classes: int, seed: int, steps: int) -> keras.Model:
-    """A functional Keras model from images to logits, its rate in its loss.
+def build_classifier(
+    shape: tuple[int, ...], channel: str, beta: float, classes: int, seed: int, batch_size: int, steps: int
+) -> keras.Model:
+    """A functional Keras model from examples to logits, its rate in its loss.
 
     Args:
-        channel: `"echo"` or `"gaussian"`.
+        shape: Shape of one example.
+        channel: `"echo"`, with all other examples of a batch as echoes, or `"gaussian"`.
         beta: Weight of the rate.
         classes: Number of labels.
         seed: Integer, for the noise.
+        batch_size: Integer.
         steps: Length of the training, over which the learning rate falls along a cosine.
 
     Returns:
         A compiled model with the outputs `logits` and `rate`.
     """
-    images = keras.Input((28, 28, 1))
-    h = keras.layers.Flatten()(images)
+    examples = keras.Input(shape)
+    h = keras.layers.Flatten()(examples)
     for units in HIDDEN:
         h = keras.layers.Dense(units, activation="relu")(h)
     if channel == "echo":
-        layer = EchoDense(LATENT_DIM, rate_weight=None, d_max=D_MAX, seed=seed, name="channel")
+        layer = EchoDense(LATENT_DIM, rate_weight=None, d_max=batch_size - 1, seed=seed, name="channel")
     else:
         layer = GaussianChannel(LATENT_DIM, seed=seed, name="channel")
     z, rate = layer(h, return_rate=True)
-    logits = keras.layers.Dense(classes, name="logits")(z)
-    model = keras.Model(images, {"logits": logits, "rate": rate})
+    model = keras.Model(examples, {"logits": keras.layers.Dense(classes, name="logits")(z), "rate": rate})
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
-        loss={
-            "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            "rate": mean_rate,
-        },
+        loss={"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "rate": mean_rate},
         loss_weights={"logits": 1.0, "rate": beta},
     )
     return model
 
 
 def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> BottleneckPoint:
-    """Train one classifier and measure it on the test set."""
+    """Train one classifier and measure it on the test set. Labels are integers or strings; those of the test set are known."""
     keras.utils.set_random_seed(seed)
-    images, labels = dataset.train, dataset.train_labels
-    count = len(images) // BATCH_SIZE * BATCH_SIZE
-    model = build_classifier(channel, beta, int(labels.max()) + 1, seed, EPOCHS * count // BATCH_SIZE)
+    images, (classes, labels) = dataset.train, np.unique(dataset.train_labels, return_inverse=True)
+    batch_size = min(BATCH_SIZE, len(images))
+    count = len(images) // batch_size * batch_size
+    steps = EPOCHS * count // batch_size
+    model = build_classifier(dataset.shape, channel, beta, len(classes), seed, batch_size, steps)
     rng = np.random.default_rng(seed)
     for _ in range(EPOCHS):
         order = rng.permutation(len(images))[:count]  # whole batches only: Echo needs its echoes
         targets = {"logits": labels[order], "rate": np.zeros(count)}
-        model.fit(images[order], targets, batch_size=BATCH_SIZE, shuffle=False, verbose=0)
+        model.fit(images[order], targets, batch_size=batch_size, shuffle=False, verbose=0)
     layer = model.get_layer("channel")
-    if channel == "echo":
-        features = keras.Model(model.input, layer.input).predict(images[:REFRESH_IMAGES], batch_size=BATCH_SIZE, verbose=0)
-        layer.adapt(features)
+    if layer.has_memory:
+        encoder = keras.Model(model.input, layer.input)
+        layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
 
-    tests, answers = dataset.test, dataset.test_labels
+    layer.echoes_from_batch(True)
+    tests, answers = dataset.test, np.searchsorted(classes, dataset.test_labels)
     rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))
     for p in range(PASSES):
         order = rng.permutation(len(tests))
-        outputs = model.predict(tests[order], batch_size=BATCH_SIZE, verbose=0)
+        outputs = model.predict(tests[order], batch_size=batch_size, verbose=0)
         log_probability = ops.convert_to_numpy(ops.log_softmax(outputs["logits"]))
         rate[p, order] = outputs["rate"]
-        cross_entropy[p, order] = -np.take_along_axis(log_probability, answers[order, None].astype(int), 1)[:, 0]
+        cross_entropy[p, order] = -np.take_along_axis(log_probability, answers[order, None], 1)[:, 0]
         right[p, order] = log_probability.argmax(1) == answers[order]
     return BottleneckPoint(
         dataset=dataset.name,
@@ -134,25 +137,32 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
     )
 
 
-def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = None) -> Path:
-    """Train what is missing of all channels, betas and seeds; returns the CSV file of all points.
+def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = None) -> None:
+    """Train what a table lacks of all channels, betas and seeds.
+
+    Args:
+        path: The CSV file of all points.
+        dataset: A labelled data set.
+        seeds: Number of seeds.
+        betas: Weights of the rate; `None` for `BETAS`.
 
     Raises:
         ConfigError: a beta that is negative or not finite.
-        DataError: the data set has no labels, or fewer training images than a batch needs.
-        CellError: another process works in `folder`.
+        DataError: the data set has no labels, or labels in its test set that the training set lacks.
+        CellError: another process works in the folder.
         ResultError: the file is damaged.
     """
     betas = list(dict.fromkeys(betas or BETAS))
     if wrong := [beta for beta in betas if not 0 <= beta < math.inf]:
         raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
-    if dataset.train_labels is None:
-        raise DataError(f"{dataset.name} has no labels. Use fashion_mnist.")
-    if len(dataset.raw("train")) < BATCH_SIZE:
-        raise DataError(f"{dataset.name} has fewer than {BATCH_SIZE} training images. Use fashion_mnist.")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{dataset.name}.csv"
-    with locked(folder):
+    if dataset.train_labels is None or dataset.test_labels is None:
+        raise DataError(
+            f"{dataset.name} has no labels for train and test. Use fashion_mnist or digits, or add them to your own .npz file."
+        )
+    if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
+        raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)!r}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):
         rows = read_rows(path, {field.name: field.type for field in fields(BottleneckPoint)})
         finished = {(row["channel"], row["beta"], row["seed"]) for row in rows}
         for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas):
@@ -160,4 +170,3 @@ def run(folder: Path, dataset: Dataset, seeds: int, betas: list[float] | None = 
                 logger.info("training: %s channel, beta %g, seed %d", channel, beta, seed)
                 rows.append(asdict(train_point(dataset, channel, beta, seed)))
                 write_rows(path, rows)
-    return path

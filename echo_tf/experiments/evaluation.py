@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import ops
 from scipy.special import logsumexp
-
-from echo_tf.models.losses import bernoulli_distortion
-from echo_tf.statistics import standard_error
+from scipy.stats import sem
 
 PASSES = 5
+MEASURED = {"rate", "distortion", "log_ratio"}  # of what a model returns
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,24 @@ class Evaluation:
         mean over images as a sample of all images. `importance_bound_nats` is there for channels with a density.
         """
         bound = self.importance_bound
-        of_bound = {} if bound is None else {"mean": float(bound.mean()), "se_images": standard_error(bound)}
-        return {
+        summary = {
             "rate_nats": _summarise(self.rate),
             "distortion_nats": _summarise(self.distortion),
             "neg_elbo_nats": _summarise(self.rate + self.distortion),
-            **({} if bound is None else {"importance_bound_nats": of_bound}),
         }
+        if bound is not None:
+            summary["importance_bound_nats"] = {"mean": float(bound.mean()), "se_images": standard_error(bound)}
+        return summary
 
 
 def _summarise(values: np.ndarray) -> dict[str, float]:
-    passes, images = values.mean(axis=1), values.mean(axis=0)
-    return {
-        "mean": float(values.mean()),
-        "se": standard_error(passes),
-        "se_images": standard_error(images),
-    }
+    ses = {"se": standard_error(values.mean(axis=1)), "se_images": standard_error(values.mean(axis=0))}
+    return {"mean": float(values.mean()), **ses}
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of independent values, shape `(n,)`; NaN for a single one."""
+    return float(sem(values)) if len(values) > 1 else float("nan")
 
 
 def evaluate(
@@ -74,11 +74,12 @@ def evaluate(
     """Measure rate and distortion, one draw of `z` per image and pass.
 
     In every pass the images are shuffled and cut into `n // batch_size` batches of nearly equal size, none of them smaller than
-    `batch_size` unless `n` is, so that Echo finds its echoes in each. Neither beta nor any penalty enters.
+    `batch_size` unless `n` is. Echo takes its echoes from the batch here, as in the paper, not from its reservoir. Neither beta
+    nor any penalty enters.
 
     Args:
         model: A trained `RateDistortionModel`.
-        images: float32 in [0, 1], shape `(n, 28, 28, 1)`.
+        images: float32, shape `(n, ...)`.
         batch_size: Integer. The paper's 100.
         passes: Integer >= 1.
         seed: Integer, seeds the shuffles. The noise is that of the model's own generator.
@@ -90,12 +91,14 @@ def evaluate(
     """
     rng = np.random.default_rng(seed)
     measured = {}
-    for p in range(passes):
-        order = rng.permutation(len(images))
-        for rows in np.array_split(order, max(1, len(images) // batch_size)):
-            outputs = model.predict_on_batch(images[rows])
-            values = {name: outputs[name] for name in ("rate", "log_ratio") if name in outputs}
-            values["distortion"] = ops.convert_to_numpy(bernoulli_distortion(images[rows], outputs["logits"]))
-            for name, of_batch in values.items():
-                measured.setdefault(name, np.empty((passes, len(images))))[p, rows] = of_batch
+    try:
+        model.channel.echoes_from_batch(True)
+        for p in range(passes):
+            order = rng.permutation(len(images))
+            for rows in np.array_split(order, max(1, len(images) // batch_size)):
+                outputs = model.predict_on_batch(images[rows])
+                for name in MEASURED & outputs.keys():
+                    measured.setdefault(name, np.empty((passes, len(images))))[p, rows] = outputs[name]
+    finally:
+        model.channel.echoes_from_batch(False)
     return Evaluation(**measured)

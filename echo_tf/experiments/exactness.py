@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from keras import ops
-from scipy.spatial import cKDTree
-from scipy.special import digamma
+from scipy.stats import sem
 
-from echo_tf.echo.layers_old import echo_noise, max_scale
-from echo_tf.statistics import standard_error
-from echo_tf.theory.finite import mutual_information
+from echo_tf.echo.bound import max_scale
+from echo_tf.echo.noise import echo_noise
+from echo_tf.theory import (
+    correlation_information,
+    histogram_information,
+    nearest_neighbour_information,
+    regression_bound,
+)
 
 REPEATS = 10
 PAIRS_PER_CALL = 250
@@ -35,72 +39,6 @@ class Estimate:
     formula_nats: float
     estimate_nats: float
     estimate_se: float
-
-
-# --- Estimators -----------------------------------------------------------------------------------------------------------
-
-
-def nearest_neighbour_information(x: np.ndarray, z: np.ndarray, k: int = 4) -> float:
-    """Estimate of I(X; Z) from nearest neighbours, nats.
-
-    `psi(k) + psi(n) - E[psi(n_x + 1) + psi(n_z + 1)]`, with `n_x`, `n_z` the numbers of points strictly nearer in one of the
-    variables than the k-th neighbour is in both (largest coordinate difference).
-
-    Args:
-        x: Shape `(n, dim_x)`, continuous.
-        z: Shape `(n, dim_z)`, continuous.
-        k: Integer >= 1. A larger one has less variance and more bias.
-
-    Source: Kraskov, Stoegbauer and Grassberger 2004, first estimator.
-    """
-    distance = cKDTree(np.hstack([x, z])).query(np.hstack([x, z]), k + 1, p=np.inf)[0][:, -1]
-    inside = np.nextafter(distance, 0.0)
-    counts = [cKDTree(v).query_ball_point(v, inside, p=np.inf, return_length=True) for v in (x, z)]
-    return float(digamma(k) + digamma(len(x)) - np.mean(digamma(counts[0]) + digamma(counts[1])))
-
-
-def histogram_information(x: np.ndarray, z: np.ndarray, bins: int = 16) -> float:
-    """Estimate of I(X; Z) of two numbers from their joint histogram in bins of equal counts, nats.
-
-    Binning loses information; the bias of the plug-in estimate, `(occupied cells - 2 bins + 1) / 2n`, is subtracted.
-
-    Args:
-        x: Shape `(n, 1)`.
-        z: Shape `(n, 1)`.
-        bins: Integer, bins along each axis.
-
-    Source: Miller 1955 (bias).
-    """
-    ranks = [np.argsort(np.argsort(v[:, 0])) * bins // len(v) for v in (x, z)]
-    joint = np.zeros((bins, bins))
-    np.add.at(joint, tuple(ranks), 1.0 / len(x))
-    return mutual_information(joint) - float(np.count_nonzero(joint) - 2 * bins + 1) / (2 * len(x))
-
-
-def regression_bound(x: np.ndarray, z: np.ndarray, degree: int = 5) -> float:
-    """Variational lower bound of I(X; Z) for standard normal `x`, nats: `h(X) + E log q(x|z)`.
-
-    `q(x|z)` is normal around a polynomial of `z`, fitted on one half and evaluated on the other. Tight for Gaussian channels.
-
-    Args:
-        x: Shape `(n, 1)`, standard normal.
-        z: Shape `(n, 1)`.
-        degree: Integer, degree of the polynomial.
-
-    Source: Barber and Agakov 2003.
-    """
-    half = len(x) // 2
-    basis = np.polynomial.chebyshev.chebvander(z[:, 0] / np.abs(z).max(), degree)
-    coefficients = np.linalg.lstsq(basis[:half], x[:half, 0], rcond=None)[0]
-    residuals = x[:, 0] - basis @ coefficients
-    variance = np.mean(np.square(residuals[:half]))
-    log_q = -0.5 * np.square(residuals[half:]) / variance - 0.5 * np.log(variance)
-    return float(np.mean(log_q) + 0.5)  # h(X) = 1/2 log(2 pi e); the 2 pi cancel
-
-
-def correlation_information(x: np.ndarray, z: np.ndarray) -> float:
-    """I(X; Z) of jointly Gaussian numbers from their sample correlation, `-1/2 log(1 - rho^2)`, nats."""
-    return float(-0.5 * np.log1p(-np.square(np.corrcoef(x[:, 0], z[:, 0])[0, 1])))
 
 
 # --- Channels to look at ----------------------------------------------------------------------------------------------------
@@ -209,7 +147,7 @@ def study(seed: int = 0) -> list[Estimate]:
                         estimator=name,
                         formula_nats=-math.log(max_scale(d_max)),
                         estimate_nats=float(values.mean()),
-                        estimate_se=standard_error(values),
+                        estimate_se=float(sem(values)),
                     )
                 )
     return estimates
@@ -232,7 +170,7 @@ def _estimates(case: Case, sampler: str, seed: int) -> list[Estimate]:
                 estimator=estimator.__name__,
                 formula_nats=formula,
                 estimate_nats=formula + float(differences.mean()),
-                estimate_se=standard_error(differences),
+                estimate_se=float(sem(differences)),
             )
         )
     return estimates
@@ -268,7 +206,10 @@ def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_00
         ValueError: `points` below 2 or `scale` outside (0, 1).
     """
     if points < 2 or not 0 < scale < 1:
-        raise ValueError(f"Expected points >= 2 and 0 < scale < 1. Received: points={points}, scale={scale}")
+        raise ValueError(
+            "Invalid value received for arguments `points`, `scale`. Expected points >= 2 and 0 < scale < 1. "
+            f"Received: points={points}, scale={scale}"
+        )
     rng = np.random.default_rng(seed)
     means = np.linspace(-1.0, 1.0, points)
     terms = math.ceil(math.log(1e-9) / math.log(scale)) + 1

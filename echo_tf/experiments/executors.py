@@ -4,6 +4,7 @@ This module imports no Keras, so that a worker process has its environment set b
 """
 
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
@@ -21,8 +22,7 @@ from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 logger = logging.getLogger(__name__)
 
 LOG = "worker.log"
-# A worker that was killed (for want of memory, with its machine) goes on from its checkpoint so many times.
-RETRIES = 3
+RETRIES = 3  # new workers for a task whose worker was killed, for want of memory or with its machine
 POLL_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
 # Environment variables that choose backend, threads and folders.
@@ -32,27 +32,27 @@ EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to run a cell elsewhere: plain values.
+    """What it takes to run a cell elsewhere: plain values. On several machines all must have the paths under the same names.
 
     Attributes:
         cell: The cell, by `Cell.to_dict`.
         folder: Its folder.
-        out, data_dir, raw_dir: Folders, as for `reproduce.py`; on several machines all must have them under the same names.
+        out, data_dir, raw_dir: Folders, as for `reproduce.py`.
+        dataset: Name of the data set, or the path of a `.npz` file.
         split, passes, validate: As for `run_cell`.
         tensorboard: Boolean, write event files into the cell's folder.
-        after: Folder of the cell that must be finished before, if any.
     """
 
     cell: dict
     folder: Path
     out: Path
+    dataset: str | Path
     data_dir: Path | None = None
     raw_dir: Path | None = None
     split: str = "test"
     passes: int = 5
     validate: bool = False
     tensorboard: bool = False
-    after: Path | None = None
 
 
 def run_task(task: Task, callbacks: tuple = ()) -> dict:
@@ -60,13 +60,14 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     import keras
 
     from echo_tf.data.load import load_dataset
-    from echo_tf.experiments.cells import Cell, run_cell
+    from echo_tf.experiments.cells import Cell
+    from echo_tf.experiments.run import run_cell
 
-    cell = Cell.from_dict(task.cell)
-    dataset = load_dataset(cell.dataset, task.data_dir, task.raw_dir)
-    callbacks = [*callbacks, *([keras.callbacks.TensorBoard(task.folder / "tensorboard")] if task.tensorboard else [])]
+    dataset = load_dataset(task.dataset, task.data_dir, task.raw_dir)
+    if task.tensorboard:
+        callbacks = (*callbacks, keras.callbacks.TensorBoard(task.folder / "tensorboard"))
     options = {"split": task.split, "passes": task.passes, "validate": task.validate, "callbacks": callbacks}
-    return run_cell(cell, dataset, task.out, **options)
+    return run_cell(Cell.from_dict(task.cell), dataset, task.out, **options)
 
 
 class LocalProcesses:
@@ -180,7 +181,7 @@ def run_all(
     at_once: int,
     watch: Callable[[list[Task]], None] = lambda running: None,
 ) -> Iterator[tuple[Task, dict | Exception]]:
-    """Run tasks, each once the one that it comes after has ended, and yield them as they end.
+    """Run tasks in their order, and yield them as they end.
 
     Args:
         tasks: The tasks.
@@ -191,14 +192,14 @@ def run_all(
     Yields:
         Each task with its result, or with the expected error that ended it. The others go on.
     """
-    waiting, running = list(tasks), {}
+    waiting, running = iter(tasks), {}
     with futures.ThreadPoolExecutor(at_once) as threads:
         try:
-            while waiting or running:
-                unfinished = {task.folder for task in [*waiting, *running.values()]}
-                for task in [task for task in waiting if task.after not in unfinished][: at_once - len(running)]:
-                    waiting.remove(task)
+            while True:
+                for task in itertools.islice(waiting, at_once - len(running)):
                     running[threads.submit(executor, task)] = task
+                if not running:
+                    return
                 ended, _ = futures.wait(running, POLL_SECONDS, futures.FIRST_COMPLETED)
                 watch(list(running.values()))
                 for future in ended:

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.layers_old import EchoDense
+from echo_tf.echo.dense import EchoDense
+from echo_tf.experiments.evaluation import standard_error
 from echo_tf.models.channels import GaussianChannel
-from echo_tf.statistics import standard_error
 from echo_tf.theory.sources import Source
 
 CHANNELS = ("echo", "gaussian")
@@ -115,7 +115,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
         model.slope.assign(slope)
         for _ in range(CYCLES):
             model.fit(source.sample(rng, CYCLE_STEPS * BATCH_SIZE), batch_size=BATCH_SIZE, shuffle=False, verbose=0)
-        if channel == "echo":
+        if model.channel.has_memory:
             model.channel.adapt(model.encoder(source.sample(rng, REFRESH_EXAMPLES)))
         points.append(_measure(model, source, channel, seed, slope, rng))
     return points
@@ -124,8 +124,9 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
 def _measure(
     model: SourceAutoencoder, source: Source, channel: str, seed: int, slope: float, rng: np.random.Generator
 ) -> LearnedPoint:
-    # One ring within each batch: examples of a batch depend on each other, batches do not. (`predict` would build a graph of
-    # `steps_per_execution` steps, which takes longer than the whole training.)
+    # Echoes from the batch, one ring within each: examples of a batch depend on each other, batches do not. (`predict` would
+    # build a graph of `steps_per_execution` steps, which takes longer than the whole training.)
+    model.channel.echoes_from_batch(True)
     batches = [model.predict_on_batch(source.sample(rng, BATCH_SIZE)) for _ in range(EVALUATION_BATCHES)]
     rates, distortions = (np.array([batch[name].mean() for batch in batches]) for name in ("rate", "distortion"))
     exact = float(source.rate(distortions.mean()))

@@ -1,4 +1,7 @@
-"""The experiment `theory`: exact curves, learned models beside them, and the exactness of Echo's rate, as CSV files."""
+"""The experiment `theory`: exact curves, learned models beside them, and the exactness of Echo's rate, as CSV files.
+
+Keras is imported where something is computed with it, so that a report on the files needs none.
+"""
 
 import itertools
 import logging
@@ -6,13 +9,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-from keras import ops
 
-from echo_tf.echo.layers_old import echo_noise
-from echo_tf.experiments.exactness import saturation, study
-from echo_tf.experiments.source_models import CHANNELS, LearnedPoint, learn_curve
 from echo_tf.files import locked, read_rows, write_rows
-from echo_tf.theory.finite import rd_curve, to_bits
+from echo_tf.theory import rd_curve, to_bits
 from echo_tf.theory.sources import BINARY_SOURCE, all_sources
 
 logger = logging.getLogger(__name__)
@@ -36,6 +35,8 @@ def run(folder: Path, seeds: int) -> None:
         CellError: another process works in `folder`.
         ResultError: `learned.csv` is damaged.
     """
+    from echo_tf.experiments.source_models import CHANNELS, LearnedPoint, learn_curve
+
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         for name, make in _MAKERS.items():
@@ -76,16 +77,24 @@ def _exact_curves() -> list[dict]:
 
 
 def _exactness() -> list[dict]:
+    from echo_tf.experiments.exactness import study
+
     return [asdict(estimate) for estimate in study()]
 
 
 def _saturation() -> list[dict]:
+    from echo_tf.experiments.exactness import saturation
+
     settings = itertools.product(SATURATION_POINTS, SATURATION_FORMULAS)
     return [asdict(saturation(points, float(np.exp(-formula)))) for points, formula in settings]
 
 
 def _noise() -> list[dict]:
     """A ring in the plane through an Echo channel, and through a Gaussian one whose noise has the same mean and covariance."""
+    from keras import ops
+
+    from echo_tf.echo.noise import echo_noise
+
     rng = np.random.default_rng(0)
     angle, radius = rng.uniform(0.0, 2 * np.pi, NOISE_EXAMPLES), rng.normal(0.9, 0.03, NOISE_EXAMPLES)
     signal = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)

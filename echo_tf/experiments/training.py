@@ -4,53 +4,48 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.data.load import Dataset
-from echo_tf.distribution import split_among
-from echo_tf.echo.layers_old import EchoDense
+from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError, TrainingError
 from echo_tf.experiments.processor import lacks_bfloat16
+from echo_tf.experiments.records import CHECKPOINT, METRICS, read_metrics
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
-from echo_tf.models.autoencoder import build_model
+from echo_tf.models.build import build_model
 from echo_tf.models.config import Config
 
 logger = logging.getLogger(__name__)
 
-# In the folder of a training.
-CHECKPOINT = "checkpoint.keras"
-METRICS = "metrics.jsonl"
-
 
 class ImageBatches(keras.utils.PyDataset):
-    """Shuffled batches of uint8 images as float32, without the last incomplete one.
+    """Shuffled batches of stored examples as float32, without the last incomplete one.
 
     The order is a function of seed and epoch, so that a resumed training sees the same batches as an uninterrupted one.
     Incomplete batches are left out, as in the released code: Echo needs `d_max` other examples.
 
     Args:
-        images: uint8 array of shape `(n, 28, 28, 1)`.
+        images: Array of shape `(n, ...)`, uint8 or float32.
         white: Stored value that stands for 1.0.
         batch_size: Integer.
         seed: Integer.
-        pool: Integer, number of other images, drawn at random, behind those of each batch.
 
     Raises:
-        ConfigError: fewer than `batch_size + pool` images.
+        ConfigError: fewer than `batch_size` images.
     """
 
-    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int, pool: int = 0):
+    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int):
         super().__init__()
-        if len(images) < batch_size + pool:
+        if len(images) < batch_size:
             raise ConfigError(
-                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images, with "
-                f"channel.pool. Received: {batch_size} + {pool}"
+                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images. "
+                f"Received: {batch_size}"
             )
-        self.images, self.batch_size, self.seed, self.pool = images, batch_size, seed, pool
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.scale = np.float32(1.0 / white)
         self.start(epoch=0)
 
@@ -63,49 +58,36 @@ class ImageBatches(keras.utils.PyDataset):
         return len(self.images) // self.batch_size
 
     def __getitem__(self, index):
-        start = index * self.batch_size
-        rows = self.order[start : start + self.batch_size]
-        if self.pool:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
-            others = rng.choice(len(self.order) - self.batch_size, self.pool, replace=False)
-            rows = np.concatenate([rows, self.order[(start + self.batch_size + others) % len(self.order)]])
+        rows = self.order[index * self.batch_size :][: self.batch_size]
         return self.images[rows].astype(np.float32) * self.scale
 
     def on_epoch_end(self):
         self.start(self.epoch + 1)
 
 
-class _RenormaliseChannel(keras.callbacks.Callback):
-    """Let an Echo channel renormalise from the beginning of an epoch on, counted from 0."""
+class _Schedule(keras.callbacks.Callback):
+    """What a configuration changes between epochs: weights that rise from epoch to epoch, and when Echo renormalises.
 
-    def __init__(self, epoch: int):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch and isinstance(self.model.channel, EchoDense):
-            self.model.channel.renormalise()
-
-
-class _WarmUp(keras.callbacks.Callback):
-    """Let the weights of rate and penalty rise over the first epochs, epoch by epoch, and over one at least.
-
-    Beta has a share of its value in the first epoch already, without which the rate has no bound; the penalty begins with 0.
+    The warm-up of beta or of the penalty takes one epoch at least. Beta has a share of its value in the first epoch already,
+    without which the rate has no bound; the penalty begins with 0.
     """
 
     def __init__(self, config: Config):
         super().__init__()
-        self.beta, self.penalty_weight = config.beta, config.mmd.weight
-        self.beta_epochs, self.penalty_epochs = (
-            max(1, round(share * config.training.epochs)) if share else 0
-            for share in (config.training.beta_warmup, config.mmd.warmup)
-        )
+        self.config = config
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.beta_epochs:
-            self.model.beta.assign(self.beta * min(1.0, (epoch + 1) / self.beta_epochs))
-        if self.penalty_epochs:
-            self.model.penalty_weight.assign(self.penalty_weight * min(1.0, epoch / self.penalty_epochs))
+        config = self.config
+
+        def epochs(share):
+            return max(1, round(share * config.training.epochs))
+
+        if epoch == epochs(config.channel.renormalise_at):
+            self.model.channel.renormalise()
+        if config.training.beta_warmup:
+            self.model.beta.assign(config.beta * min(1.0, (epoch + 1) / epochs(config.training.beta_warmup)))
+        if config.mmd.weight and config.mmd.warmup:
+            self.model.penalty.weight.assign(config.mmd.weight * min(1.0, epoch / epochs(config.mmd.warmup)))
 
 
 class _StopAtNonFinite(keras.callbacks.Callback):
@@ -169,22 +151,6 @@ def rename_metric(name: str) -> str:
     return name.replace("val_", "validation_") + ("" if name.endswith("mmd") else "_nats")
 
 
-def read_metrics(folder: Path) -> list[dict]:
-    """The lines of `metrics.jsonl`, one for each finished epoch. A line that is damaged is left out, with a warning."""
-    path = folder / METRICS
-    lines = []
-    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-            lines.append(line)
-        else:
-            logger.warning("%s: line %d is damaged and left out.", path, number)
-    return lines
-
-
 def save_atomically(model: keras.Model, path: Path) -> None:
     """Save model, optimizer and state of the noise to a `.keras` file, so that no half of it ever bears that name."""
     with replacing(path) as temporary:
@@ -204,9 +170,10 @@ def load_saved(path: Path) -> keras.Model | None:
         return None
     try:
         return keras.saving.load_model(path)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1][:300]  # Keras first prints the whole configuration
         raise TrainingError(
-            f"{path} cannot be loaded, perhaps because another version wrote it ({error}). Move the folder away to train anew."
+            f"{path} cannot be loaded, perhaps because another version wrote it ({reason}). Move the folder away to train anew."
         ) from None
 
 
@@ -221,9 +188,8 @@ def train(
     dataset: Dataset,
     folder: Path,
     *,
-    start: keras.Model | None = None,
     validate: bool = False,
-    callbacks: list[keras.callbacks.Callback] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.Model:
     """Train a model, or go on with a training that was interrupted.
 
@@ -240,7 +206,6 @@ def train(
         config: The configuration. It must be the one with which `folder` was begun.
         dataset: The data set; the training split is used, and the validation split if `validate`.
         folder: Existing folder for `metrics.jsonl` and the checkpoint of the latest epoch.
-        start: A trained model of the same architecture, from whose weights to start; the optimizer starts afresh.
         validate: Boolean, measure the validation split after every epoch.
         callbacks: Further Keras callbacks.
 
@@ -249,22 +214,10 @@ def train(
 
     Raises:
         DataError: `validate` without a validation split.
-        ConfigError: fewer training images than a batch needs, or fewer devices than `config.training.replicas`.
+        ConfigError: fewer training images than a batch needs.
         TrainingError: loss or weights became NaN or infinite, or the checkpoint cannot be loaded.
         OSError: `folder` cannot be written.
     """
-    with split_among(config.training.replicas):
-        return _train(config, dataset, folder, start, validate, callbacks or [])
-
-
-def _train(
-    config: Config,
-    dataset: Dataset,
-    folder: Path,
-    start: keras.Model | None,
-    validate: bool,
-    callbacks: list[keras.callbacks.Callback],
-) -> keras.Model:
     validation = dataset.images("validation") if validate else None
     if config.training.dtype_policy == "mixed_bfloat16" and _on_tensorflow_cpu() and lacks_bfloat16():
         logger.warning(
@@ -273,30 +226,22 @@ def _train(
             folder,
         )
     keras.utils.set_random_seed(config.seed)
-    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed, config.channel.pool)
-    model = load_saved(folder / CHECKPOINT)
-    if model is not None:
+    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed)
+    model, finished = load_saved(folder / CHECKPOINT), 0
+    if model is None:
+        model = build_model(config, dataset.shape, steps_per_epoch=len(batches))
+        model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step a second time, for its variables
+    else:
         finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // len(batches)
         batches.start(finished)
         logger.info("%s: resumed after %d epochs", folder, finished)
-    else:
-        model, finished = build_model(config, steps_per_epoch=len(batches)), 0
-        if start is not None:
-            model.start_from(start)
-    renormalise_epoch = max(1, round(config.channel.renormalise_at * config.training.epochs))
     model.fit(
         batches,
         epochs=config.training.epochs,
         initial_epoch=finished,
         validation_data=validation,
         validation_batch_size=config.training.batch_size,
-        callbacks=[
-            _RenormaliseChannel(renormalise_epoch),
-            _WarmUp(config),
-            _StopAtNonFinite(),
-            _Recorder(folder),
-            *callbacks,
-        ],
+        callbacks=[_Schedule(config), _StopAtNonFinite(), _Recorder(folder), *callbacks],
         shuffle=False,  # ImageBatches does
         verbose=0,
     )

@@ -1,48 +1,19 @@
-"""Noise channels of the models: features -> (z, rate). `EchoDense` in `echo.py` is the third of the same form.
+"""Channels whose noise is Gaussian: that of the VAE, and an inverse autoregressive flow of it.
 
-A rate here is that of the channel's own marginal. Another one (`priors.py`) goes with the density of `z` that `draw` gives.
+Their rate is that of the channel's own marginal N(0, I). Another one (`priors.py`) goes with the density that `draw` gives.
 """
-
-from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from echo_tf.distribution import SeedGenerator
+from echo_tf.echo.channel import Channel, Density, Draw
+from echo_tf.echo.checks import Tensor, check_seed
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
 
-Tensor = Any
-
-
-class Draw(NamedTuple):
-    """A draw `z = T(base)`, `base ~ N(mean, exp(log_var))`, from `q(z|x)` for each example.
-
-    Attributes:
-        z: What is decoded. Shape `(batch, dim)`.
-        base: `z` before the flow `T`; `z` itself where there is none. Same shape.
-        mean: Mean of `base`. Same shape.
-        log_var: Logarithm of the variance of `base`. Same shape.
-        log_det: `log |det dz/dbase|`, shape `(batch,)`, 0 without a flow.
-        expected_log_density: `E log q(base|x)` over draws for the Gaussian channel; for IAF its estimate from this very draw,
-            as in the paper. Nats, `(batch,)`.
-    """
-
-    z: Tensor
-    base: Tensor
-    mean: Tensor
-    log_var: Tensor
-    log_det: Tensor
-    expected_log_density: Tensor
-
-    @property
-    def log_density(self) -> Tensor:
-        """`log q(base|x)` at this draw; `log_density - log_det` is `log q(z|x)`. Nats, shape `(batch,)`."""
-        return gaussian_log_density(self.base, self.mean, self.log_var)
-
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class GaussianChannel(keras.layers.Layer):
+class GaussianChannel(Channel):
     """Gaussian channel with a standard normal marginal: the encoder of the VAE.
 
     `z = mean(h) + exp(log_var(h) / 2) n`, `n ~ N(0, I)`, independent for every example; the rate is the analytic
@@ -52,6 +23,7 @@ class GaussianChannel(keras.layers.Layer):
         units: Integer, dimension of `z`.
         shared_noise: Boolean. `True` draws one `n` for the whole batch, as the code of the paper's submission did: wrong, and
             here to show what it costs.
+        rate_weight: Float or `None`, see `WeightedRateLayer`.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Call arguments:
@@ -69,12 +41,19 @@ class GaussianChannel(keras.layers.Layer):
         ((4, 8), (4,))
     """
 
-    def __init__(self, units: int, *, shared_noise: bool = False, seed: int | None = None, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        self.units = units
-        self.shared_noise = shared_noise
-        self.seed = seed
-        self.seed_generator = SeedGenerator(seed)
+    def __init__(
+        self,
+        units: int,
+        *,
+        shared_noise: bool = False,
+        rate_weight: float | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(rate_weight, **kwargs)
+        check_seed(seed)
+        self.units, self.shared_noise, self.seed = units, shared_noise, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_var_head = keras.layers.Dense(units, dtype="float32", name="log_var")
 
@@ -86,24 +65,31 @@ class GaussianChannel(keras.layers.Layer):
         """Mean and log variance of `q(z|x)`, each of shape `(batch, units)`."""
         return self.mean_head(inputs), self.log_var_head(inputs)
 
-    def call(self, inputs, return_rate=False):
-        draw = self.draw(inputs)
-        return (draw.z, self.rate(draw)) if return_rate else draw.z
-
-    def rate(self, draw: Draw) -> Tensor:
-        """Rate with the channel's own marginal `N(0, I)`, nats per example, shape `(batch,)`."""
-        return gaussian_kl(draw.mean, draw.log_var)
-
-    def draw(self, inputs: Tensor) -> Draw:
-        """A draw of `z` for each example, with its density."""
+    def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
         mean, log_var = self.statistics(inputs)
         shape = (1, self.units) if self.shared_noise else ops.shape(mean)
-        noise = keras.random.normal(shape, seed=self.seed_generator)
+        noise = keras.random.normal(shape, dtype="float32", seed=self.seed_generator)
         base = mean + ops.exp(0.5 * log_var) * noise
-        return self._transformed(base, mean, log_var, inputs)
+        return self._draw_of(base, mean, log_var)
 
-    def _transformed(self, base: Tensor, mean: Tensor, log_var: Tensor, inputs: Tensor) -> Draw:
-        return Draw(base, base, mean, log_var, ops.zeros_like(base[:, 0]), -gaussian_entropy(log_var))
+    def _draw_of(self, base: Tensor, mean: Tensor, log_var: Tensor) -> Draw:
+        at_draw = gaussian_log_density(base, mean, log_var)
+        density = Density(base, mean, log_var, ops.zeros_like(at_draw), at_draw, -gaussian_entropy(log_var))
+        return Draw(base, gaussian_kl(mean, log_var), density)
+
+    def rate_per_dimension(self, inputs: Tensor) -> Tensor:
+        """Divergence of the Gaussian from N(0, 1) by dimension in nats, shape `(batch, units)`.
+
+        It sums to the rate where that is the marginal. With a flow it is that of the dimension before the flow; with a learned
+        marginal it is no share of the rate, and only puts dimensions in order.
+        """
+        mean, log_var = self.statistics(inputs)
+        return gaussian_kl(ops.expand_dims(mean, -1), ops.expand_dims(log_var, -1))
+
+    def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of `q(z|x)`; with a flow those before it. Each of shape `(batch, units)`."""
+        mean, log_var = self.statistics(inputs)
+        return mean, ops.exp(0.5 * log_var)
 
     def transform(self, base: Tensor) -> Tensor:
         """`T(base)`: the identity."""
@@ -111,7 +97,7 @@ class GaussianChannel(keras.layers.Layer):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
-        return keras.random.normal((n, self.units), seed=self.seed_generator)
+        return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
 
     def get_config(self):
         names = ("units", "shared_noise", "seed")
@@ -129,11 +115,8 @@ class IAFChannel(GaussianChannel):
 
     Args:
         units: Integer, dimension of `z`.
-        steps, hidden, scale: see `AutoregressiveFlow`.
-        context_units: Integer, number of features `relu(W h + b)` that every network of the flow sees beside its inputs; 0 for
-            none, so that `T` is the same for all `x`.
-        shared_noise: see `GaussianChannel`.
-        seed: Integer or `None`, seeds the layer's own generator.
+        steps, hidden: see `AutoregressiveFlow`.
+        shared_noise, rate_weight, seed: see `GaussianChannel`.
 
     Call arguments and returns: as `GaussianChannel`.
 
@@ -152,41 +135,27 @@ class IAFChannel(GaussianChannel):
         steps: int = 4,
         hidden: tuple[int, ...] = (640, 640, 640),
         *,
-        scale: bool = False,
-        context_units: int = 0,
         shared_noise: bool = False,
+        rate_weight: float | None = None,
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(units, shared_noise=shared_noise, seed=seed, **kwargs)
-        self.flow = AutoregressiveFlow(units, steps, hidden, scale=scale, context_dim=context_units, name="flow")
-        self.context_head = (
-            keras.layers.Dense(context_units, activation="relu", dtype="float32", name="context") if context_units else None
-        )
+        super().__init__(units, shared_noise=shared_noise, rate_weight=rate_weight, seed=seed, **kwargs)
+        self.flow = AutoregressiveFlow(units, steps, hidden, name="flow")
 
     def build(self, input_shape):
         super().build(input_shape)
         self.flow.build()
-        if self.context_head is not None:
-            self.context_head.build(input_shape)
 
-    def rate(self, draw: Draw) -> Tensor:
-        return draw.log_density - draw.log_det - gaussian_log_density(draw.z, 0.0, 0.0)
-
-    def _transformed(self, base: Tensor, mean: Tensor, log_var: Tensor, inputs: Tensor) -> Draw:
-        context = None if self.context_head is None else self.context_head(inputs)
-        z, log_det = self.flow(base, context)
-        return Draw(z, base, mean, log_var, log_det, gaussian_log_density(base, mean, log_var))
+    def _draw_of(self, base: Tensor, mean: Tensor, log_var: Tensor) -> Draw:
+        z, log_det = self.flow(base)
+        at_draw = gaussian_log_density(base, mean, log_var)
+        rate = at_draw - log_det - gaussian_log_density(z, 0.0, 0.0)
+        return Draw(z, rate, Density(base, mean, log_var, log_det, at_draw, at_draw))
 
     def transform(self, base: Tensor) -> Tensor:
-        """`T(base)` of a flow without context."""
+        """`T(base)`, shape `(n, units)`."""
         return self.flow(base)[0]
 
     def get_config(self):
-        flow = {name: getattr(self.flow, name) for name in ("steps", "scale")}
-        return {
-            **super().get_config(),
-            **flow,
-            "hidden": list(self.flow.hidden),
-            "context_units": self.flow.context_dim,
-        }
+        return {**super().get_config(), "steps": self.flow.steps, "hidden": list(self.flow.hidden)}

@@ -24,24 +24,19 @@ class MADE(keras.layers.Layer):
     Args:
         dim: Integer >= 1, number of inputs.
         hidden: Widths of the hidden layers.
-        scale: Boolean. `False`: shift only, which preserves volume. `True`: shift and log scale.
         reverse: Boolean. `True` numbers the inputs from the last to the first.
-        context_dim: Integer, dimension of a context that all outputs may depend on; 0 for none.
 
     Call arguments:
         inputs: Shape `(batch, dim)`.
-        context: Shape `(batch, context_dim)`; required if `context_dim > 0`.
 
     Returns:
-        `(shift, log_scale)`, each of shape `(batch, dim)`; `log_scale` is `None` if `scale` is false.
+        Shifts, shape `(batch, dim)`.
 
-    Source: Germain et al. 2015; sizes in the paper's appendix (three layers of 640, shift only). Differs: TFP's default
-        template clips log scales to [-5, 3]; here nothing is clipped.
+    Source: Germain et al. 2015; sizes in the paper's appendix (three layers of 640, shift only).
 
     Example:
-        >>> shift, log_scale = MADE(4, hidden=(16,), scale=True)(keras.ops.ones((2, 4)))
-        >>> tuple(shift.shape), tuple(log_scale.shape)
-        ((2, 4), (2, 4))
+        >>> tuple(MADE(4, hidden=(16,))(keras.ops.ones((2, 4))).shape)
+        (2, 4)
     """
 
     def __init__(
@@ -49,23 +44,19 @@ class MADE(keras.layers.Layer):
         dim: int,
         hidden: tuple[int, ...] = (640, 640, 640),
         *,
-        scale: bool = False,
         reverse: bool = False,
-        context_dim: int = 0,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.dim, self.hidden, self.scale, self.reverse = dim, tuple(hidden), scale, reverse
-        self.context_dim = context_dim
+        self.dim, self.hidden, self.reverse = dim, tuple(hidden), reverse
 
-    def build(self, inputs_shape=None, context_shape=None):
+    def build(self, inputs_shape=None):
         place = np.arange(1, self.dim + 1)
         degrees = [place[::-1] if self.reverse else place]
         highest = max(1, self.dim - 1)
         degrees += [highest - np.arange(width) * highest // width for width in self.hidden]
         masks = [after >= before[:, None] for before, after in itertools.pairwise(degrees)]
-        # Repeated for the log scale, whose outputs stand behind those of the shift.
-        masks.append(np.tile(degrees[0] > degrees[-1][:, None], 1 + self.scale))
+        masks.append(degrees[0] > degrees[-1][:, None])
         self.masks = [mask.astype("float32") for mask in masks]
         self.kernels = [
             self.add_weight(shape=mask.shape, initializer="glorot_uniform", name=f"kernel_{i}")
@@ -74,43 +65,31 @@ class MADE(keras.layers.Layer):
         self.biases = [
             self.add_weight(shape=mask.shape[1:], initializer="zeros", name=f"bias_{i}") for i, mask in enumerate(self.masks)
         ]
-        if self.context_dim:
-            # To the first layer and to the outputs: the first output has nothing else that could vary.
-            self.context_kernels = [
-                self.add_weight(shape=(self.context_dim, width), initializer="glorot_uniform", name=f"context_kernel_{i}")
-                for i, width in enumerate((self.masks[0].shape[1], self.masks[-1].shape[1]))
-            ]
 
-    def call(self, inputs, context=None):
+    def call(self, inputs):
         h = inputs
         for i, (kernel, bias, mask) in enumerate(zip(self.kernels, self.biases, self.masks, strict=True)):
             h = ops.matmul(h if i == 0 else ops.relu(h), kernel * mask) + bias
-            if i == 0 and self.context_dim:
-                h = h + ops.matmul(context, self.context_kernels[0])
-        if self.context_dim:
-            h = h + ops.matmul(context, self.context_kernels[1])
-        return tuple(ops.split(h, 2, axis=-1)) if self.scale else (h, None)
+        return h
 
     def get_config(self):
-        names = ("dim", "scale", "reverse", "context_dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}, "hidden": list(self.hidden)}
+        return {**super().get_config(), "dim": self.dim, "hidden": list(self.hidden), "reverse": self.reverse}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class AutoregressiveFlow(keras.layers.Layer):
-    """Chain of masked autoregressive steps, the order reversed from one to the next; fast from data to base.
+    """Chain of masked autoregressive shifts, the order reversed from one to the next; fast from data to base.
 
-    A step maps `u` to `x` by `x_j = u_j exp(log_scale_j(x_<j)) + shift_j(x_<j)`: `dim` passes. Its inverse takes one pass. So a
-    density (MAF) evaluates `inverse`, and an encoder that must sample fast (IAF) *uses* `inverse` as its map.
+    A step maps `u` to `x` by `x_j = u_j + shift_j(x_<j)`: `dim` passes. Its inverse takes one pass. So a density (MAF)
+    evaluates `inverse`, and an encoder that must sample fast (IAF) *uses* `inverse` as its map. Shifts preserve volume.
 
     Args:
         dim: Integer, dimension.
         steps: Integer, number of steps.
-        hidden, scale, context_dim: see `MADE`.
+        hidden: see `MADE`.
 
     Call arguments:
         x: Shape `(batch, dim)`.
-        context: Shape `(batch, context_dim)`; required if `context_dim > 0`.
 
     Returns:
         `(u, log_det)`: `u = T^-1(x)`, shape `(batch, dim)`, and `log |det du/dx|`, shape `(batch,)`; float32.
@@ -121,51 +100,35 @@ class AutoregressiveFlow(keras.layers.Layer):
     Source: Papamakarios et al. 2017 (MAF); Kingma et al. 2016 (IAF); the paper's appendix: four shift-only steps.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        steps: int = 4,
-        hidden: tuple[int, ...] = (640, 640, 640),
-        *,
-        scale: bool = False,
-        context_dim: int = 0,
-        **kwargs,
-    ):
+    def __init__(self, dim: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.dim, self.steps, self.hidden, self.scale = dim, steps, tuple(hidden), scale
-        self.context_dim = context_dim
-        self.networks = [
-            MADE(dim, hidden, scale=scale, reverse=bool(i % 2), context_dim=context_dim, name=f"made_{i}") for i in range(steps)
-        ]
+        self.dim, self.steps, self.hidden = dim, steps, tuple(hidden)
+        self.networks = [MADE(dim, hidden, reverse=bool(i % 2), name=f"made_{i}") for i in range(steps)]
 
-    def build(self, x_shape=None, context_shape=None):
+    def build(self, x_shape=None):
         for network in self.networks:
             network.build()
 
-    def call(self, x, context=None):
-        bijector = self._bijector(context)
+    def call(self, x):
+        bijector = self._bijector()
         return bijector.inverse(x), bijector.inverse_log_det_jacobian(x, event_ndims=1)
 
-    def forward(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor) -> Tensor:
         """`x = T(u)`, in `dim` passes through every step. Shape `(batch, dim)`."""
-        return self._bijector(context).forward(u)
+        return self._bijector().forward(u)
 
-    def compute_output_spec(self, x, context=None):
+    def compute_output_spec(self, x):
         # TFP does not take symbolic tensors.
         return keras.KerasTensor(x.shape, "float32"), keras.KerasTensor(x.shape[:1], "float32")
 
-    def _bijector(self, context: Tensor | None):
+    def _bijector(self):
         # Made anew at each call: nothing of TFP is an attribute for Keras to track, and its cache cannot answer from memory.
         bijectors = _tfp_bijectors()
-
-        def function(network):
-            return lambda x: network(x) if context is None else network(x, context)
-
-        return bijectors.Chain([bijectors.MaskedAutoregressiveFlow(function(network)) for network in self.networks])
+        shifts = [lambda x, network=network: (network(x), None) for network in self.networks]
+        return bijectors.Chain([bijectors.MaskedAutoregressiveFlow(shift) for shift in shifts])
 
     def get_config(self):
-        names = ("dim", "steps", "scale", "context_dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}, "hidden": list(self.hidden)}
+        return {**super().get_config(), "dim": self.dim, "steps": self.steps, "hidden": list(self.hidden)}
 
 
 def _tfp_bijectors():

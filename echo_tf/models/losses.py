@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.models.names import CONSTRAINED
-
 Tensor = Any
 
+# Quantities whose constraint sets beta, and the sign with which beta answers to too much of each.
+CONSTRAINED = {"rate": 1.0, "distortion": -1.0}
 BETA_RANGE = (1e-4, 1e4)
 DAMPING = 5.0
 
@@ -88,32 +88,27 @@ def gaussian_entropy(log_var: Tensor) -> Tensor:
     return 0.5 * ops.sum(math.log(2.0 * math.pi * math.e) + log_var, axis=-1)
 
 
-def mmd(z: Tensor, prior: Tensor, squared_bandwidth: Tensor | float, *, unbiased: bool = False) -> Tensor:
+def mmd(z: Tensor, prior: Tensor, squared_bandwidth: Tensor | float) -> Tensor:
     """Squared maximum mean discrepancy between two samples of equal size, kernel `k(x, y) = exp(-|x - y|^2 / (2 h^2))`.
 
-    Biased: `mean_ij k(z_i, z_j) + mean_ij k(p_i, p_j) - 2 mean_ij k(z_i, p_j)`, for equal laws `2 (1 - E k) / n` in
-    expectation. Unbiased: without the diagonals of the first two, 0 in expectation.
+    `mean_ij k(z_i, z_j) + mean_ij k(p_i, p_j) - 2 mean_ij k(z_i, p_j)`; for equal laws `2 (1 - E k) / n` in expectation.
 
     Args:
         z: Encodings, shape `(n, dim)`, float. The expectations hold for independent ones: the noise of one Echo ring is not.
         prior: Fresh draws of the prior. Same shape.
-        squared_bandwidth: `h^2 > 0`, see `median_bandwidth` and `dimension_bandwidth`.
-        unbiased: Boolean.
+        squared_bandwidth: `h^2 > 0`, see `median_bandwidth`.
 
     Returns:
-        Scalar.
+        Scalar without unit.
 
-    Source: Gretton et al. 2012. The authors' code has the biased one.
+    Source: Gretton et al. 2012, the biased estimate, as in the authors' code.
     """
 
     def kernel(a, b):
         return ops.exp(-squared_distances(a, b) / (2.0 * squared_bandwidth))
 
     n = ops.cast(ops.shape(z)[0], "float32")
-    within = ops.sum(kernel(z, z)) + ops.sum(kernel(prior, prior))
-    # A last batch of one example has no pairs: 0, not 0 / 0.
-    within = (within - 2.0 * n) / (n * ops.maximum(n - 1.0, 1.0)) if unbiased else within / (n * n)
-    return within - 2.0 * ops.mean(kernel(z, prior))
+    return (ops.sum(kernel(z, z)) + ops.sum(kernel(prior, prior))) / (n * n) - 2.0 * ops.mean(kernel(z, prior))
 
 
 def median_bandwidth(prior: Tensor) -> Tensor:
@@ -122,21 +117,6 @@ def median_bandwidth(prior: Tensor) -> Tensor:
     n = ops.shape(prior)[0]
     middle = ops.minimum((n * n + n) // 2, n * n - 1)  # behind the n zeros of the diagonal, in the middle of the rest
     return ops.where(n > 1, ops.take(ordered, middle), 1.0)
-
-
-def dimension_bandwidth(dim: int) -> float:
-    """`h^2 = dim^2 / 2`, which makes `k = exp(-|x - y|^2 / dim^2)`. Source: the code of InfoVAE (Zhao et al. 2017)."""
-    return dim**2 / 2.0
-
-
-def kernel_is_constant(squared_bandwidth: float, dim: int) -> bool:
-    """Whether in float32 the kernel does not tell draws of `N(0, I)` apart, whose squared distance is about `2 dim`.
-
-    Either `exp(-2 dim / (2 h^2))` is lost beside the 1 of the diagonal or it is 1 itself; then the penalty is a constant and
-    its gradient 0.
-    """
-    exponent = dim / squared_bandwidth
-    return not 2.0**-23 < exponent < 23.0 * math.log(2.0)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

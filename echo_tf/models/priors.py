@@ -1,6 +1,7 @@
-"""Learned marginals p(z) that a rate may refer to: `log_prob` and `sample`.
+"""Learned marginals p(z) that a rate may refer to. Channels have marginals of their own: N(0, I), Echo the law of its noise.
 
-The channels have marginals of their own: N(0, I), and Echo the law of its noise.
+A model asks them for `log_marginal` of a draw and for `latent` draws of z. One with `needs_components` gets the means and log
+variances that the encoder gives its `pseudo_inputs`; one with `needs_start` is shown training examples first.
 """
 
 import math
@@ -10,12 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.distribution import SeedGenerator
+from echo_tf.echo.channel import Channel, Draw
+from echo_tf.echo.checks import Tensor, check_choice, check_seed
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_log_density
-from echo_tf.models.names import AVERAGES
 
-Tensor = Any
+Components = tuple[Tensor, Tensor]
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -34,7 +35,7 @@ class MAFPrior(keras.layers.Layer):
 
     Args:
         dim: Integer, dimension of `z`.
-        steps, hidden, scale: see `AutoregressiveFlow`.
+        steps, hidden: see `AutoregressiveFlow`.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Source: Papamakarios et al. 2017; sizes in the paper's appendix (four shift-only steps). Differs from the released code,
@@ -47,20 +48,16 @@ class MAFPrior(keras.layers.Layer):
         (3,)
     """
 
+    needs_components = needs_start = False
+
     def __init__(
-        self,
-        dim: int,
-        steps: int = 4,
-        hidden: tuple[int, ...] = (640, 640, 640),
-        *,
-        scale: bool = False,
-        seed: int | None = None,
-        **kwargs,
+        self, dim: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), *, seed: int | None = None, **kwargs
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_seed(seed)
         self.seed = seed
-        self.seed_generator = SeedGenerator(seed)
-        self.flow = AutoregressiveFlow(dim, steps, hidden, scale=scale, name="flow")
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.flow = AutoregressiveFlow(dim, steps, hidden, name="flow")
 
     def build(self, input_shape=None):
         self.flow.build()
@@ -72,11 +69,19 @@ class MAFPrior(keras.layers.Layer):
 
     def sample(self, n: int) -> Tensor:
         """Draws. Shape `(n, dim)`."""
-        return self.flow.forward(keras.random.normal((n, self.flow.dim), seed=self.seed_generator))
+        return self.flow.forward(keras.random.normal((n, self.flow.dim), dtype="float32", seed=self.seed_generator))
+
+    def log_marginal(self, draw: Draw, components: Any = None) -> Tensor:
+        """Log density of `draw.density.base` if `z` has this law, nats. Shape `(batch,)`."""
+        return self.log_prob(draw.z) + draw.density.log_det
+
+    def latent(self, n: int, channel: Channel, components: Any = None) -> Tensor:
+        """Draws of `z`. Shape `(n, dim)`."""
+        return self.sample(n)
 
     def get_config(self):
-        flow = {name: getattr(self.flow, name) for name in ("dim", "steps", "scale")}
-        return {**super().get_config(), **flow, "hidden": list(self.flow.hidden), "seed": self.seed}
+        flow = {"dim": self.flow.dim, "steps": self.flow.steps, "hidden": list(self.flow.hidden)}
+        return {**super().get_config(), **flow, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -91,12 +96,20 @@ class VampPrior(keras.layers.Layer):
         image_shape: Shape of one pseudo-input.
         average: `"densities"`; or `"logs"`, `1/K sum_k log q(z|u_k)`, as in the authors' code: a lower bound of the former, and
             no mixture, but one product of all components.
+        start: Where `start_from` puts the pseudo-inputs: at `"images"` drawn at random, or at their `"mean"`.
+        start_noise: Float >= 0, standard deviation of the noise around the mean; 0 makes all equal for ever, as in the
+            authors' code.
         seed: Integer or `None`, seeds the draws and the start of the pseudo-inputs, uniform in [0, 1] until `start_from`.
+
+    Raises:
+        ValueError: invalid arguments.
 
     Source: Tomczak and Welling 2018; K in section 5 of the paper. Differs from the released code, which averages the logarithms
         of the densities and starts all pseudo-inputs at the same image; and from Tomczak and Welling, who clip in the forward
         pass: here an optimizer's step is clipped, so that the gradient at 0 and 1 is not lost.
     """
+
+    needs_components = needs_start = True
 
     def __init__(
         self,
@@ -104,16 +117,18 @@ class VampPrior(keras.layers.Layer):
         image_shape: tuple[int, ...] = (28, 28, 1),
         *,
         average: str = "densities",
+        start: str = "images",
+        start_noise: float = 0.1,
         seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if average not in AVERAGES:
-            raise ValueError(
-                f"Invalid value received for argument `average`. Expected one of {AVERAGES}. Received: average={average!r}"
-            )
+        check_choice("average", average, ("densities", "logs"))
+        check_choice("start", start, ("images", "mean"))
+        check_seed(seed)
         self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
-        self.seed_generator = SeedGenerator(seed)
+        self.start, self.start_noise = start, start_noise
+        self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape=None):
         self.pseudo_inputs = self.add_weight(
@@ -126,27 +141,18 @@ class VampPrior(keras.layers.Layer):
         self.started = self.add_weight(shape=(), initializer="zeros", trainable=False, name="started")
 
     def start_from(self, inputs: np.ndarray) -> None:
-        """Set the pseudo-inputs to examples drawn at random, each once if there are as many as components.
+        """Set the pseudo-inputs to examples drawn at random, each once if there are enough; or around their mean.
 
         Args:
             inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
         """
         rng = np.random.default_rng(self.seed)
-        rows = [rng.permutation(len(inputs)) for _ in range(-(-self.components // len(inputs)))]
-        self._start(inputs[np.concatenate(rows)[: self.components]])
-
-    def start_from_mean(self, inputs: np.ndarray, noise: float) -> None:
-        """Set the pseudo-inputs to the mean of examples, each with Gaussian noise of its own, clipped to [0, 1].
-
-        Args:
-            inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
-            noise: Standard deviation; 0 makes all equal for ever, as in the authors' code.
-        """
-        rng = np.random.default_rng(self.seed)
-        shifts = noise * rng.standard_normal((self.components, *self.image_shape))
-        self._start(np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0))
-
-    def _start(self, values: np.ndarray) -> None:
+        if self.start == "mean":
+            shifts = self.start_noise * rng.standard_normal((self.components, *self.image_shape))
+            values = np.clip(inputs.mean(axis=0) + shifts, 0.0, 1.0)
+        else:
+            rows = [rng.permutation(len(inputs)) for _ in range(-(-self.components // len(inputs)))]
+            values = inputs[np.concatenate(rows)[: self.components]]
         self.pseudo_inputs.assign(values)
         self.started.assign(1.0)
 
@@ -170,10 +176,22 @@ class VampPrior(keras.layers.Layer):
         """Draws from the mixture with the given components. Shape `(n, dim)`."""
         chosen = keras.random.randint((n,), 0, self.components, seed=self.seed_generator)
         mean, log_var = ops.take(mean, chosen, axis=0), ops.take(log_var, chosen, axis=0)
-        return mean + ops.exp(0.5 * log_var) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)
+        return mean + ops.exp(0.5 * log_var) * noise
+
+    def log_marginal(self, draw: Draw, components: Components) -> Tensor:
+        """Log density of `draw.density.base` if it has this law, nats, shape `(batch,)`.
+
+        The components pass through the same flow as the draw: their densities are those before it.
+        """
+        return self.log_prob(draw.density.base, *components)
+
+    def latent(self, n: int, channel: Channel, components: Components) -> Tensor:
+        """Draws of `z`. Shape `(n, dim)`."""
+        return channel.transform(self.sample(n, *components))
 
     def get_config(self):
-        names = ("components", "average", "seed")
+        names = ("components", "average", "start", "start_noise", "seed")
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},

@@ -5,7 +5,7 @@ import html
 from pathlib import Path
 
 from echo_tf.files import write_atomically
-from echo_tf.report.tables import Table
+from echo_tf.report.table import Table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -1,79 +1,281 @@
-"""Tables for a terminal, Markdown, LaTeX, HTML and CSV."""
+"""The tables of a report. Each column is declared once."""
 
-import html
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from echo_tf.files import write_atomically, write_rows
+from echo_tf.experiments.records import QUANTITIES, Result
+from echo_tf.models.config import DATASETS
+from echo_tf.report.names import data_name, method_name, starred
+from echo_tf.report.paper import paper_table, published
+from echo_tf.report.rows import PAPER_EPOCHS, Pair, Ranked, Row, compare, epochs_by_cell, in_one_precision, rankings
+from echo_tf.report.table import Column, Table, make_table
 
-_LATEX = {
-    **{character: f"\\{character}" for character in "_%&#$"},
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "β": r"$\beta$",
-    "←": r"$\leftarrow$",
-}
+# Methods with one departure of the released code, and the method that they are otherwise.
+ONE_DEPARTURE = {"vae_shared_noise": "vae", "vae_released_schedule": "vae", "vae_conv_5x5": "vae"}
+
+UNITS = "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only)."
+RECONSTRUCTION = (
+    "* Omniglot from a reconstruction of chardata.mat, not from the published file: the public drawings resized as its authors "
+    "did, drawers of the test set inferred, 100 training images redrawn, values rounded to 1/255."
+)
+BOUND_NOTE = (
+    "IS bound: importance-sampled upper bound of -log p(x) (number of samples); no likelihood where images are grey. "
+    "Echo has no density q(z|x)."
+)
+PAPER_NOTE = (
+    "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
+    "schedule and data on the test set."
+)
+UNUSED_NOTE = "unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table to read, with the numbers behind it.
+def _measured(title: str, quantity: str, key: str, row: str = "") -> Column:
+    """Mean and standard error of a quantity of a row, in the CSV file under `key`."""
+    return Column(title, f"{{{key}:.2f}} ± {{{key}_se:.2f}}", f"{key}={row}mean.{quantity} {key}_se={row}se.{quantity}")
 
-    Attributes:
-        name: Stem of its files.
-        title: What it shows.
-        header: Names of the columns.
-        lines: Cells as text, one tuple a line.
-        notes: Sentences that stand below it.
-        records: The numbers in full precision, for the CSV file.
+
+def _rate(row: Row) -> str:
+    return ("≈ " if row.approximate else "") + f"{row.mean['rate_nats']:.2f} ± {row.se['rate_nats']:.2f}"
+
+
+def _beta(row: Row) -> str:
+    return f"{row.final_beta:.3g} ({row.target})" if row.target else f"{row.config.beta:g}"
+
+
+def _verdict(row: Row) -> str:
+    return row.verdict if row.dataset in paper_table() else ""
+
+
+_ORIGIN = "dataset split=first.split source=first.source holdout=first.cell.holdout"
+_BOUND = "importance_bound_nats passes=first.passes"
+_PAPER = " ".join(f"paper_{quantity}=paper.{quantity}" for quantity in QUANTITIES)
+_UNUSED = "unused_dimensions=unused.dimensions unused_nats=unused.nats rate_floor_nats=first.rate_floor_nats"
+
+# Columns for rows: heading, text, what of it the CSV file has, note.
+DATA = Column("data", lambda row: data_name(row.first), _ORIGIN)
+METHOD = Column("method", lambda row: method_name(row.first), "method protocol=config.protocol departures")
+EPOCHS = Column("epochs", "{epochs}", "epochs")
+NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
+BETA = Column("beta", _beta, "beta=config.beta target final_beta")
+SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
+RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
+DISTORTION = _measured("distortion", "distortion_nats", "distortion_nats")
+NEG_ELBO = _measured("-ELBO", "neg_elbo_nats", "neg_elbo_nats")
+BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
+PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
+PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats")
+DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
+VERDICT = Column("verdict", _verdict, "verdict")
+UNUSED = Column("unused", "{unused_dimensions:.1f} ({unused_nats:.2f})", _UNUSED, UNUSED_NOTE)
+
+MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
+
+# What columns on data, method, rate and beta can have, and what it means.
+_MARKS = (
+    (lambda row: row.first.source == "reconstruction", RECONSTRUCTION),
+    (lambda row: row.first.split != "test", "(valid.): measured on validation images."),
+    (lambda row: row.first.cell.holdout, "A number behind the data set: so many training images were held out."),
+    (lambda row: row.approximate, "≈: echoes were repeated, so that the formula of the rate is approximate."),
+    (lambda row: row.target, "A target behind beta: training found the beta that gives it."),
+    (lambda row: row.departures, "Behind a method: settings that are not its own."),
+)
+
+
+def notes_on_marks(rows: Sequence[Row]) -> list[str]:
+    """What the marks in such rows mean, and how all were trained."""
+    protocols = ", ".join(sorted({row.config.protocol for row in rows}))
+    trained = f"Protocol: {protocols}. networks: precision of their layers; channel and losses are in float32."
+    return [*(note for is_there, note in _MARKS if any(map(is_there, rows))), trained]
+
+
+def _notes_on_sources(rows: Iterable[Row]) -> list[str]:
+    return [RECONSTRUCTION] if any(row.first.source == "reconstruction" for row in rows) else []
+
+
+def comparison_table(rows: list[Row]) -> Table | None:
+    """All results beside the paper's table 2."""
+    columns = (*MEASURED, BOUND, PAPER, DIFFERENCE, VERDICT, UNUSED)
+    return make_table("comparison", "Rate and distortion", columns, rows, [UNITS], notes_on_marks(rows))
+
+
+def curve_table(curves: list[list[Row]]) -> Table | None:
+    """The points of all rate-distortion curves; `None` if there is none."""
+    rows = [row for curve in curves for row in curve]
+    columns, others = (*MEASURED, UNUSED), (BOUND, PAPER, DIFFERENCE, VERDICT)
+    title = "Points of the rate-distortion curves"
+    return make_table("rate_distortion", title, columns, rows, [UNITS], notes_on_marks(rows), others)
+
+
+_PAIR_NETWORKS = Column("networks", lambda pair: f"{pair.other.precision}, {pair.row.precision}")
+_PAIR_SEEDS = Column("seeds", lambda pair: f"{len(pair.other.seeds)}, {len(pair.row.seeds)}")
+_DIFFERENCE = "{difference_nats:+.2f} ± {difference_se:.2f}"
+_PAIR_DIFFERENCE = Column("difference", _DIFFERENCE, "difference_nats=difference difference_se=se")
+
+
+def comparable(rows: list[Row]) -> list[Row]:
+    """Those on the test set with beta = 1 and no target."""
+    return [row for row in rows if row.first.split == "test" and row.config.beta == 1 and not row.target]
+
+
+class Replaced(Pair):
+    """Echo with replacement beside Echo without."""
+
+    @property
+    def published(self) -> dict[str, float] | None:
+        """-ELBO `without` and `with` replacement in the paper, and the `difference`."""
+        found = published()["replacement"].get(self.row.dataset)
+        return found and {**found, "difference": found["with"] - found["without"]}
+
+
+def replacement_table(rows: list[Row]) -> Table | None:
+    """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
+    rows = in_one_precision(comparable(rows))
+    plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo"}
+    replaced = [row for row in rows if row.method == "echo_replace"]
+    pairs = [Replaced(row, other) for row in replaced if (other := plain.get((row.dataset, row.setting)))]
+    of_paper = "paper_without_nats=published.without paper_with_nats=published.with"
+    columns = (
+        *(DATA.of("row"), EPOCHS.of("row"), _PAIR_NETWORKS, _PAIR_SEEDS),
+        _measured("without", "neg_elbo_nats", "without_nats", "other."),
+        _measured("with", "neg_elbo_nats", "with_nats", "row."),
+        _PAIR_DIFFERENCE,
+        Column("paper", "{paper_without_nats:.1f} / {paper_with_nats:.1f}", of_paper),
+        Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=published.difference"),
+    )
+    notes = [
+        "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
+        "the rate, and so the -ELBO, is approximate. ± is the standard error over seeds; of single seeds, that of their "
+        "evaluation (noise only).",
+        "paper: without / with, after 200 epochs.",
+    ]
+    last = _notes_on_sources(pair.row for pair in pairs)
+    return make_table("replacement", "Echo with and without replacement", columns, pairs, notes, last)
+
+
+def released_table(rows: list[Row]) -> Table | None:
+    """What the departures of the released code change, test -ELBO at beta = 1; `None` without a pair of equal setting.
+
+    A model of `--protocol released`, or of a method that has one departure, stands beside the method as the paper describes it.
     """
-
-    name: str
-    title: str
-    header: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-    notes: list[str]
-    records: list[dict]
-
-    def text(self) -> str:
-        """For a terminal."""
-        lines = [self.header, *self.lines]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([body[0], "-" * len(body[0]), *body[1:], "", *self.notes])
-
-    def markdown(self) -> str:
-        """As Markdown, the notes as a list."""
-        lines = [self.header, ("---",) * len(self.header), *self.lines]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + "\n\n" + "\n".join(f"- {note}" for note in self.notes) + "\n"
-
-    def latex(self) -> str:
-        """As a `tabular`, which needs no package; the notes as comments."""
-        head, *lines = (" & ".join(_latex(cell) for cell in line) + r" \\" for line in (self.header, *self.lines))
-        comments = [f"% {note}" for note in (self.title, *self.notes)]
-        begin, end = rf"\begin{{tabular}}{{{'l' * len(self.header)}}}", r"\end{tabular}"
-        return "\n".join([*comments, begin, r"\hline", head, r"\hline", *lines, r"\hline", end]) + "\n"
-
-    def html(self) -> str:
-        """As an HTML fragment."""
-
-        def row(tag, cells):
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "\n".join(row("td", line) for line in self.lines)
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<table>\n<thead>{row('th', self.header)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n<ul>{notes}</ul>"
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write `NAME.md`, `.tex` and `.csv`; returns their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.name}{suffix}" for suffix in (".md", ".tex", ".csv")]
-        write_atomically(paths[0], self.markdown())
-        write_atomically(paths[1], self.latex())
-        write_rows(paths[2], self.records)
-        return paths
+    rows = in_one_precision(comparable(rows))
+    described: dict[tuple, Row] = {
+        (row.dataset, row.method, row.setting[1:]): row for row in rows if row.config.protocol == "paper"
+    }
+    pairs = []
+    for row in rows:
+        method = row.method if row.config.protocol == "released" else ONE_DEPARTURE.get(row.method)
+        if other := described.get((row.dataset, method, row.setting[1:])):
+            pairs.append(Pair(row, other))
+    columns = (
+        *(DATA.of("row"), METHOD.of("row"), EPOCHS.of("row"), _PAIR_NETWORKS, _PAIR_SEEDS),
+        _measured("as described", "neg_elbo_nats", "described_nats", "other."),
+        _measured("as released", "neg_elbo_nats", "released_nats", "row."),
+        *(_PAIR_DIFFERENCE, PAPER_NEG_ELBO.of("other")),
+    )
+    notes = [
+        "Test -ELBO at beta = 1 in nats, of models trained as the paper describes them, and with departures of the released "
+        "code: those of the protocol `released`, or the one in the name. ± is the standard error over seeds; of single seeds, "
+        "that of their evaluation (noise only).",
+    ]
+    last = _notes_on_sources(pair.row for pair in pairs)
+    return make_table("released", "What the released code does otherwise", columns, pairs, notes, last)
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+class Noise(NamedTuple):
+    """The row of an analysed Echo model, and what its `noise.json` holds."""
+
+    row: Row
+    noise: dict
+
+    @property
+    def paper(self) -> float | None:
+        """Total correlation in the paper; `None` for what is no cell of it."""
+        return published()["noise_total_correlation"].get(self.row.dataset) if self.row.is_cell else None
+
+    @property
+    def difference(self) -> float | None:
+        """Total correlation less that in the paper."""
+        return None if self.paper is None else self.noise["total_correlation_nats"]["mean"] - self.paper
+
+
+def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
+    """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
+    items = [Noise(row, noise) for result, noise in noises for row in compare([result])]
+    estimate = "noise.total_correlation_nats"
+    correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=noise.draws"
+    columns = (
+        *(column.of("row") for column in (DATA, METHOD, EPOCHS, NETWORKS, BETA)),
+        Column("seed", "{seed}", "seed=row.config.seed"),
+        Column("total correlation", "{total_correlation_nats:.2f} ± {standard_error:.2f}", correlation),
+        Column("paper", "{paper_nats:.1f}", "paper_nats=paper"),
+        Column("difference", "{difference_nats:+.2f}", "difference_nats=difference"),
+    )
+    notes = [
+        "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
+        "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
+    ]
+    last = notes_on_marks([item.row for item in items])
+    return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, items, notes, last)
+
+
+def ranking_table(rows: list[Row]) -> Table | None:
+    """Order of the methods here and in the paper, and by how much each is behind Echo; `None` without three methods alike."""
+    found = rankings(rows)
+    items = [item for ranking in found for item in ranking]
+
+    def behind(item):
+        if item.echo is None:
+            return ""
+        return f"{item.echo.difference:+.2f}" + ("" if item.echo.se_over_seeds is None else f" ± {item.echo.se:.2f}")
+
+    of_paper = "paper_behind_echo_nats=echo.paper_difference kendall_tau=tau"
+    columns = (
+        *(column.of("row") for column in (DATA, EPOCHS, METHOD, NETWORKS, SEEDS, NEG_ELBO)),
+        Column("rank", "{rank}", "rank"),
+        Column("paper", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=row.paper.neg_elbo_nats"),
+        Column("paper's rank", "{paper_rank}", "paper_rank"),
+        Column("behind Echo", behind, "behind_echo_nats=echo.difference behind_echo_se=echo.se_over_seeds"),
+        Column("in the paper", "{paper_behind_echo_nats:+.1f}", of_paper),
+    )
+    notes = [
+        "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
+        "means. The paper's models had 200 epochs.",
+        *notes_on_tau(found),
+        UNITS,
+    ]
+    last = notes_on_marks([item.row for item in items])
+    return make_table("ranking", "Order of the methods", columns, items, notes, last)
+
+
+def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
+    """How alike the orders of the methods are here and in the paper."""
+    firsts = [(ranking[0].tau, ranking[0].row, len(ranking)) for ranking in found]
+    taus = [f"{tau:.2f} ({data_name(row.first)}, {row.epochs} epochs, {count} methods)" for tau, row, count in firsts]
+    note = "Kendall's tau between the order here and in the paper, 1 for the same, -1 for the reverse"
+    return [f"{note}: {', '.join(taus)}."] if taus else []
+
+
+def progress_table(rows: list[Row]) -> Table | None:
+    """How far each cell of the paper's table 2 has got (`epochs_by_cell`); `None` without a data set of the paper."""
+    firsts = {row.dataset: row for row in rows if row.dataset in paper_table()}
+    epochs = epochs_by_cell(rows)
+
+    def state(dataset, method):
+        count = epochs[dataset, method]
+        return "missing" if not count else ("complete" if count == PAPER_EPOCHS else f"{count} epochs")
+
+    names = (starred(firsts[dataset].first) if dataset in firsts else dataset for dataset in paper_table())
+    notes = [
+        f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or as many as are named, test set, every setting that "
+        "of the method.",
+        *_notes_on_sources(firsts.values()),
+    ]
+    lines = [(method, *(state(dataset, method) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
+    records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
+    return Table("progress", "Progress on the paper's table", ("method", *names), lines, notes, records) if firsts else None
+
+
+def all_tables(rows: list[Row], curves: list[list[Row]], noises: list[tuple[Result, dict]]) -> list[Table]:
+    """Those that these results make, the comparison first."""
+    others = (make(rows) for make in (replacement_table, released_table, ranking_table, progress_table))
+    return [table for table in (comparison_table(rows), curve_table(curves), noise_table(noises), *others) if table is not None]

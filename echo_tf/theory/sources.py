@@ -5,9 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+import scipy  # its modules are loaded at their first use
+from numpy.typing import ArrayLike
 
-from echo_tf.theory.finite import gaussian_rd, gaussian_vector_rd, laplacian_rd, rd_curve
+from echo_tf.theory import checks
+from echo_tf.theory.closed_forms import gaussian_rd, gaussian_vector_rd, laplacian_rd
+from echo_tf.theory.finite import RDPoint, rd_curve
 
 BINARY_SOURCE = (0.8, 0.2)  # Hamming distortion; no models are trained on it
 MIXTURE_MEANS, MIXTURE_SD = np.array([-2.0, 2.0]), 0.5
@@ -39,7 +42,7 @@ class Source:
     dim: int
     measure: str
     sample: Callable[[np.random.Generator, int], np.ndarray]
-    rate: Callable[[np.ndarray], np.ndarray]
+    rate: Callable[[ArrayLike], np.ndarray | float]
     slopes: tuple[float, ...]
     distortions: tuple[float, float]
 
@@ -76,8 +79,24 @@ def all_sources() -> list[Source]:
             (1.5, 2.5, 4.0, 6.0, 8.0, 12.0),
             (0.06, 1.0),
         ),
-        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (0.2, 0.5, 2.0, 8.0, 16.0, 32.0), (0.01, 4.25)),
-        Source("points", 1, "squared", _sample_points, _points_rate, (0.2, 0.5, 1.0, 4.0, 8.0, 32.0), (0.002, 4.0)),
+        Source(
+            "mixture",
+            1,
+            "squared",
+            _sample_mixture,
+            functools.partial(_highest_supporting_line, _mixture_curve),
+            (0.2, 0.5, 2.0, 8.0, 16.0, 32.0),
+            (0.01, 4.25),
+        ),
+        Source(
+            "points",
+            1,
+            "squared",
+            _sample_points,
+            functools.partial(_highest_supporting_line, _points_curve),
+            (0.2, 0.5, 1.0, 4.0, 8.0, 32.0),
+            (0.002, 4.0),
+        ),
     ]
 
 
@@ -90,28 +109,21 @@ def _sample_points(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 @functools.cache
-def _mixture_curve() -> list:
+def _mixture_curve() -> list[RDPoint]:
     edges = np.linspace(-5.0, 5.0, GRID_SIZE + 1)
-    cdf = norm.cdf(edges[:, None], MIXTURE_MEANS, MIXTURE_SD).mean(axis=1)
+    cdf = scipy.special.ndtr((edges[:, None] - MIXTURE_MEANS) / MIXTURE_SD).mean(axis=1)
     masses, middles = np.diff(cdf) / (cdf[-1] - cdf[0]), 0.5 * (edges[1:] + edges[:-1])
     return rd_curve(masses, np.square(middles[:, None] - middles), CURVE_SLOPES, tolerance=1e-4, max_iterations=1_000)
 
 
 @functools.cache
-def _points_curve() -> list:
+def _points_curve() -> list[RDPoint]:
     outputs = np.linspace(POINTS[0], POINTS[-1], 601)  # the points are among them
     return rd_curve(POINT_MASSES, np.square(POINTS[:, None] - outputs), CURVE_SLOPES, tolerance=1e-6)
 
 
-def _mixture_rate(distortion: np.ndarray) -> np.ndarray:
-    return _highest_supporting_line(_mixture_curve(), distortion)
-
-
-def _points_rate(distortion: np.ndarray) -> np.ndarray:
-    return _highest_supporting_line(_points_curve(), distortion)
-
-
-def _highest_supporting_line(points: list, distortion: np.ndarray) -> np.ndarray:
+def _highest_supporting_line(curve: Callable[[], list[RDPoint]], distortion: ArrayLike) -> np.ndarray:
     """Lower bound of R(D) from the certificates: every point's line `rate - gap + slope (D_point - D)` lies below the curve."""
-    lines = [p.rate - p.gap + p.slope * (p.distortion - np.asarray(distortion)) for p in points]
+    distortion = checks.numbers("distortion", distortion, 0)
+    lines = [p.rate - p.gap + p.slope * (p.distortion - distortion) for p in curve()]
     return np.maximum(0.0, np.max(lines, axis=0))

@@ -1,22 +1,13 @@
-import keras
 import numpy as np
 import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import norm
 
 import echo_tf
-from echo_tf import analysis
-from echo_tf.echo.layers_old import EchoDense, echo_moments
-from echo_tf.experiments.analysis import (
-    Analysis,
-    analyse,
-    by_likelihood,
-    marginal_density,
-    noise_samples,
-    rate_by_dimension,
-    total_correlation,
-)
+from echo_tf.experiments import analysis
+from echo_tf.experiments.analysis import analyse, marginal_density, rate_by_dimension, total_correlation
 from echo_tf.experiments.evaluation import evaluate
+from echo_tf.experiments.records import Analysis
 
 
 class TestTotalCorrelation:
@@ -66,84 +57,62 @@ class TestMarginalDensity:
         np.testing.assert_allclose(density, plain, atol=2e-3 * plain.max())
 
 
-def test_sorting_by_likelihood():
-    distortion, rate, name = by_likelihood(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]), np.array(["c", "a", "b"]))
-    assert distortion.tolist() == [1.0, 2.0, 3.0]
-    assert rate.tolist() == [10.0, 20.0, 30.0]
-    assert name.tolist() == ["a", "b", "c"]
+def small(method):
+    config = echo_tf.load_config(method, network={"latent_dim": 12}, channel={"d_max": 9}, flow={"hidden_units": 16})
+    return echo_tf.build_model(config, (20,))
 
 
-@pytest.mark.parametrize(("replace", "parametrisation"), [(False, "literal"), (True, "literal"), (False, "centred")])
-def test_noise_has_the_moments_of_the_channel(replace, parametrisation):
-    features = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-    layer = EchoDense(3, d_max=39, replace=replace, parametrisation=parametrisation, seed=0)
-    layer(features)
-    noise = noise_samples(layer, features, 4_000, 40, seed=1)
-    mean, log_scale = layer.statistics(features)
-    if parametrisation == "centred":
-        mean = mean - np.mean(mean, axis=0)
-    expected, _ = echo_moments(mean, log_scale + layer.echo.log_max_scale)  # exact for independent draws
-    se = noise.std(axis=0) / np.sqrt(len(noise))
-    # Without replacement, echoes from 40 examples are slightly more even than independent ones: within 1/40 of the mean.
-    allowed = 5 * se + (0 if replace else np.abs(expected) / 40)
-    assert np.all(np.abs(noise.mean(axis=0) - expected) < allowed)
-    repeated = np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]
-    assert abs(repeated) < 5 / np.sqrt(len(noise))  # draws are independent
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    return (rng.permutation(25)[:, None] / 25 * rng.uniform(size=(25, 20))).astype("float32")
 
 
-def test_noise_is_made_of_all_images():
-    features = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-    features[:10] += 3.0
-    layer = EchoDense(3, d_max=9, parametrisation="literal", seed=0)
-    layer(features)
-    noise = noise_samples(layer, features, 4_000, 10, seed=1)
-    mean, log_scale = layer.statistics(features)
-    expected, variance = echo_moments(mean, log_scale + layer.echo.log_max_scale)
-    # 9 echoes, each other, in the place of endlessly many: within a tenth of a standard deviation.
-    assert np.all(np.abs(noise.mean(axis=0) - expected) < 0.1 * np.sqrt(variance))
-
-
-def test_marginals_are_those_of_the_shown_dimensions_from_all_draws(monkeypatch):
-    draws = []
-
-    def draw(model, features):
-        draws.append(len(draws))
-        return np.arange(32.0) + 10.0 * draws[-1] + np.random.default_rng(draws[-1]).normal(0.0, 0.1, (len(features), 32))
-
+def test_marginals_are_those_of_the_shown_dimensions_from_all_draws(examples, monkeypatch):
     monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
-    monkeypatch.setattr(analysis, "_draw", draw)
-    keras.utils.set_random_seed(0)
-    images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")
-    found = analyse(small("vae"), images, batch_size=10, passes=2)
+    model, draws = small("vae"), []
+
+    class Channel:
+        """Draws around `dimension + 10 * number of the draw`; all else is that of the model's own."""
+
+        def __call__(self, features):
+            draws.append(len(draws))
+            noise = np.random.default_rng(draws[-1]).normal(0.0, 0.1, (len(features), 12))
+            return np.arange(12.0) + 10.0 * draws[-1] + noise
+
+        def __getattr__(self, name):
+            return getattr(model.channel, name)
+
+    class Model:
+        channel = Channel()
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+    found = analyse(Model(), examples, batch_size=10, passes=2)
+    assert draws == [0, 1, 2]
     assert found.shown.tolist() != list(range(9))
     means = trapezoid(found.grid * found.density, found.grid, axis=1)
     np.testing.assert_allclose(means, found.shown + 10.0, atol=0.1)
 
 
-def small(method):
-    return echo_tf.build_model(echo_tf.load_config(method, channel={"d_max": 9}, flow={"hidden_units": 16}))
-
-
 @pytest.mark.parametrize("method", ["echo", "vae", "iaf"])
-def test_analysis_of_a_model(method, tmp_path, monkeypatch):
+def test_analysis_of_a_model(method, examples, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
     monkeypatch.setattr(analysis, "NOISE_DRAWS", 600)
-    rng = np.random.default_rng(0)
-    images = (rng.permutation(25)[:, None, None, None] / 25 * rng.uniform(size=(25, 28, 28, 1))).astype("float32")
     model = small(method)
     for weight in model.decoder.trainable_variables[-1:]:
-        weight.assign(weight - 5.0)  # black by default, so that bright images have the largest distortions
-    found = analyse(model, images, batch_size=10, passes=2)
+        weight.assign(weight - 5.0)  # black by default, so that bright examples have the largest distortions
+    found = analyse(model, examples, batch_size=10, passes=2)
     assert found.shown.shape == (9,)
     assert np.all(np.diff(found.rate_by_dimension_nats[found.shown]) <= 0)
     assert found.grid.shape == found.density.shape == (9, 400)
     for values in (found.pointwise_rate_nats, found.pointwise_distortion_nats, found.mean_norm, found.scale_norm):
         assert values.shape == (25,)
-    mean, spread = (np.asarray(values) for values in model.channel.statistics(model.encoder.predict(images, verbose=0)))
+    mean, scale = (np.asarray(values) for values in model.channel.mean_and_scale(model.features(examples)))
     np.testing.assert_allclose(found.mean_norm, np.sqrt((mean**2).sum(1)), rtol=1e-4)
-    scale = model.channel.echo.max_scale * np.exp(spread) if method == "echo" else np.exp(spread / 2)
     np.testing.assert_allclose(found.scale_norm, np.sqrt((scale**2).sum(1)), rtol=1e-4)
-    expected = evaluate(model, images, batch_size=10, passes=2)
+    expected = evaluate(model, examples, batch_size=10, passes=2)
     np.testing.assert_allclose(found.pointwise_distortion_nats, expected.distortion.mean(axis=0), rtol=0.05, atol=2.0)
     noisy = {"atol": 2.0} if method == "iaf" else {"rtol": 1e-4}
     np.testing.assert_allclose(found.pointwise_rate_nats, expected.rate.mean(axis=0), **noisy)
@@ -154,12 +123,9 @@ def test_analysis_of_a_model(method, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["echo", "vae"])
-def test_rates_by_dimension_add_up(method):
+def test_rates_by_dimension_add_up(method, examples):
     model = small(method)
-    keras.utils.set_random_seed(1)
-    images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
-    rates = rate_by_dimension(model.channel, model.encoder.predict(images, verbose=0))
-    assert rates.shape == (32,)
-    assert rates.sum() == pytest.approx(model.predict(images, verbose=0)["rate"].mean(), rel=1e-4)
-    if method == "echo":
-        assert np.all(rates >= model.channel.echo.rate_floor(1) - 1e-6)
+    rates = rate_by_dimension(model.channel, model.features(examples))
+    assert rates.shape == (12,)
+    assert rates.sum() == pytest.approx(model.predict(examples, verbose=0)["rate"].mean(), rel=1e-4)
+    assert np.all(rates >= model.channel.rate_floor / 12 - 1e-6)

@@ -6,23 +6,31 @@ from echo_tf.experiments.evaluation import Evaluation, evaluate
 
 
 class _Recorder:
-    """Stands for a model: the rate is the image's own value, the logits are 0."""
+    """Stands for a model and its channel: the rate is the example's first value, the distortion twice that."""
 
     def __init__(self):
-        self.batches = []
+        self.batches, self.from_batch, self.channel = [], False, self
+
+    def echoes_from_batch(self, yes):
+        self.from_batch = yes
 
     def predict_on_batch(self, images):
+        assert self.from_batch
         self.batches.append(len(images))
-        return {"rate": images[:, 0, 0, 0], "logits": np.zeros_like(images)}
+        rate = images.reshape(len(images), -1)[:, 0]
+        return {"rate": rate, "distortion": 2 * rate, "z": images}
 
 
-def test_every_image_once_a_pass_in_batches_that_are_large_enough():
-    images = np.linspace(0, 1, 270, dtype="float32")[:, None, None, None] * np.ones((1, 28, 28, 1), "float32")
+@pytest.mark.parametrize("shape", [(28, 28, 1), (3,)])
+def test_every_example_once_a_pass_in_batches_that_are_large_enough(shape):
+    values = np.linspace(0, 1, 270, dtype="float32")
     model = _Recorder()
-    result = evaluate(model, images, batch_size=100, passes=2)
+    result = evaluate(model, values.reshape(-1, *[1] * len(shape)) * np.ones(shape, "float32"), batch_size=100, passes=2)
     assert model.batches == [135, 135] * 2
-    np.testing.assert_allclose(result.rate, np.tile(images[:, 0, 0, 0], (2, 1)))
-    np.testing.assert_allclose(result.distortion, 784 * np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(result.rate, np.tile(values, (2, 1)))
+    np.testing.assert_allclose(result.distortion, 2 * result.rate)
+    assert result.log_ratio is None
+    assert not model.from_batch  # an inference of somebody else does not look at its batch
 
 
 def test_summary():
@@ -30,6 +38,12 @@ def test_summary():
     summary = Evaluation(rate, 10 * rate).summary()
     assert summary["rate_nats"] == pytest.approx({"mean": 2.5, "se": 0.5, "se_images": 1.0})
     assert summary["neg_elbo_nats"] == pytest.approx({"mean": 27.5, "se": 5.5, "se_images": 11.0})
+
+
+def test_a_single_example_has_no_standard_error():
+    summary = Evaluation(np.ones((2, 1)), np.ones((2, 1))).summary()  # and no warning
+    assert summary["rate_nats"]["se"] == 0
+    assert np.isnan(summary["rate_nats"]["se_images"])
 
 
 def test_importance_bound():
@@ -44,15 +58,13 @@ def test_importance_bound():
 
 @pytest.mark.parametrize("method", ["vae_vamp", "iaf_maf"])
 def test_importance_bound_of_a_model_falls_with_the_number_of_samples(method):
-    model = echo_tf.build_model(
-        echo_tf.load_config(method, network={"latent_dim": 8}, flow={"hidden_units": 16}, prior={"components": 5})
-    )
+    config = echo_tf.load_config(method, network={"latent_dim": 8}, flow={"hidden_units": 16}, prior={"components": 5})
+    model = echo_tf.build_model(config, (12,))
     rng = np.random.default_rng(0)
     # Encoders far from the marginal, so that the bound is loose.
     for weight in model.channel.trainable_weights:
         weight.assign(weight + rng.normal(0, 0.2, weight.shape))
-    images = rng.uniform(size=(100, 28, 28, 1)).astype("float32")
-    result = evaluate(model, images, passes=32)
+    result = evaluate(model, rng.uniform(size=(100, 12)).astype("float32"), passes=32)
     # -ELBO is the bound of one sample in expectation.
     bounds = [(result.rate + result.distortion).mean()]
     for k in (1, 2, 8, 32):
@@ -66,8 +78,8 @@ def test_importance_bound_of_a_model_falls_with_the_number_of_samples(method):
 
 
 def test_of_a_model():
-    model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}))
-    images = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32")
-    result = evaluate(model, images, batch_size=10, passes=2)
+    model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}), (12,))
+    examples = np.random.default_rng(0).uniform(size=(25, 12)).astype("float32")
+    result = evaluate(model, examples, batch_size=10, passes=2)
     np.testing.assert_allclose(result.rate[0], result.rate[1], rtol=1e-5)  # no noise in the rate
     assert not np.allclose(result.distortion[0], result.distortion[1])

@@ -1,4 +1,3 @@
-import io
 import json
 import multiprocessing
 import os
@@ -10,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from echo_tf import executors
 from echo_tf.errors import CellError, ConfigError, TrainingError
+from echo_tf.experiments import executors
 from echo_tf.experiments.cells import plan
 from echo_tf.experiments.executors import LocalProcesses, RayCluster, Task, run_all
-from echo_tf.experiments.training import CHECKPOINT, METRICS
+from echo_tf.experiments.records import CHECKPOINT
 from echo_tf.models.config import load_config
 
 
@@ -27,7 +26,6 @@ class InThreads:
 
     def __call__(self, task):
         with self.lock:
-            assert task.after is None or task.after in self.ended
             self.running += 1
             self.most = max(self.most, self.running)
         time.sleep(0.05)
@@ -42,8 +40,8 @@ class InThreads:
         self.stopped = True
 
 
-def task(name, after=None):
-    return Task(cell={}, folder=Path(name), out=Path("."), after=after and Path(after))
+def task(name):
+    return Task(cell={}, folder=Path(name), out=Path("."), dataset="digits")
 
 
 def without_circumstances(result):
@@ -63,20 +61,13 @@ class TestRunAll:
         assert sorted(executor.ended) == sorted(t.folder for t in tasks)
         assert executor.most == min(at_once, 6)
 
-    def test_predecessors_come_first_and_those_of_other_sweeps_do_not_matter(self):
-        executor = InThreads()
-        tasks = [task("c", "b"), task("b", "a"), task("a"), task("d", "finished before"), task("e")]
-        executor.ended.append(Path("finished before"))
-        assert len(list(run_all(tasks, executor, 4))) == 5
-        assert executor.most > 1
-
     def test_expected_errors_end_one_task(self):
         error = TrainingError("The loss is nan in batch 3 of epoch 1.")
-        outcomes = run_all([task("a"), task("b"), task("c", "a")], InThreads({Path("a"): error}), 2)
+        outcomes = run_all([task("a"), task("b"), task("c")], InThreads({Path("a"): error}), 2)
         assert {task.folder.name: outcome for task, outcome in outcomes} == {
             "a": error,
             "b": {"folder": Path("b")},
-            "c": {"folder": Path("c")},  # it finds out itself what it lacks
+            "c": {"folder": Path("c")},
         }
 
     def test_other_errors_stop_all(self):
@@ -88,9 +79,8 @@ class TestRunAll:
     def test_watches_what_runs(self, monkeypatch):
         monkeypatch.setattr(executors, "POLL_SECONDS", 0.01)
         seen = []
-        list(
-            run_all([task("a"), task("b", "a")], InThreads(), 2, lambda running: seen.append([t.folder.name for t in running]))
-        )
+        tasks, watch = [task("a"), task("b")], lambda running: seen.append([task.folder.name for task in running])
+        list(run_all(tasks, InThreads(), 1, watch))
         assert ["a"] in seen and ["b"] in seen
 
 
@@ -107,15 +97,14 @@ def test_a_cluster_that_is_not_there_is_one_error():
 
 
 @pytest.fixture(scope="module")
-def one_by_one(reproduce, tmp_path_factory):
-    """Folder of six cells that were trained one after the other."""
+def one_by_one(reproduce, small_command, tmp_path_factory):
+    """Folder of four cells that were trained one after the other."""
     out = tmp_path_factory.mktemp("one_by_one")
-    assert reproduce.main([*SWEEP, "--out", str(out)]) == 0
+    assert reproduce.main([*small_command("echo", "vae"), *SWEEP, "--out", str(out)]) == 0
     return out
 
 
-SWEEP = ["--method", "echo", "vae", "--beta", "1", "2", "4", "--epochs", "1", "--rate-samples", "2"]
-WARM_SWEEP = ["--method", "vae", "--beta", "1", "2", "--warm-start", "--epochs", "1", "--rate-samples", "2"]
+SWEEP = ["--beta", "1", "2", "--rate-samples", "2"]
 EXECUTORS = [
     pytest.param(["--jobs", "2"], marks=pytest.mark.slow),
     pytest.param(["--executor", "ray"], marks=pytest.mark.ray),
@@ -130,65 +119,22 @@ def leave_ray():
         ray.shutdown()
 
 
-@pytest.mark.parametrize(("terminal", "seconds"), [(True, 1), (False, 60)])
-def test_the_bar_is_drawn_seldom_in_a_log_file(reproduce, monkeypatch, terminal, seconds):
-    log, now = io.StringIO(), [0.0]
-    log.isatty = lambda: terminal
-    monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    with reproduce._bar(total=1000) as bar:
-        for half_second in range(240):
-            now[0] += 0.5
-            bar.update(int(half_second % 60 == 0))  # its clock goes on while no step ends
-    assert log.getvalue().count("/1000 [") == 1 + 120 // seconds
-
-
-def test_the_bar_of_many_models_counts_the_epochs_of_all(reproduce, tmp_path, monkeypatch, capsys):
-    (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
-    tasks = [Task(cell.to_dict(), tmp_path / name, tmp_path) for name in "ab"]
-    for task in tasks:
-        task.folder.mkdir()
-        (task.folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
-    now = [0.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-
-    def run_and_watch(tasks, executor, at_once, watch):
-        (tasks[1].folder / METRICS).write_text("")  # it starts anew
-        for _ in range(50):
-            now[0] += 1.0
-            watch(tasks)
-        yield tasks[0], {}
-        (tasks[1].folder / METRICS).write_text('{"epoch": 1}\n')
-        watch(tasks[1:])
-        yield tasks[1], {}
-
-    monkeypatch.setattr(executors, "run_all", run_and_watch)
-    assert len(list(reproduce._run_elsewhere(reproduce.parse_arguments(["--jobs", "2"]), tasks))) == 2
-    bars = [line for line in capsys.readouterr().err.split("\r") if "/8 [" in line]
-    assert len(bars) == 3  # at the start and after each model
-    assert "6/8 [" in bars[0] and "3/8 [" in bars[1] and "5/8 [" in bars[2] and "vae beta=1 seed=0 1/4" in bars[2]
-    assert "<-" not in bars[1]  # no time is left that is negative
-
-
 @pytest.mark.parametrize("options", EXECUTORS)
-def test_a_sweep_is_the_same_wherever_it_runs(reproduce, one_by_one, tmp_path, options, capsys, monkeypatch):
+def test_a_sweep_is_the_same_wherever_it_runs(reproduce, small_command, one_by_one, tmp_path, options, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert reproduce.main([*SWEEP, "--out", ".", *options]) == 0
+    assert reproduce.main([*small_command("echo", "vae"), *SWEEP, "--out", ".", *options]) == 0
     expected = {path.relative_to(one_by_one): science(path.parent) for path in one_by_one.rglob("result.json")}
-    assert len(expected) == 6
+    assert len(expected) == 4
     assert {path.relative_to(tmp_path): science(path.parent) for path in tmp_path.rglob("result.json")} == expected
-    assert capsys.readouterr().out.count("nats, trained in") == 6
+    assert capsys.readouterr().out.count("nats, trained in") == 4
 
 
 @pytest.mark.parametrize("options", EXECUTORS)
-def test_warm_starts_wait_and_errors_are_told(reproduce, tmp_path, options, capsys):
-    assert reproduce.main([*WARM_SWEEP, "--out", str(tmp_path), *options]) == 0
-    folder = next(tmp_path.glob("digits/vae/*beta=1-*"))
-    for path in tmp_path.rglob("result.json"):
-        path.unlink()
-    (folder / "cell.json").write_text("{}")
-    assert reproduce.main([*WARM_SWEEP, "--out", str(tmp_path), *options]) == 2
-    assert "cell.json cannot be read" in capsys.readouterr().err
+def test_errors_of_workers_are_told_and_the_others_go_on(reproduce, small_command, tmp_path, options, capsys):
+    assert reproduce.main([*small_command("wild", "vae"), "--rate-samples", "2", "--out", str(tmp_path), *options]) == 2
+    (result,) = tmp_path.rglob("result.json")
+    assert result.parent.parent.name == "vae"
+    assert "1 of 2 models failed.\nThe loss is" in capsys.readouterr().err
 
 
 def kill_processes(names):
@@ -215,11 +161,12 @@ def kill_children():
 )
 def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, make, kill):
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.05)
+    # Images: between two checkpoints of a model of vectors there is hardly the time to kill it.
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 3})], [1.0], 1)
     kills = []
 
     def run(out, watch=lambda running: None):
-        task = Task(cell.to_dict(), cell.folder(out), out, passes=2)
+        task = Task(cell.to_dict(), cell.folder(out), out, "digits", passes=2)
         ((_, result),) = run_all([task], make(), 1, watch)
         return without_circumstances(result)
 
@@ -238,7 +185,7 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(executors, "RETRIES", 1)
     (cell,) = plan("digits", [load_config("vae", dataset="digits")], [1.0], 1)
-    task = Task(cell.to_dict(), cell.folder(tmp_path), tmp_path)
+    task = Task(cell.to_dict(), cell.folder(tmp_path), tmp_path, "digits")
     ((_, error),) = run_all([task], LocalProcesses(), 1, lambda running: kill_children())
     assert isinstance(error, CellError) and "killed 2 times" in str(error)
 
@@ -247,10 +194,10 @@ def test_nothing_begins_after_the_end(tmp_path):
     executor = LocalProcesses()
     executor.stop()
     with pytest.raises(CellError, match="stopped before it began"):
-        executor(Task({}, tmp_path / "cell", tmp_path))
+        executor(Task({}, tmp_path / "cell", tmp_path, "digits"))
 
 
 def test_a_log_that_cannot_be_written_is_no_killed_process(tmp_path):
     (tmp_path / "cell" / executors.LOG).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
-        LocalProcesses()(Task({}, tmp_path / "cell", tmp_path))
+        LocalProcesses()(Task({}, tmp_path / "cell", tmp_path, "digits"))

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from echo_tf import processor
+from echo_tf.experiments import processor
 from echo_tf.experiments.processor import instructions, lacks_bfloat16
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_tf import source_models, theory_experiment, theory_plots
 from echo_tf.errors import ResultError
+from echo_tf.experiments import exactness, source_models, theory
 from echo_tf.experiments.exactness import Estimate, Saturation
 from echo_tf.experiments.source_models import LearnedPoint, learn_curve
 from echo_tf.files import read_rows, write_rows
+from echo_tf.report import theory_figures
 from echo_tf.theory.sources import all_sources
 
 
@@ -52,11 +53,11 @@ def points_of(source, channel, seed):
 
 def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     estimate = Estimate("case", "ring", False, 99, 100, "lower bound", 1.0, 0.99, 0.01)
-    monkeypatch.setattr(theory_experiment, "study", lambda: [estimate, dataclasses.replace(estimate, replace=True)])
-    monkeypatch.setattr(theory_experiment, "saturation", lambda n, s: Saturation(n, -np.log(s), min(-np.log(s), np.log(n))))
-    monkeypatch.setattr(theory_experiment, "all_sources", lambda: [gaussian((1.0, 4.0))])
-    monkeypatch.setattr(theory_experiment, "learn_curve", points_of)
-    theory_experiment.run(tmp_path, seeds=1)
+    monkeypatch.setattr(exactness, "study", lambda: [estimate, dataclasses.replace(estimate, replace=True)])
+    monkeypatch.setattr(exactness, "saturation", lambda n, s: Saturation(n, -np.log(s), min(-np.log(s), np.log(n))))
+    monkeypatch.setattr(theory, "all_sources", lambda: [gaussian((1.0, 4.0))])
+    monkeypatch.setattr(source_models, "learn_curve", points_of)
+    theory.run(tmp_path, seeds=1)
     first = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}
     assert set(first) == {
         "binary_source.csv",
@@ -74,20 +75,20 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     # The figure of an unfinished training shows what there is.
     learned = read_rows(tmp_path / "learned.csv")
     write_rows(tmp_path / "learned.csv", [row | {"source": "another"} for row in learned])
-    assert len(theory_plots.plot_theory(tmp_path)) == 4
+    assert len(theory_figures.plot_theory(tmp_path)) == 4
     write_rows(tmp_path / "learned.csv", learned)
 
     # The Gaussian channel's rows are lost, and made again; all else stays.
     echo_only = [row for row in read_rows(tmp_path / "learned.csv") if row["channel"] == "echo"]
     write_rows(tmp_path / "learned.csv", echo_only)
-    theory_experiment.run(tmp_path, seeds=1)
+    theory.run(tmp_path, seeds=1)
     again = read_rows(tmp_path / "learned.csv")
     assert again[:2] == echo_only
     assert {row["channel"] for row in again} == {"echo", "gaussian"}
     assert {name: (tmp_path / name).read_bytes() for name in first if name != "learned.csv"} == {
         name: content for name, content in first.items() if name != "learned.csv"
     }
-    for path in theory_plots.plot_theory(tmp_path):
+    for path in theory_figures.plot_theory(tmp_path):
         assert path.stat().st_size > 10_000
 
 
@@ -102,12 +103,12 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     ],
 )
 def test_figures_name_a_damaged_table(tmp_path, name, old, new):
-    shutil.copytree(Path(__file__).parent.parent / "results" / "theory", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(Path(__file__).parents[2] / "results" / "theory", tmp_path, dirs_exist_ok=True)
     text = (tmp_path / name).read_text()
     assert old is None or old in text
     (tmp_path / name).write_text(new if old is None else text.replace(old, new))
     with pytest.raises(ResultError, match=rf"{name}.* is damaged .*Move it away"):
-        theory_plots.plot_theory(tmp_path)
+        theory_figures.plot_theory(tmp_path)
 
 
 def test_missing_table_is_no_rows(tmp_path):

@@ -23,7 +23,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put chardata.mat (repository yburda/iwae, folder datasets/OMNIGLOT) into manual_dir."
     SIZES: ClassVar = {"train": 24_345, "test": 8_070}
 
@@ -38,39 +37,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             homepage="https://github.com/yburda/iwae",
-            citation=(
-                "@inproceedings{burda2016importance, title={Importance Weighted Autoencoders}, "
-                "author={Burda, Yuri and Grosse, Roger and Salakhutdinov, Ruslan}, booktitle={ICLR}, year={2016}}"
-            ),
             metadata=tfds.core.MetadataDict(is_original=False),
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager):
-        path = Path(dl_manager.manual_dir) / "chardata.mat"
-        self.info.metadata["is_original"] = hashlib.md5(path.read_bytes()).hexdigest() == ORIGINAL_MD5
-        arrays = self._read(path)
-        return {
-            split: self._generate_examples(arrays[f"{prefix}data"], arrays[f"{prefix}target"])
-            for split, prefix in (("train", ""), ("test", "test"))
-        }
-
-    def _read(self, path):
         from scipy.io import loadmat
 
-        try:
-            arrays = loadmat(path)
-        except (ValueError, TypeError, OSError) as error:
-            raise ValueError(f"{path} is not a MATLAB file: {error}") from None
-        for split, prefix in (("train", ""), ("test", "test")):
-            for key, rows in ((f"{prefix}data", 784), (f"{prefix}target", ALPHABETS)):
-                shape = (rows, self.SIZES[split])
-                found = arrays[key].shape if key in arrays else "nothing"
-                if found != shape:
-                    raise ValueError(f"{path}: `{key}` must have shape {shape}, found {found}")
-                if not (arrays[key].min() >= 0 and arrays[key].max() <= 1):
-                    raise ValueError(f"{path}: `{key}` must have values from 0 to 1")
-        return arrays
+        path = Path(dl_manager.manual_dir) / "chardata.mat"
+        self.info.metadata["is_original"] = hashlib.md5(path.read_bytes()).hexdigest() == ORIGINAL_MD5
+        arrays, generators = loadmat(path), {}
+        for split, keys in (("train", ("data", "target")), ("test", ("testdata", "testtarget"))):
+            for key, rows in zip(keys, (784, ALPHABETS), strict=True):
+                shape, found = (rows, self.SIZES[split]), arrays.get(key, np.empty(0))
+                if found.shape != shape or not (found.min() >= 0 and found.max() <= 1):
+                    raise ValueError(f"{path}: `{key}` must have shape {shape}, found {found.shape}, and values from 0 to 1")
+            generators[split] = self._generate_examples(*(arrays[key] for key in keys))
+        return generators
 
     def _generate_examples(self, data, target):
         images = np.rint(255.0 * data.T.reshape(-1, 28, 28).transpose(0, 2, 1)).astype(np.uint8)

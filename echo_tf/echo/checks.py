@@ -1,0 +1,68 @@
+"""Checks of arguments, and the floating type that Echo computes in."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+Seed = int | keras.random.SeedGenerator | None
+
+# Keras takes seeds of 32 bits.
+SEEDS = 2**32
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` if an argument is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"Invalid value received for argument `{name}`. Expected one of {choices}. Received: {name}={value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise `ValueError` for what is not a positive finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(
+            f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value!r}"
+        )
+
+
+def check_seed(seed: Any) -> None:
+    """Raise `ValueError` for what cannot seed a generator: Keras accepts larger integers and fails at the first draw."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS):
+        raise ValueError(
+            f"Invalid value received for argument `seed`. Expected None or an integer below 2^32. Received: seed={seed!r}"
+        )
+
+
+def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:
+    """Raise `ValueError` for shapes that differ where both are known."""
+    shapes = tuple(mean.shape), tuple(log_scale.shape)
+    if len(shapes[0]) != len(shapes[1]) or any(
+        None not in sizes and len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)
+    ):
+        raise ValueError(
+            f"Invalid value received for argument `log_scale`. Expected the shape of `mean`, {shapes[0]}. Received: {shapes[1]}"
+        )
+
+
+def at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in their widest floating type, or float32 if that is wider."""
+    converted = [ops.convert_to_tensor(tensor) for tensor in tensors]
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in converted}
+    return [ops.cast(tensor, "float64" if "float64" in dtypes else "float32") for tensor in converted]
+
+
+def concatenated(data: Any) -> Tensor:
+    """All examples of what `adapt` takes: an array, or an iterable of arrays."""
+    batches = [data] if hasattr(data, "shape") else list(data)
+    if not batches:
+        raise ValueError("Expected at least two examples to adapt to. Received: none")
+    return ops.concatenate([ops.convert_to_tensor(batch, "float32") for batch in batches])
+
+
+def concatenated_pairs(data: Any) -> tuple[Tensor, Tensor]:
+    """The same for pairs of arrays."""
+    is_pair = isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
+    batches = [data] if is_pair else list(data)
+    return concatenated([batch[0] for batch in batches]), concatenated([batch[1] for batch in batches])

@@ -1,0 +1,99 @@
+"""The memory of an Echo channel: encodings of the latest training examples, and noise made of them."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.checks import SEEDS, Tensor
+
+# Between the seed of a layer and that of its reservoir, so that the two never draw the same numbers.
+SEED_SHIFT = 3_000_000
+
+
+class Reservoir(keras.layers.Layer):
+    """Pairs `(f, S)` of the latest training examples, and draws of the noise that they make.
+
+    The pairs are weights that are not trained: saved with the model, and 0 before the first example. Noise from an empty
+    reservoir is 0.
+
+    Args:
+        size: Integer, number of pairs.
+        noise: `(mean, scale, seed=...) -> noise`, which makes the noise of every pair from the others.
+        seed: Integer or `None`, seeds a generator of the reservoir's own.
+    """
+
+    def __init__(self, size: int, noise: Callable[..., Tensor], seed: int | None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.size, self._noise = size, noise
+        self.seed_generator = keras.random.SeedGenerator(None if seed is None else (seed + SEED_SHIFT) % SEEDS)
+        self.has_been_filled = False  # noted beside `filled`, which a graph that is being traced cannot read
+
+    def build(self, mean_shape, scale_shape):
+        options = {"initializer": "zeros", "trainable": False}
+        self.mean = self.add_weight(shape=(self.size, *mean_shape[1:]), name="mean", **options)
+        self.scale = self.add_weight(shape=(self.size, *scale_shape[1:]), name="scale", **options)
+        self.filled = self.add_weight(shape=(), name="filled", **options)
+
+    @property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Means and scales, `r` included, the latest first. Each of shape `(size, ...)`."""
+        return ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.scale)
+
+    @property
+    def is_filled(self) -> bool | None:
+        """Whether it holds examples; `None` while a graph is traced, which may outlive the answer."""
+        if not self.built:
+            return False
+        try:
+            return bool(ops.convert_to_numpy(self.filled) > 0)
+        except (NotImplementedError, TypeError):  # TensorFlow and JAX, while they trace
+            return None
+
+    def store(self, mean: Tensor, scale: Tensor) -> None:
+        """Put the pairs of a training batch in front; the oldest fall out. A batch with a number that is not finite is dropped.
+
+        The first batch fills the reservoir, repeated as often as needed.
+        """
+        self.has_been_filled = True
+        repeated = ops.arange(self.size) % ops.shape(mean)[0]
+        values = [ops.stop_gradient(ops.cast(value, "float32")) for value in (mean, scale)]
+        is_sound = ops.logical_and(*(ops.all(ops.isfinite(value)) for value in values))
+        for variable, value in zip((self.mean, self.scale), values, strict=True):
+            kept = ops.convert_to_tensor(variable)
+            older = ops.where(self.filled > 0, kept, ops.take(value, repeated, axis=0))
+            variable.assign(ops.where(is_sound, ops.concatenate([value, older])[: self.size], kept))
+        self.filled.assign(ops.where(is_sound, 1.0, ops.convert_to_tensor(self.filled)))
+
+    def fill(self, mean: Tensor, scale: Tensor, seed: int) -> None:
+        """Fill it with a random sample of pairs, repeated if there are fewer than it holds.
+
+        Raises:
+            ValueError: fewer than two examples, or a number that is not finite.
+        """
+        values = [np.asarray(ops.convert_to_numpy(value), "float32") for value in (mean, scale)]
+        count = len(values[0])
+        if count < 2:
+            raise ValueError(f"Expected at least two examples to fill a reservoir with. Received: {count}")
+        if not all(np.isfinite(value).all() for value in values):
+            raise ValueError("Expected finite means and scales to fill a reservoir with. Received NaN or infinite values.")
+        order = np.random.default_rng(seed).permutation(count)
+        rows = order[np.arange(self.size) % count]
+        self.mean.assign(values[0][rows])
+        self.scale.assign(values[1][rows])
+        self.filled.assign(1.0)
+        self.has_been_filled = True
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.has_been_filled = True  # a file of an untrained layer is not worth a warning
+
+    def draw(self, n: Tensor | int) -> Tensor:
+        """`n` draws of the noise, shape `(n, ..., dim)`.
+
+        Each has the law of the noise for the stored pairs. Draws of one call depend on each other; those behind the first
+        `size` repeat them.
+        """
+        noise = self._noise(*self.pairs, seed=self.seed_generator)
+        return ops.take(noise, ops.arange(n) % self.size, axis=0)

@@ -1,0 +1,109 @@
+"""Where the echoes of a channel come from: the batch, the reservoir behind it, or the reservoir alone."""
+
+import functools
+import logging
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from echo_tf.echo.bound import check_d_max
+from echo_tf.echo.checks import Tensor, check_choice, check_seed
+from echo_tf.echo.noise import SAMPLERS
+from echo_tf.echo.reservoir import Reservoir
+
+logger = logging.getLogger(__name__)
+
+ECHO_SOURCES = ("batch", "reservoir")
+RESERVOIR_SIZE = 1_000
+
+
+class EchoSource(keras.layers.Layer):
+    """Noise for pairs `(f, S)` of a batch, and the reservoir that makes any batch size possible.
+
+    In training: `e = (echoes from the batch) + (product of their scales) * (noise from the reservoir, without gradient)`, with
+    the others of the batch as echoes, up to `d_max`. At inference: noise from the reservoir. With an empty reservoir its part
+    is 0, and inference takes the echoes from the batch.
+
+    Args:
+        noise: `diagonal_noise`, or a function like it: `(mean, scale, d_max, sampler=, replace=, seed=, count=, behind=)`.
+        d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
+
+    Raises:
+        ValueError: invalid arguments.
+    """
+
+    def __init__(
+        self,
+        noise: Callable[..., Tensor],
+        d_max: int,
+        sampler: str,
+        replace: bool,
+        reservoir_size: int | None,
+        echoes: str,
+        seed: int | None,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_d_max(d_max)
+        check_choice("sampler", sampler, SAMPLERS)
+        check_choice("echoes", echoes, ECHO_SOURCES)
+        check_seed(seed)
+        if reservoir_size is not None and reservoir_size <= d_max:
+            raise ValueError(
+                f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
+                f"Received: reservoir_size={reservoir_size}"
+            )
+        self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
+        self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
+        self._has_warned = False
+
+    def build(self, mean_shape, scale_shape):
+        self.reservoir.build(mean_shape, scale_shape)
+        # 1 while inference takes its echoes from the batch.
+        self.batch_at_inference = self.add_weight(shape=(), initializer="zeros", trainable=False, name="batch_at_inference")
+
+    def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
+        """Fresh noise for every example. `scale` with `r`."""
+        self._check_batch(mean.shape[0], training)
+        earlier = ops.stop_gradient(self.reservoir.draw(ops.shape(mean)[0]))
+        if training and self.echoes == "batch":
+            return self._from_batch(mean, scale, earlier)
+        from_reservoir = self.reservoir.filled > 0
+        if not training:
+            from_reservoir = ops.logical_and(from_reservoir, self.batch_at_inference == 0)
+        return ops.where(from_reservoir, earlier, self._from_batch(mean, scale, earlier))
+
+    def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
+        batch = mean.shape[0]  # None where it is only known at run time
+        count = None if batch is not None and batch > self.d_max else ops.minimum(ops.shape(mean)[0] - 1, self.d_max)
+        return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
+        if self.reservoir.is_filled is False:
+            raise ValueError(
+                f"{self.path} has no training examples to draw from. Train it first, or call adapt with at least two examples."
+            )
+        passes = -(-n // self.reservoir.size)
+        return ops.concatenate([self.reservoir.draw(self.reservoir.size) for _ in range(passes)])[:n]
+
+    def _check_batch(self, batch: int | None, training: bool) -> None:
+        if batch == 0:
+            raise ValueError(f"{self.name} received an empty batch. Expected at least one example.")
+        is_filled = self.reservoir.is_filled
+        if batch == 1 and is_filled is False:
+            raise ValueError(
+                f"{self.name} received a batch of one example, which has no others to make noise from, and its reservoir is "
+                "empty. Pass at least 2 examples, train the layer, or call adapt."
+            )
+        is_empty = not self.reservoir.has_been_filled if is_filled is None else not is_filled
+        if is_empty and not training and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s has seen no training example yet, so that noise comes from the batch at hand (of a single example: none). "
+                "In a training loop of your own call the model with training=True. After training without it, call adapt.",
+                self.path or self.name,
+            )

@@ -1,0 +1,71 @@
+"""Standardisation of the output of an Echo channel, as a function of the parameters instead of the drawn values."""
+
+import keras
+from keras import ops
+
+from echo_tf.echo.checks import Tensor
+from echo_tf.echo.noise import echo_moments
+from echo_tf.echo.reservoir import Reservoir
+
+# A training batch with fewer examples is made up to so many for the moments: two or three may have next to no variance. More
+# than needed would lag behind the heads.
+FEWEST_FOR_MOMENTS = 8
+
+# Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
+VARIANCE_EPSILON = 1e-6
+
+
+class Standardiser(keras.layers.Layer):
+    """`(z - E z) / sd(z)` in every dimension, with the moments in closed form from pairs `(f, log s)` (`echo_moments`).
+
+    In training the moments are those of the batch, so that gradients flow through them. After `renormalise` they are the
+    stored ones, with the gradient of the batch's: batch renormalisation without its clipping. At inference they are the stored
+    ones, as soon as there are any.
+
+    Source: ours; Ioffe 2017 for the renormalisation.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def build(self, input_shape):
+        shape = tuple(input_shape[1:])
+        self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="z_mean")
+        self.variance = self.add_weight(shape=shape, initializer="ones", trainable=False, name="z_variance")
+        self.renormalising = self.add_weight(shape=(), initializer="zeros", trainable=False, name="renormalising")
+
+    def set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
+        """Store the moments that pairs `(f, log s)` of shape `(n, ..., dim)` give; `log r` included."""
+        for variable, value in zip((self.mean, self.variance), echo_moments(mean, log_scale), strict=True):
+            variable.assign(value)
+
+    def transform(
+        self, z: Tensor, mean: Tensor, log_scale: Tensor, reservoir: Reservoir, *, training: bool, always_renormalise: bool
+    ) -> Tensor:
+        """`z` standardised; the pairs of the batch have `log r`, and in training lie in the reservoir already."""
+        if not training:
+            return ops.where(reservoir.filled > 0, self.by_stored(z), _standardise(z, *echo_moments(mean, log_scale)))
+        self.set_moments(*reservoir.pairs)
+        by_batch = _standardise(z, *echo_moments(*_with_earlier(mean, log_scale, reservoir)))
+        renormalised = by_batch + ops.stop_gradient(self.by_stored(z) - by_batch)
+        return renormalised if always_renormalise else ops.where(self.renormalising > 0, renormalised, by_batch)
+
+    def by_stored(self, z: Tensor) -> Tensor:
+        """`z` standardised by the stored moments."""
+        return _standardise(z, ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.variance))
+
+
+def _with_earlier(mean: Tensor, log_scale: Tensor, reservoir: Reservoir) -> tuple[Tensor, ...]:
+    """Pairs for the moments in training: if there are too few, the latest earlier ones behind them.
+
+    The given ones lie in the reservoir already, and the earlier ones behind them; in the first step they are repetitions.
+    """
+    given, wanted = ops.shape(mean)[0], min(FEWEST_FOR_MOMENTS, reservoir.size)
+    if mean.shape[0] is not None and mean.shape[0] >= wanted:
+        return mean, log_scale
+    pairs = zip((mean, log_scale), reservoir.pairs, strict=True)
+    return tuple(ops.concatenate([values, earlier[given:wanted]]) for values, earlier in pairs)
+
+
+def _standardise(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return (z - mean) / ops.sqrt(variance + VARIANCE_EPSILON)

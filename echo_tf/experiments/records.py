@@ -1,0 +1,263 @@
+"""What lies in the folder of a cell: names of its files, what is damaged, and results, metrics and analyses as objects.
+
+Needs no Keras.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from echo_tf.errors import CellError, ConfigError, ResultError
+from echo_tf.experiments.cells import Cell, differences
+from echo_tf.files import checksum, zip_damage
+from echo_tf.models.config import Config
+
+logger = logging.getLogger(__name__)
+
+CELL = "cell.json"
+MODEL = "model.keras"
+CHECKPOINT = "checkpoint.keras"
+METRICS = "metrics.jsonl"
+FAILED = "failed.json"
+
+SPLITS = ("test", "validation")
+QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
+
+# What reading values raises that are no cell, result or noise.
+_MISFITS = (ValueError, TypeError, KeyError, AttributeError)
+
+
+def result_path(folder: Path, split: str) -> Path:
+    """File with the final evaluation of a cell: `result.json` for the test set, `result_validation.json` for the other."""
+    return folder / f"result{_suffix(split)}.json"
+
+
+def pictures_path(folder: Path, split: str) -> Path:
+    """File with images of a split, their reconstructions, and samples."""
+    return folder / f"pictures{_suffix(split)}.npz"
+
+
+def analysis_path(folder: Path, split: str) -> Path:
+    """File with the analysis of a trained model (`Analysis`)."""
+    return folder / f"analysis{_suffix(split)}.npz"
+
+
+def noise_path(folder: Path, split: str) -> Path:
+    """File with the total correlation of the noise of an analysed Echo model: text, which goes where the result goes."""
+    return folder / f"noise{_suffix(split)}.json"
+
+
+def _suffix(split: str) -> str:
+    return "" if split == "test" else f"_{split}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Evaluation of the model of a cell on one split, as its file holds it.
+
+    Attributes:
+        cell: The cell.
+        split: `"test"` or `"validation"`.
+        source: `Dataset.source` of the data.
+        folder: That of the cell. Two results may be equal in different folders.
+        mean: Means over the images in nats, by the names in `QUANTITIES`.
+        se: Their standard errors over the draws of the noise.
+        passes: Number of draws of `z` for each image; `None` in results of early versions.
+        importance_bound_nats: Mean of the bound of -log p(x) from so many draws; `None` for channels without a density.
+        rate_floor_nats: Least rate of the channel; `None` where there is none.
+        rate_by_dimension_nats: Mean rate of every latent dimension; empty for channels without a floor.
+        final_beta: Where a constraint ended; `None` without one.
+    """
+
+    cell: Cell
+    split: str
+    source: str
+    folder: Path = field(compare=False)
+    mean: dict[str, float]
+    se: dict[str, float]
+    passes: int | None = None
+    importance_bound_nats: float | None = None
+    rate_floor_nats: float | None = None
+    rate_by_dimension_nats: tuple[float, ...] = ()
+    final_beta: float | None = None
+
+    @property
+    def config(self) -> Config:
+        """That of the cell."""
+        return self.cell.config
+
+
+def read_results(out: Path) -> list[Result]:
+    """All results below `out`, in the order of their paths. Raises `ResultError` as `read_result`."""
+    folders = sorted(path for path in out.glob("*/*/*") if path.is_dir())
+    return [read_result(path) for folder in folders for split in SPLITS if (path := result_path(folder, split)).exists()]
+
+
+def read_result(path: Path) -> Result:
+    """The result in a file.
+
+    Raises:
+        ResultError: the file is no result, or one that this version cannot have made, or it or its pictures are damaged.
+    """
+    try:
+        result, damage = _load(path)
+    except ConfigError as error:
+        raise ResultError(f"{path} is not a result of this version: {error}") from None
+    except _MISFITS as error:
+        raise ResultError(
+            f"{path} is not a result of this program ({error!r}). Delete it; its cell is then made anew."
+        ) from None
+    for damaged, found in _damaged(path, damage, result.split).items():
+        raise ResultError(f"{damaged} is damaged ({found}). Run its cell again, which makes the file anew.")
+    return result
+
+
+def _load(path: Path) -> tuple[Result, str | None]:
+    """The result in a file, and what is wrong with it. Raises one of `_MISFITS` for what is no result."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
+    if not all(map(math.isfinite, (*mean.values(), *se.values()))):
+        raise ValueError("incomplete")
+    of_cell = {field.name: values[field.name] for field in dataclasses.fields(Cell) if field.name in values}
+    result = Result(
+        cell=Cell.from_dict({**of_cell, "warm_start": values.get("warm_start", ())}),
+        split=values["split"],
+        source=values["source"],
+        folder=path.parent,
+        mean=mean,
+        se=se,
+        importance_bound_nats=values.get("importance_bound_nats", {}).get("mean"),
+        rate_by_dimension_nats=tuple(values.get("rate_by_dimension_nats", ())),
+        **{name: values.get(name) for name in ("passes", "rate_floor_nats", "final_beta")},
+    )
+    intact = values.get("checksum", made := checksum(values)) == made  # early versions wrote none
+    return result, None if intact else "its checksum is not that of its contents"
+
+
+def damages(folder: Path, split: str) -> dict[Path, str]:
+    """What is wrong with the files of a result that exist, by file; empty if nothing is."""
+    path = result_path(folder, split)
+    try:
+        damage = _load(path)[1] if path.exists() else None
+    except _MISFITS as error:
+        damage = repr(error)
+    return _damaged(path, damage, split)
+
+
+def _damaged(path: Path, damage: str | None, split: str) -> dict[Path, str]:
+    """The damage of a result and of its pictures."""
+    pictures = pictures_path(path.parent, split)
+    found = {path: damage, pictures: zip_damage(pictures) if pictures.exists() else None}
+    return {path: damage for path, damage in found.items() if damage}
+
+
+def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0) -> bool:
+    """Whether the result of this very cell, from at least so many passes, is on disk and undamaged, with its pictures.
+
+    Raises:
+        CellError: the folder holds a cell with another configuration.
+    """
+    folder = cell.folder(out)
+    check_same_cell(cell, folder)
+    path = result_path(folder, split)
+    if not (path.exists() and pictures_path(folder, split).exists()):
+        return False
+    try:
+        return (read_result(path).passes or 0) >= passes
+    except ResultError:
+        return False
+
+
+def check_same_cell(cell: Cell, folder: Path) -> None:
+    """Raise `CellError` if a folder holds another cell than this one, or one that cannot be read."""
+    path = folder / CELL
+    if not path.exists():
+        return
+    try:
+        found = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except _MISFITS as error:
+        raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
+    if found != cell:
+        changes = differences(found, cell)
+        raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of `metrics.jsonl`, one for each finished epoch. A line that is damaged is left out, with a warning."""
+    path = folder / METRICS
+    lines = []
+    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+            lines.append(line)
+        else:
+            logger.warning("%s: line %d is damaged and left out.", path, number)
+    return lines
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Analysis of one model on one set of images.
+
+    Attributes:
+        rate_by_dimension_nats: Mean rate of every latent dimension, `(dim,)`. See `analysis.rate_by_dimension`.
+        shown: Indices of the dimensions with the largest rates, in falling order, `(shown,)`.
+        grid: Values of `z` in each of them, `(shown, points)`.
+        density: Their marginal density there, `(shown, points)`.
+        pointwise_rate_nats: Rate of every image, `(n,)`.
+        pointwise_distortion_nats: `-log p(x|z)` of every image, `(n,)`.
+        mean_norm: Euclidean norm of the mean of `z`, `f(x)` for Echo, `(n,)`.
+        scale_norm: Euclidean norm of the standard deviation of `z`, of `s(x)` for Echo, `(n,)`.
+        total_correlation_nats: That of Echo noise and its standard error, `(2,)`; empty for other channels.
+        noise_draws: Number of draws behind it.
+    """
+
+    rate_by_dimension_nats: np.ndarray
+    shown: np.ndarray
+    grid: np.ndarray
+    density: np.ndarray
+    pointwise_rate_nats: np.ndarray
+    pointwise_distortion_nats: np.ndarray
+    mean_norm: np.ndarray
+    scale_norm: np.ndarray
+    total_correlation_nats: np.ndarray
+    noise_draws: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write a `.npz` file."""
+        np.savez_compressed(path, **dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Analysis":
+        """The inverse of `save`. Raises `ValueError` or `KeyError` for a file that is no analysis."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+
+
+def load_analysis(path: Path) -> Analysis:
+    """The analysis in a file. Raises `CellError` for a damaged one."""
+    if damage := zip_damage(path):
+        raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
+    try:
+        return Analysis.load(path)
+    except (ValueError, KeyError) as error:
+        raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is then made anew.") from None
+
+
+def read_noise(path: Path) -> dict:
+    """What a `noise.json` holds. Raises `ResultError` for a damaged one."""
+    try:
+        noise = json.loads(path.read_text(encoding="utf-8"))
+        if noise["checksum"] != checksum(noise):
+            raise ValueError("its checksum is not that of its contents")
+    except _MISFITS as error:
+        raise ResultError(f"{path} is damaged ({error!r}). Run --experiment analysis again, which makes it anew.") from None
+    return noise

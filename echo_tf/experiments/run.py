@@ -1,0 +1,239 @@
+"""Train, evaluate and analyse the cells of an experiment, as far as that is not on disk."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.data.dataset import Dataset
+from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
+from echo_tf.experiments import records
+from echo_tf.experiments.analysis import analyse, rate_by_dimension
+from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.evaluation import PASSES, evaluate
+from echo_tf.experiments.training import load_saved, save_atomically, train
+from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
+
+PICTURE_COUNT = 10
+
+_PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-probability", "numpy", "scipy")
+
+
+def run_cell(
+    cell: Cell,
+    dataset: Dataset,
+    out: Path,
+    *,
+    split: str = "test",
+    passes: int = PASSES,
+    validate: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
+    """Train a cell and evaluate it, as far as that is not on disk yet; an interrupted training is resumed.
+
+    A file found damaged is set aside under another name, with a warning, and what it held is made anew: a result or pictures
+    from the model, a model or checkpoint by training from the beginning.
+
+    Args:
+        cell: The cell.
+        dataset: Its data set, before any holdout.
+        out: Folder of all cells.
+        split: Images for the final evaluation: `"test"`, or `"validation"` to decide between variants without reading the
+            test set. Both may be asked for, one after the other; the cell is trained once.
+        passes: Integer >= 2, draws of `z` for each image.
+        validate: Boolean, also measure the validation split after every epoch of the training.
+        callbacks: Further Keras callbacks for the training.
+
+    Returns:
+        The result, as in `result.json`.
+
+    Raises:
+        CellError: the folder holds a cell with another configuration, or another process works in it.
+        ConfigError: fewer than two passes.
+        DataError: no such split, or other data than those of the cell.
+        TrainingError: see `train`. The reason is in `failed.json` then; the same call resumes from the checkpoint.
+        OSError: `out` cannot be written.
+    """
+    if passes < 2:
+        raise ConfigError(f"Invalid value for `passes`. Expected at least 2, for a standard error. Received: {passes}")
+    folder = cell.folder(out)
+    path = records.result_path(folder, split)
+    if records.is_finished(cell, out, split, passes):
+        return json.loads(path.read_text(encoding="utf-8"))
+    dataset = _data_of(cell, dataset)
+    images = dataset.images(split)  # a split that is missing is found before the training
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if records.is_finished(cell, out, split, passes):  # another process was faster
+            return json.loads(path.read_text(encoding="utf-8"))
+        for damaged, damage in records.damages(folder, split).items():
+            set_aside(damaged, damage)
+        write_atomically(folder / records.CELL, json.dumps(cell.to_dict(), indent=2))
+        model = _trained_model(cell, dataset, folder, validate, callbacks)
+        result = {
+            **cell.to_dict(),
+            "split": split,
+            "source": dataset.source,
+            "training_images": len(dataset.raw("train")),
+            **_evaluated(cell, model, images, passes),
+            "training_seconds": round(sum(line["seconds"] for line in records.read_metrics(folder)), 1),
+            "environment": environment(),
+        }
+        _save_pictures(records.pictures_path(folder, split), model, images)
+        result["checksum"] = checksum(result)
+        write_atomically(path, json.dumps(result, indent=2))  # last: it says that the cell is finished
+    return result
+
+
+def _data_of(cell: Cell, dataset: Dataset) -> Dataset:
+    """The data on which a cell is trained and evaluated."""
+    if cell.data != dataset.fingerprint:
+        raise DataError(f"The arrays of {cell.dataset} have changed since the cell was planned. Run the command again.")
+    return dataset.holdout(cell.holdout) if cell.holdout else dataset
+
+
+def _trained_model(
+    cell: Cell, dataset: Dataset, folder: Path, validate: bool, callbacks: Sequence[keras.callbacks.Callback]
+) -> keras.Model:
+    model = load_saved(folder / records.MODEL)
+    if model is None:
+        try:
+            model = train(cell.config, dataset, folder, validate=validate, callbacks=callbacks)
+        except TrainingError as error:
+            write_atomically(folder / records.FAILED, json.dumps({"reason": str(error)}, indent=2))
+            raise
+        save_atomically(model, folder / records.MODEL)
+    for path in (folder / records.CHECKPOINT, folder / records.FAILED):
+        path.unlink(missing_ok=True)
+    return model
+
+
+def _evaluated(cell: Cell, model: keras.Model, images: np.ndarray, passes: int) -> dict:
+    """What the evaluation of a trained model adds to its result."""
+    evaluation = evaluate(model, images, batch_size=cell.evaluation_batch, passes=passes, seed=cell.config.seed)
+    result = {"evaluated_images": len(images), **evaluation.summary(), "passes": passes}
+    if cell.config.constraint.quantity != "none":
+        result["final_beta"] = float(ops.convert_to_numpy(model.beta))
+    if model.channel.rate_floor:
+        rates = rate_by_dimension(model.channel, model.features(images))
+        result["rate_floor_nats"] = model.channel.rate_floor
+        result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rates]
+    return result
+
+
+def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
+    shown = images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT]  # from all over: a split may be sorted by class
+    pictures = {"originals": shown, "reconstructions": model.reconstruct(shown), "samples": model.generate(PICTURE_COUNT)}
+    for name, values in pictures.items():
+        values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
+        pictures[name] = np.rint(255.0 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **pictures)
+
+
+def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
+    """Raise `CellError` if a split has too few images for the noise of an Echo model, which is made from a batch of them."""
+    images = len(_data_of(cell, dataset).raw(split))
+    if cell.config.channel.kind == "echo" and images < cell.evaluation_batch:
+        raise CellError(
+            f"{cell.config.method}: its noise is made from {cell.evaluation_batch:,} images, and the {split} split of "
+            f"{cell.dataset} has {images:,}. Analyse it on a larger data set, or a method of smaller batches."
+        )
+
+
+def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> records.Analysis:
+    """Analyse the trained model of a cell, unless that is on disk already, undamaged.
+
+    Writes the analysis, and for Echo what it says of the noise as text besides (`noise_path`).
+
+    Args:
+        cell: A cell that `run_cell` has finished.
+        dataset: Its data set, before any holdout.
+        out: Folder of all cells.
+        split: Images to look at.
+
+    Raises:
+        CellError: it has no model, the analysis on disk is of another version, another process works in the folder, or as
+            `check_analysable`.
+        TrainingError: its model cannot be loaded.
+        OSError: `out` cannot be written.
+    """
+    folder = cell.folder(out)
+    path = records.analysis_path(folder, split)
+    check_analysable(cell, dataset, split)
+    if not folder.is_dir():
+        raise _not_trained(folder)
+    with locked(folder):  # which a second process would take before it deletes temporary files, ours too
+        if path.exists() and (damage := zip_damage(path)):
+            set_aside(path, damage)
+        if path.exists():
+            analysis = records.load_analysis(path)
+        else:
+            images = _data_of(cell, dataset).images(split)
+            analysis = analyse(load_model(folder), images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
+            with replacing(path) as temporary:
+                analysis.save(temporary)
+        if len(analysis.total_correlation_nats):
+            mean, se = (float(number) for number in analysis.total_correlation_nats)
+            noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}
+            write_atomically(records.noise_path(folder, split), json.dumps({**noise, "checksum": checksum(noise)}, indent=2))
+    return analysis
+
+
+def load_model(folder: Path) -> keras.Model:
+    """The trained model of a cell.
+
+    Raises:
+        CellError: there is none, or a damaged one.
+        TrainingError: it cannot be loaded.
+    """
+    model = load_saved(folder / records.MODEL)
+    if model is None:
+        raise _not_trained(folder)
+    return model
+
+
+def _not_trained(folder: Path) -> CellError:
+    return CellError(
+        f"{folder} is not trained: it has no {records.MODEL}. Train that cell first; if it is finished, move it away."
+    )
+
+
+def environment() -> dict:
+    """Versions, backend, device and git commit, for the record of a result."""
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "backend": keras.backend.backend(),
+        "devices": [str(device) for device in keras.distribution.list_devices()],
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that holds this file, `+changes` if what makes a result differs from it."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        # A script that somebody keeps beside the package changes no result.
+        changes = git("status", "--porcelain", "--", "echo_tf", "configs", "reproduce.py")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

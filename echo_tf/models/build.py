@@ -1,0 +1,100 @@
+"""From a configuration to a model: assembles the parts, nothing more."""
+
+from echo_tf.echo.channel import Channel
+from echo_tf.echo.checks import SEEDS
+from echo_tf.echo.dense import EchoDense
+from echo_tf.models.autoencoder import RateDistortionModel
+from echo_tf.models.channels import GaussianChannel, IAFChannel
+from echo_tf.models.config import Config, config_from_dict, load_config
+from echo_tf.models.distortions import Bernoulli, Gaussian
+from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS, network_for
+from echo_tf.models.penalties import BetaConstraint, MMDPenalty
+from echo_tf.models.priors import MAFPrior, VampPrior
+from echo_tf.models.schedules import make_optimizer
+
+# Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
+PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
+
+
+def build_model(
+    config: Config | dict | str, shape: tuple[int, ...] = IMAGE_SHAPE, steps_per_epoch: int | None = None
+) -> RateDistortionModel:
+    """Build and compile a model.
+
+    Args:
+        config: A `Config`, its dictionary, or the name of a method (`"echo"`, `"vae"`).
+        shape: Shape of one example: `(28, 28, 1)`, `(64, 64, channels)`, `(features,)`, ...
+        steps_per_epoch: Integer; with it Adam follows the schedule of the configuration, without it the learning rate is
+            constant.
+
+    Returns:
+        A compiled `RateDistortionModel` with its weights built. What the configuration says of the course of a training,
+        `channel.renormalise_at`, `mmd.warmup` and `training.beta_warmup`, is the work of `training.train`: under `fit` alone
+        the weights of rate and penalty are at their full value from the first step.
+
+    Raises:
+        ConfigError: as `load_config`; networks that are not made for this shape.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config) if isinstance(config, str) else config_from_dict(config)
+    network, constraint, mmd = config.network, config.constraint, config.mmd
+    networks = NETWORKS[network_for(network.kind, shape)]
+    encoder, decoder = networks(shape, network.latent_dim, dtype=config.training.dtype_policy)
+    model = RateDistortionModel(
+        encoder,
+        decoder,
+        _channel(config),
+        prior=_prior(config, shape),
+        beta=config.beta,
+        distortion=Gaussian(config.distortion.sd) if config.distortion.kind == "gaussian" else Bernoulli(),
+        penalty=MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, _seed(config, PENALTY_SEED)) if mmd.weight else None,
+        constraint=BetaConstraint(constraint.quantity, constraint.target_nats, constraint.gain)
+        if constraint.quantity != "none"
+        else None,
+    )
+    model.build((None, *shape))
+    model.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
+    return model
+
+
+def _seed(config: Config, shift: int) -> int:
+    return (config.seed + shift) % SEEDS
+
+
+def _channel(config: Config) -> Channel:
+    channel, units, seed = config.channel, config.network.latent_dim, config.seed
+    if channel.kind == "echo":
+        return EchoDense(
+            units,
+            rate_weight=None,  # the rate enters the objective in the model's own loss
+            d_max=channel.d_max,
+            max_mean=channel.max_mean,
+            sampler=channel.sampler,
+            replace=channel.replace,
+            multiplicative=channel.multiplicative,
+            parametrisation=channel.parametrisation,
+            mean_scale=channel.mean_scale,
+            seed=seed,
+        )
+    if channel.kind == "gaussian":
+        return GaussianChannel(units, shared_noise=channel.shared_noise, seed=seed)
+    iaf = IAFChannel(units, config.flow.steps, _hidden(config), shared_noise=channel.shared_noise, seed=seed)
+    iaf.flow.trainable = config.flow.trainable
+    return iaf
+
+
+def _prior(config: Config, shape: tuple[int, ...]) -> MAFPrior | VampPrior | None:
+    prior, seed = config.prior, _seed(config, PRIOR_SEED)
+    if prior.kind == "own":
+        return None
+    if prior.kind == "vamp":
+        return VampPrior(
+            prior.components, shape, average=prior.average, start=prior.start, start_noise=prior.start_noise, seed=seed
+        )
+    maf = MAFPrior(config.network.latent_dim, config.flow.steps, _hidden(config), seed=seed)
+    maf.flow.trainable = config.flow.trainable
+    return maf
+
+
+def _hidden(config: Config) -> tuple[int, ...]:
+    return (config.flow.hidden_units,) * config.flow.hidden_layers

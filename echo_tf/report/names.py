@@ -1,0 +1,101 @@
+"""How a setting is called: the same in tables, labels, titles and names of files."""
+
+import functools
+from collections.abc import Sequence
+
+from echo_tf.experiments.records import Result
+from echo_tf.models.config import Config, available_methods, flatten, load_config
+
+# Settings that have a part of their own in names, and a column in tables.
+_WITH_PART = ("seed", "beta", "training.epochs", "training.dtype_policy")
+
+
+def parts(result: Result) -> dict[str, str]:
+    """What a name of a setting is made of, in its order; a part that is as usual is empty.
+
+    The data set, its source, the method, what the model has otherwise than its method says, beta or the target in its place,
+    the length of training, the precision of the networks, the images that were measured, those held out of training, the seed.
+    """
+    config = result.config
+    return {
+        "data": result.cell.dataset,
+        "source": "reconstruction" if result.source == "reconstruction" else "",
+        "method": config.method,
+        "variant": ", ".join([*(["released"] if config.protocol == "released" else []), *departures(result)]),
+        "beta": target(config) or f"β = {config.beta:g}",
+        "epochs": f"{config.training.epochs} epochs",
+        "precision": config.training.dtype_policy.removeprefix("mixed_"),
+        "split": "" if result.split == "test" else result.split,
+        "holdout": f"held out {result.cell.holdout}" if result.cell.holdout else "",
+        "seed": f"seed {config.seed}",
+    }
+
+
+def method_name(result: Result) -> str:
+    """`vae (released, d_max=49)`: the method, and what the model has otherwise."""
+    found = parts(result)
+    return found["method"] + (f" ({found['variant']})" if found["variant"] else "")
+
+
+def data_name(result: Result) -> str:
+    """`omniglot* (valid.) -1345` as tables have it: a star for a reconstruction, the split, the images held out."""
+    holdout = result.cell.holdout
+    return starred(result) + ("" if result.split == "test" else " (valid.)") + (f" -{holdout}" if holdout else "")
+
+
+def starred(result: Result) -> str:
+    """The data set, with a star if it is a reconstruction."""
+    return result.cell.dataset + ("*" if parts(result)["source"] else "")
+
+
+def labels(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[str]:
+    """Names of results that are shown together: the method, and the parts that they have not in common.
+
+    Args:
+        results: One for each name.
+        without: Parts that are left out.
+    """
+    skip = {*_common(results), *without, "method", "variant"}  # the last two stand in front
+    rests = [[part for key, part in parts(result).items() if part and key not in skip] for result in results]
+    return [", ".join([method_name(result), *rest]) for result, rest in zip(results, rests, strict=True)]
+
+
+def title(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> str:
+    """What results that are shown together have in common, the data set first."""
+    return ", ".join(part for key, part in _common(results).items() if part and key not in without)
+
+
+def _common(results: Sequence[Result]) -> dict[str, str]:
+    first, *others = map(parts, results)
+    return {key: part for key, part in first.items() if all(other[key] == part for other in others)}
+
+
+def stem(*names: str, split: str = "test", protocol: str = "paper") -> str:
+    """Stem of a file, `training_digits_released`: the names, then split and protocol where they are not the usual ones."""
+    return "_".join([*names, *([] if split == "test" else [split]), *([] if protocol == "paper" else [protocol])])
+
+
+def target(config: Config) -> str:
+    """`rate 20` for a configuration with that constraint, empty without one."""
+    constraint = config.constraint
+    return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+
+
+def departures(result: Result) -> tuple[str, ...]:
+    """Settings of a result that are not those of its method, `("d_max=49",)`, but for those with a part of their own.
+
+    Of a method that is not in `configs/` no settings are known.
+    """
+    config = result.config
+    if config.method not in available_methods():
+        return ()
+    usual = _usual(config.method, result.cell.dataset, config.protocol)
+    keys = [key for key in usual if key not in _WITH_PART and not key.startswith("constraint.")]
+    found = flatten(config)
+    names = {key: key.removesuffix(".kind").rpartition(".")[2] for key in keys}  # d_max, but network for network.kind
+    return tuple(f"{name}={found[key]}" for key, name in names.items() if found[key] != usual[key])
+
+
+@functools.cache
+def _usual(method: str, dataset: str, protocol: str) -> dict:
+    return flatten(load_config(method, dataset=dataset, protocol=protocol))

@@ -1,0 +1,56 @@
+"""Copies of a report, and of the results that it comes from, in another folder."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from echo_tf.errors import ResultError
+from echo_tf.experiments.cells import differences
+from echo_tf.experiments.records import METRICS, SPLITS, Result, noise_path, read_result, result_path
+from echo_tf.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
+    """Copy files to a folder and return their paths there; without a folder those that they have."""
+    if folder is None:
+        return list(paths)
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = [folder / path.name for path in paths]
+    for path, copy in zip(paths, copies, strict=True):
+        if copy.resolve() != path.resolve():
+            shutil.copy(path, copy)
+    return copies
+
+
+def copy_results(results: Sequence[Result], folder: Path) -> None:
+    """Copy what tables and curves are made from to `folder`, which is an `--out` then.
+
+    That is results, metrics of every epoch, and the total correlation of the noise of analysed models. That of a model whose
+    result is replaced goes with it.
+
+    Results that lie there already stay; a warning counts those that are not among `results`.
+
+    Raises:
+        ResultError: there is the result of another model under the name of one of these. Nothing has been copied then.
+    """
+    targets = {result_path(folder.joinpath(*result.folder.parts[-3:]), result.split): result for result in results}
+    for target, result in targets.items():
+        changes = differences(read_result(target).cell, result.cell) if target.exists() else ""
+        if changes:
+            raise ResultError(f"{target} holds another model ({changes}). Publish to another folder, or move it away.")
+    for target, result in targets.items():
+        if target.parent.resolve() == result.folder.resolve():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source, noise = result.folder / target.name, noise_path(result.folder, result.split)
+        if target.exists() and target.read_bytes() != source.read_bytes() and not noise.exists():
+            noise_path(target.parent, result.split).unlink(missing_ok=True)  # of a model that was trained before
+        for path in (source, result.folder / METRICS, noise):
+            if path.exists():
+                write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
+    others = {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys()
+    if others:
+        logger.warning("%s has %d more results, which these tables lack: --report --out %s.", folder, len(others), folder)

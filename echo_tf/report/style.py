@@ -1,0 +1,49 @@
+"""What all figures share: style file, colours and markers, and writing them as PNG and PDF."""
+
+from pathlib import Path
+
+STYLE = Path(__file__).with_name("figures.mplstyle")
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255")
+MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
+
+# One colour and marker a method in every figure; the paper's nine, each in a colour of its own, then ours, in the same colours
+# again and so ordered that none has the colour of the method that it departs from.
+_OF_PAPER = ("echo", "vae", "iaf", "info_vae", "vae_vamp", "vae_maf", "iaf_mmd", "iaf_vamp", "iaf_maf")
+_DEPARTING = ("vae_shared_noise", "echo_mmd", "echo_replace", "vae_released_schedule", "vae_conv_5x5", "echo_large_batch")
+METHODS = (*_OF_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir")
+
+
+def pyplot():
+    """`matplotlib.pyplot` without a screen, in our style."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcdefaults()
+    plt.style.use(STYLE)
+    return plt
+
+
+def method_look(method: str) -> dict[str, str]:
+    """Colour and marker of a method; those that are not ours share one."""
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def save(figure, path: Path) -> Path:
+    """Write a figure as PNG, and as PDF beside it, and close it. Returns the path of the PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".pdf"):
+        # No date in the file: the same results give the same bytes.
+        figure.savefig(path.with_suffix(suffix), metadata={"CreationDate": None} if suffix == ".pdf" else None)
+    pyplot().close(figure)
+    return path.with_suffix(".png")
+
+
+def legend(axis, beside: bool = False) -> None:
+    """Legend with one entry a label, in the axis or beside it."""
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    axis.legend(handles.values(), handles.keys(), **place)

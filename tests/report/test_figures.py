@@ -1,0 +1,209 @@
+import numpy as np
+import pytest
+
+from echo_tf.experiments.records import Analysis, pictures_path
+from echo_tf.report import figures
+from echo_tf.report.figures import (
+    by_likelihood,
+    plot_all,
+    plot_comparison,
+    plot_matched,
+    plot_pictures,
+    plot_rate_distortion,
+    plot_training,
+)
+from echo_tf.report.rows import compare, curves
+
+
+def test_sorting_by_likelihood():
+    distortion, rate, name = by_likelihood(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]), np.array(["c", "a", "b"]))
+    assert distortion.tolist() == [1.0, 2.0, 3.0]
+    assert rate.tolist() == [10.0, 20.0, 30.0]
+    assert name.tolist() == ["a", "b", "c"]
+
+
+def labels_of(axis):
+    return axis.get_legend_handles_labels()[1]
+
+
+def files_of(results, folder, kind, analyses=()):
+    """Names of the figures of a kind that such results make."""
+    rows = compare(results)
+    names = [path.name for path in plot_all(results, rows, curves(rows), list(analyses), folder)]
+    return [name for name in names if name.startswith(kind)]
+
+
+def test_released_models_are_compared_by_themselves(result, drawn, tmp_path):
+    results = [result(protocol=name, folder=name) for name in ("paper", "released")]
+    results += [
+        result(beta=2, folder="other"),
+        result("vae", constraint={"quantity": "rate", "target_nats": 20}, final_beta=2.0),
+    ]
+    assert files_of(results, tmp_path, "comparison") == ["comparison.png", "comparison_released.png"]
+    assert [label for label in labels_of(drawn[0].axes[0]) if "paper" not in label] == ["echo, β = 1", "vae, rate 20"]
+
+
+class TestTraining:
+    def test_is_drawn_at_a_constant_beta_of_one(self, result, drawn, tmp_path):
+        others = [result(beta=2), result(constraint={"quantity": "rate", "target_nats": 20})]
+        assert files_of(others, tmp_path, "training") == []
+        assert files_of([result()], tmp_path, "training") == ["training_binary_mnist.png"]
+        both = [result(protocol=name, folder=name) for name in ("paper", "released")]
+        names = ["training_binary_mnist.png", "training_binary_mnist_released.png"]
+        assert files_of(both, tmp_path, "training") == names
+
+    def test_a_model_is_drawn_once(self, result, drawn, tmp_path):
+        for epoch in (1, 2):
+            line = f'{{"epoch": {epoch}, "loss_nats": 9, "rate_nats": 4, "distortion_nats": 5, "validation_rate_nats": 3}}\n'
+            with (tmp_path / "metrics.jsonl").open("a") as file:
+                file.write(line)
+        plot_training([result(split=split, folder=tmp_path) for split in ("test", "validation")], tmp_path / "f.png")
+        objective, rate, _ = drawn[0].axes
+        assert labels_of(objective) == ["echo"]
+        assert labels_of(rate) == ["echo", "echo, validation"]
+        assert [list(line.get_ydata()) for line in rate.get_lines()] == [[4, 4], [3, 3]]
+
+    @pytest.mark.parametrize(("epochs", "scale"), [(20, "log"), (100, "linear")])
+    def test_of_short_and_long_schedules_can_both_be_read(self, result, drawn, tmp_path, epochs, scale):
+        plot_training([result(), result("vae", training={"epochs": epochs})], tmp_path / "f.png")
+        assert {axis.get_xscale() for axis in drawn[0].axes} == {scale}
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_figures_tell_precisions_apart(result, drawn, bfloat16, tmp_path, mixed):
+    results = [result(**(bfloat16 if mixed else {})), result("vae")]
+    plot_training(results, tmp_path / "training.png")
+    plot_comparison(compare(results), tmp_path / "comparison.png")
+    training, comparison = (labels_of(figure.axes[0]) for figure in drawn)
+    assert training == (["echo, bfloat16", "vae, float32"] if mixed else ["echo", "vae"])
+    assert [label for label in comparison if "paper" not in label] == training
+    assert len(comparison) == 4
+    assert drawn[1].axes[0].get_title() == f"binary_mnist, β = 1, 200 epochs{'' if mixed else ', float32'} (grey: -ELBO)"
+
+
+def test_comparison_of_data_without_published_numbers(result, drawn, tmp_path):
+    plot_comparison(compare([result(dataset="mine"), result()]), tmp_path / "comparison.png")
+    known, own = drawn[0].axes
+    assert (labels_of(known), labels_of(own)) == (["echo, paper", "echo"], ["echo"])
+
+
+def test_curves_tell_images_and_precision_apart(result, drawn, bfloat16, tmp_path):
+    settings = [{}, {"split": "validation"}, bfloat16]
+    results = [result(beta=beta, **setting) for setting in settings for beta in (1.0, 2.0, 4.0)]
+    plot_rate_distortion(curves(compare(results)), tmp_path / "f.png")
+    (axis,) = drawn[0].axes
+    lines = [line for line in axis.get_lines() if line.get_label().startswith("echo")]
+    labels = {line.get_label().replace(", β = 1 ... 4", "") for line in lines}
+    assert labels == {"echo, float32", "echo, float32, validation", "echo, bfloat16"}
+    assert len({line.get_fillstyle() for line in lines}) == 3
+    assert axis.get_title() == "binary_mnist, echo, 200 epochs (grey: equal -ELBO through β = 1)"
+    assert "floor 6.40" in labels_of(axis)
+
+
+class TestPictures:
+    @pytest.fixture
+    def put(self, result, tmp_path):
+        """A result with pictures, all of one value and of such a shape."""
+
+        def write(name, shape=(28, 28), value=0, **values):
+            made = result(folder=tmp_path / name, **values)
+            made.folder.mkdir(exist_ok=True)
+            kinds = ("originals", "reconstructions", "samples")
+            np.savez(pictures_path(made.folder, made.split), **dict.fromkeys(kinds, np.full((2, *shape), value, np.uint8)))
+            return made
+
+        return write
+
+    @pytest.fixture
+    def strips(self, monkeypatch):
+        found = []
+        monkeypatch.setattr(figures, "_plot_strips", lambda images, *_: found.append(list(images)))
+        return found
+
+    def test_tell_precisions_apart(self, put, strips, bfloat16, tmp_path):
+        plot_pictures([put("a"), put("b", **bfloat16), put("c", seed=1)], tmp_path, "a")
+        reconstructions, samples = strips
+        assert samples == ["echo\nfloat32", "echo\nbfloat16"]  # the second seed is not shown
+        assert reconstructions == ["test\nimages", *samples]
+
+    def test_matched_reconstructions_tell_images_and_precision_apart(self, put, strips, bfloat16, tmp_path):
+        settings = ({}, {"split": "validation"}, bfloat16)
+        results = [
+            put(f"{place}-{beta}", beta=beta, rate=26.0 / beta, **setting)
+            for place, setting in enumerate(settings)
+            for beta in (1.0, 2.0)
+        ]
+        plot_matched(curves(compare(results)), tmp_path / "f.png")
+        labels = {name.splitlines()[0] for name in strips[0][1:]}
+        assert {label.removesuffix(", β = 1") for label in labels if "β = 1" in label} == {
+            "echo, float32",
+            "echo, float32, validation",
+            "echo, bfloat16",
+        }
+
+    @pytest.mark.parametrize(
+        ("shape", "drawn_shape"), [((28, 28), (28, 56)), ((64, 64), (64, 128)), ((64, 64, 3), (64, 128, 3))]
+    )
+    def test_have_their_size_and_colours(self, put, drawn, tmp_path, shape, drawn_shape):
+        paths = plot_pictures([put("a", shape, value=100)], tmp_path, "digits")
+        assert [path.name for path in paths] == ["reconstructions_digits.png", "samples_digits.png"]
+        for axis in (axis for figure in drawn for axis in figure.axes):
+            (image,) = axis.get_images()
+            assert image.get_array().shape == drawn_shape
+            assert np.all(image.get_array() == 100)
+
+    def test_are_drawn_by_data_set_and_split(self, put, drawn, tmp_path):
+        results = [put("a"), put("b", split="validation"), put("c", beta=2.0, rate=13.0), put("d", dataset="digits")]
+        kinds = ("reconstructions", "samples", "matched")
+        names = [[name.partition(kind)[2] for name in files_of(results, tmp_path, kind)] for kind in kinds]
+        assert names[0] == names[1] == ["_binary_mnist.png", "_binary_mnist_validation.png", "_digits.png"]
+        assert names[2] == ["_binary_mnist.png"]
+
+    def test_of_curves_that_share_no_rate_are_not_matched(self, put, strips, tmp_path):
+        rates = {"echo": (30.0, 20.0), "vae": (10.0, 5.0)}
+        results = [put(f"{method}{i}", method=method, beta=1.0 + i, rate=rates[method][i]) for method in rates for i in (0, 1)]
+        assert plot_matched(curves(compare(results)), tmp_path / "f.png") is None
+
+    @pytest.mark.parametrize("shape", [(30,), (28, 28, 2)])
+    def test_are_skipped_where_examples_are_no_images(self, put, drawn, tmp_path, shape):
+        results = [put(str(beta), shape, beta=beta, rate=26.0 / beta) for beta in (1.0, 2.0)]
+        for kind in ("reconstructions", "samples", "matched"):
+            assert files_of(results, tmp_path, kind) == []
+
+    def test_are_skipped_where_there_are_none(self, result, drawn, tmp_path):
+        assert files_of([result()], tmp_path, "samples") == []
+
+
+def test_figures_of_analyses(result, drawn, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.uniform(1, 2, 50) for name in ("pointwise_rate_nats", "pointwise_distortion_nats", "mean_norm", "scale_norm")
+    }
+    analysis = Analysis(
+        rate_by_dimension_nats=np.array([1.0, 3.0, 2.0]),
+        shown=np.array([1, 2]),
+        grid=np.tile(np.linspace(-1, 1, 5), (2, 1)),
+        density=np.ones((2, 5)),
+        total_correlation_nats=np.empty(0),
+        noise_draws=np.array(0),
+        **arrays,
+    )
+    analyses = [(result(seed=seed, split="validation", folder=f"seed={seed}"), analysis) for seed in (0, 1)]
+    names = files_of([], tmp_path, "", analyses)
+    assert names == [
+        "dimensions_binary_mnist_validation.png",
+        "marginals_binary_mnist_echo_seed=0_validation.png",
+        "marginals_binary_mnist_echo_seed=1_validation.png",
+        "pointwise_binary_mnist_validation.png",
+    ]
+    dimensions, marginals, _, pointwise = drawn
+    (axis,) = dimensions.axes
+    assert labels_of(axis) == ["echo, seed 0", "echo, seed 1"]
+    assert axis.get_lines()[0].get_ydata().tolist() == [3.0, 2.0, 1.0]
+    assert axis.get_lines()[1].get_ydata()[0] == pytest.approx(6.4 / 3)  # the floor
+    assert [axis.get_title() for axis in marginals.axes[:2]] == ["dimension 1: 3.00 nats", "dimension 2: 2.00 nats"]
+    assert [axis.get_visible() for axis in marginals.axes] == [True] * 2 + [False] * 7
+    assert marginals.get_suptitle().startswith("binary_mnist, echo, β = 1, 200 epochs, float32, validation, seed 0: ")
+    likelihood, rate, *_ = (axis.get_lines()[0].get_ydata() for axis in pointwise.axes)
+    assert np.all(np.diff(likelihood) <= 0)
+    assert rate.mean() == pytest.approx(analysis.pointwise_rate_nats.mean(), abs=0.1)

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from echo_tf.errors import ResultError
+from echo_tf.experiments.records import noise_path, read_noise, read_results
+from echo_tf.files import checksum
+from echo_tf.report.publish import copy_results, publish_files
+from echo_tf.report.rows import compare
+
+
+def test_files_are_copied(tmp_path):
+    path = tmp_path / "table.md"
+    path.write_text("table")
+    assert publish_files([path], None) == [path]
+    assert publish_files([path], tmp_path) == [path]  # onto itself
+    (copy,) = publish_files([path], tmp_path / "published")
+    assert (copy, copy.read_text()) == (tmp_path / "published" / "table.md", "table")
+
+
+@pytest.fixture
+def put(result, on_disk, tmp_path):
+    """Write a result under a folder for all cells, and return its own folder."""
+
+    def write(out, name, **values):
+        folder = tmp_path / out / "binary_mnist" / "echo" / name
+        on_disk(result(folder=folder, **values))
+        return folder
+
+    return write
+
+
+def test_published_results_make_the_same_tables(put, tmp_path):
+    folder = put("runs", "cell")
+    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    (folder / "model.keras").write_text("weights")
+    results = read_results(tmp_path / "runs")
+    for out in (tmp_path / "published", tmp_path / "runs"):  # the second over itself
+        copy_results(results, out)
+        assert compare(read_results(out)) == compare(results)
+    (published,) = (tmp_path / "published").glob("*/*/*")
+    assert {path.name for path in published.iterdir()} == {"result.json", "metrics.jsonl"}
+    assert (folder / "model.keras").exists()
+
+
+def test_publishing_keeps_what_other_models_left(put, tmp_path, caplog):
+    put("one", "a", neg_elbo=90.0)
+    for seed, name in enumerate(("a", "b")):
+        put("two", name, seed=seed, training={"epochs": 10})
+    published = tmp_path / "published"
+    copy_results(read_results(tmp_path / "one"), published)
+    with pytest.raises(ResultError, match=r"training\.epochs: 200 there, 10 wanted"):
+        copy_results(read_results(tmp_path / "two"), published)
+    assert [path.name for path in published.glob("*/*/*")] == ["a"]
+    copy_results([read_results(tmp_path / "two")[1]], published)
+    assert "1 more results" in caplog.text
+    assert {found.mean["neg_elbo_nats"] for found in read_results(published)} == {90.0}
+    assert sorted(path.name for path in published.glob("*/*/*")) == ["a", "b"]
+
+
+def test_total_correlation_is_published_with_its_model(put, tmp_path, noise):
+    folder = put("runs", "cell")
+    put("runs", "cell", split="validation")
+    noise |= {"checksum": checksum(noise)}
+    (folder / "noise_validation.json").write_text(json.dumps(noise))
+    published = tmp_path / "published"
+    copy_results(read_results(tmp_path / "runs"), published)
+    paths = [noise_path(found.folder, found.split) for found in read_results(published)]
+    assert [path.exists() for path in paths] == [False, True]
+    assert read_noise(paths[1]) == noise
+    for name, neg_elbo, stays in (("same", 90.0, True), ("trained_again", 91.0, False)):  # neither was analysed
+        put(name, "cell", neg_elbo=neg_elbo, split="validation")
+        copy_results(read_results(tmp_path / name), published)
+        assert paths[1].exists() == stays

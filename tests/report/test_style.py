@@ -1,0 +1,26 @@
+import pytest
+
+from echo_tf.models.config import available_methods
+from echo_tf.report.paper import paper_table
+from echo_tf.report.style import METHODS, method_look, pyplot, save
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert set(METHODS) == set(available_methods())
+    looks = [tuple(method_look(method).values()) for method in (*METHODS, "another")]
+    assert len(set(looks)) == len(looks)
+    colours = {method: method_look(method)["color"] for method in METHODS}
+    assert len({colours[method] for method in paper_table()["binary_mnist"]}) == 9
+    variants = [(name, of) for name in METHODS for of in ("echo", "vae", "iaf") if name.startswith(f"{of}_")]
+    assert not [name for name, of in variants if colours[name] == colours[of]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_the_same_figure_gives_the_same_bytes(tmp_path, suffix):
+    for name in ("a", "b"):
+        figure, axis = pyplot().subplots(figsize=(1, 1))
+        axis.plot([1, 2])
+        assert save(figure, tmp_path / name / "figure.png") == tmp_path / name / "figure.png"
+        assert not pyplot().fignum_exists(figure.number)
+    first, second = ((tmp_path / name / f"figure{suffix}").read_bytes() for name in ("a", "b"))
+    assert first == second

@@ -1,0 +1,67 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echo_tf.files import checksum, read_rows
+from echo_tf.report.section import SECTION_BEGIN, SECTION_END
+from echo_tf.report.write import write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_room_needs_no_keras():
+    modules = [f"echo_tf.report.{path.stem}" for path in (ROOT / "echo_tf" / "report").glob("*.py") if path.stem != "__init__"]
+    code = f"""
+import importlib, sys
+for module in {[*modules, "echo_tf.experiments.records"]}:
+    importlib.import_module(module)
+print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(modules) > 10
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Train first"):
+        write_report(tmp_path)
+
+
+def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
+    out, published, readme = tmp_path / "runs", tmp_path / "published", tmp_path / "README.md"
+    readme.write_text(f"{SECTION_BEGIN}\n{SECTION_END}\n")
+    for method, beta in (("echo", 1.0), ("echo", 2.0), ("vae", 1.0), ("vae", 2.0)):
+        folder = out / "binary_mnist" / method / f"beta={beta:g}"
+        on_disk(result(method, beta=beta, rate=26.0 / beta, neg_elbo=88.0, folder=folder))
+        (folder / "noise.json").write_text(json.dumps({**noise, "checksum": checksum(noise)}))
+    found = write_report(out, publish=published, readme=readme)
+    assert "agrees" in found.text
+    assert [row.misses for row in found.rows] == [False, True, False, False]  # echo, vae at beta = 1
+    names = {path.name for path in found.paths}
+    tables = {"comparison", "rate_distortion", "noise_total_correlation", "progress"}
+    drawn = {"comparison.png", "rate_distortion_binary_mnist.png", "training_binary_mnist.png", "index.html"}
+    assert names == {f"{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")} | drawn
+    assert all(path.parent == published and path.exists() for path in found.paths)
+    assert all((out / "report" / name).exists() for name in names)
+    assert "| binary_mnist | echo | 200 |" in readme.read_text()
+    assert len(list((published / "cells").glob("*/*/*/result.json"))) == 4
+    assert write_report(published / "cells").text == found.text
+
+
+@pytest.mark.parametrize("shape", [(30,), (64, 64, 3)])
+def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
+    for method in ("echo", "vae"):
+        made = result(method, "mine", source="own", data="abc", folder=tmp_path / "mine" / method / "cell")
+        on_disk(made)
+        pictures = dict.fromkeys(("originals", "reconstructions", "samples"), np.zeros((2, *shape), np.uint8))
+        np.savez(made.folder / "pictures.npz", **pictures)
+    found = write_report(tmp_path)
+    names = {path.name for path in found.paths}
+    tables, drawn = {"comparison.md", "comparison.tex", "comparison.csv"}, {"comparison.png", "training_mine.png", "index.html"}
+    assert names - tables - drawn == ({"reconstructions_mine.png", "samples_mine.png"} if len(shape) == 3 else set())
+    assert "paper" not in found.text.partition("Protocol")[0]
+    assert [row["paper_neg_elbo_nats"] for row in read_rows(tmp_path / "report" / "comparison.csv")] == ["", ""]
