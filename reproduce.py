@@ -16,7 +16,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 # Before TensorFlow is imported: its start-up messages would drown ours.
@@ -49,8 +49,8 @@ _APPLY = {
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
 
 
-def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Type of an argument: a number of at least `low` and below `high`, so never infinite or NaN."""
+def _number(kind: type, low: float, high: float = math.inf) -> dict:
+    """Type and name of an argument: a number of at least `low` and below `high`, so never infinite or NaN."""
 
     def number(text):
         with contextlib.suppress(ValueError):
@@ -59,7 +59,7 @@ def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], f
         whole, below = "a whole" if kind is int else "a finite", "" if high == math.inf else f" and below {high:,}"
         raise argparse.ArgumentTypeError(f"expected {whole} number of at least {low}{below}, received {text[:20]!r}")
 
-    return number
+    return {"type": number, "metavar": "N" if kind is int else "X"}
 
 
 def _dataset(text: str) -> str | Path:
@@ -73,72 +73,48 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--experiment",
-        choices=["comparison", "rd", "analysis", "bottleneck", "theory"],
-        default="comparison",
-        help="comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion "
-        "curves; analysis: comparison, then marginals, pointwise rates and noise of each model; "
+    experiments = (
+        "comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion curves; "
+        "analysis: comparison, then marginals, pointwise rates and noise of each model; "
         "bottleneck: labels instead of images as what is kept (of the options --dataset, --beta, --seeds, --data-dir, "
-        "--raw-dir, --out, --report, --publish apply); theory: synthetic sources (--seeds, --out, --report, --publish)",
+        "--raw-dir, --out, --report, --publish apply); theory: synthetic sources (--seeds, --out, --report, --publish)"
     )
-    names = ", ".join(KNOWN)
-    own = "arrays train and test, also validation, train_labels, test_labels; uint8, or float from 0 to 1"
-    add(
-        "--dataset",
-        type=_dataset,
-        metavar="NAME|FILE.npz",
-        help=f"one of {names}, or a file of your own ({own}) (default: digits; for bottleneck fashion_mnist)",
-    )
-    add(
-        "--method",
-        nargs="+",
-        metavar="NAME",
-        help="names in configs/, .yaml files, or all (of the paper) (default: echo vae; for rd echo vae iaf)",
-    )
+    choices = ["comparison", "rd", "analysis", *_APPLY]
+    add("--experiment", choices=choices, default="comparison", help=experiments)
+    own = "arrays train, test, optionally validation, train_labels, test_labels; integers to 255 or floats to 1"
+    names = f"one of {', '.join(KNOWN)}, or a file of your own ({own}) (default: digits; for bottleneck fashion_mnist)"
+    add("--dataset", type=_dataset, metavar="NAME|FILE.npz", help=names)
+    methods = "names in configs/, .yaml files, or all (of the paper) (default: echo vae; for rd echo vae iaf)"
+    add("--method", nargs="+", metavar="NAME", help=methods)
     betas = ", ".join(f"{beta:g}" for beta in RD_BETAS)
-    weight = _number(float, 0)
-    add("--beta", nargs="+", type=weight, help=f"weights of the rate (default: that of the method, 1; for rd {betas})")
-    target, nats = parser.add_mutually_exclusive_group(), {"type": weight, "metavar": "NATS"}
+    weights = f"weights of the rate (default: that of the method, 1; for rd {betas})"
+    add("--beta", nargs="+", **_number(float, 0), help=weights)
+    target, nats = parser.add_mutually_exclusive_group(), _number(float, 0) | {"metavar": "NATS"}
     target.add_argument("--target-rate", **nats, help="let training find the beta that gives this rate")
     target.add_argument("--target-distortion", **nats, help="the same for the distortion")
-    add(
-        "--seeds",
-        type=_number(int, 1, 10_000),
-        default=1,
-        metavar="N",
-        help="train with N seeds, from that of the method, 0, on (default: 1)",
-    )
-    add("--epochs", type=_number(int, 1, 2**31), metavar="N", help="default: that of the method, 200; 30 on digits")
-    add(
-        "--protocol",
-        choices=PROTOCOLS,
-        help="paper (default): what it says, but for Echo's parametrisation; released: what its code does otherwise",
-    )
+    seeds = "train with N seeds, from that of the method, 0, on (default: 1)"
+    add("--seeds", **_number(int, 1, 10_000), default=1, help=seeds)
+    add("--epochs", **_number(int, 1, 2**31), help="default: that of the method, 200; 30 on digits")
+    protocols = "paper (default): what it says, but for Echo's parametrisation; released: what its code does otherwise"
+    add("--protocol", choices=PROTOCOLS, help=protocols)
     add("--dtype-policy", choices=["float32", "mixed_bfloat16"], help="precision of the networks (default: float32)")
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
-    add(
-        "--rate-samples",
-        type=_number(int, 2, 1_000_000),
-        default=5,
-        metavar="N",
-        help="draws of z for each image in the final evaluation, and terms of the importance-sampled bound (default: 5)",
-    )
+    draws = "draws of z for each image in the final evaluation, and terms of the importance-sampled bound (default: 5)"
+    add("--rate-samples", **_number(int, 2, 1_000_000), default=5, help=draws)
     add("--validate", action="store_true", help="also measure a validation split after every epoch")
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
     add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
-    count = {"type": _number(int, 1, 10_000), "metavar": "N"}
-    add("--jobs", **count, help="train so many models at once (default: 1, in this process; on Ray all)")
-    add(
-        "--threads",
-        **count,
-        help="threads of a model for each operation on the CPU, on Ray also the processors that it asks for (default: all of "
-        "this machine; on Ray 1 processor). Another number sums in another order, which changes results in their last digits",
+    jobs = "train so many models at once (default: 1, in this process; on Ray all)"
+    add("--jobs", **_number(int, 1, 10_000), help=jobs)
+    threads = (
+        "threads of a model for each operation on the CPU, on Ray also the processors that it asks for (default: all of this "
+        "machine; on Ray 1 processor). Another number sums in another order, which changes results in their last digits"
     )
+    add("--threads", **_number(int, 1, 10_000), help=threads)
     add("--executor", choices=["local", "ray"], default="local", help="where models are trained: processes here, or Ray")
     add("--ray-address", metavar="ADDRESS", help="of the Ray cluster; auto: the one on this machine (default: a new one)")
-    add("--gpus", type=weight, metavar="X", help="GPUs that a model asks of Ray, also a share of one (default: 0)")
+    add("--gpus", **_number(float, 0), help="GPUs that a model asks of Ray, also a share of one (default: 0)")
     add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
     add("--dry-run", action="store_true", help="list the cells and stop")
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
@@ -183,11 +159,10 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
 def plan_cells(options: argparse.Namespace) -> list[Cell]:
     """The cells that the options ask for."""
     training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
-    overrides = {"training": {key: value for key, value in training.items() if value is not None}}
-    if options.protocol is not None:
-        overrides["protocol"] = options.protocol
-    for quantity in ("rate", "distortion"):
-        target = getattr(options, f"target_{quantity}")
+    targets = {"rate": options.target_rate, "distortion": options.target_distortion}
+    overrides = {"training": {name: value for name, value in training.items() if value is not None}}
+    overrides |= {"protocol": options.protocol} if options.protocol else {}
+    for quantity, target in targets.items():
         if target is not None:
             overrides["constraint"] = {"quantity": quantity, "target_nats": target}
     methods = options.method

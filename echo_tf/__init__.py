@@ -6,40 +6,27 @@ from echo_tf import registration
 
 __version__ = "0.2.0"
 
-# Public names and their modules, imported when they are first used: `import echo_tf.theory` needs NumPy and SciPy alone.
-_HOMES = {
-    "BetaConstraint": "models.penalties",
-    "CellError": "errors",
-    "Channel": "echo.channel",
-    "Config": "models.config",
-    "ConfigError": "errors",
-    "DataError": "errors",
-    "Dataset": "data.dataset",
-    "EchoDense": "echo.dense",
-    "EchoLayer": "echo.layer",
-    "Gaussian": "models.distortions",
-    "GaussianChannel": "models.channels",
-    "IAFChannel": "models.channels",
-    "MAFPrior": "models.priors",
-    "MMDPenalty": "models.penalties",
-    "MatrixEchoLayer": "echo.matrix",
-    "RateDistortionModel": "models.autoencoder",
-    "ResultError": "errors",
-    "TrainingError": "errors",
-    "VampPrior": "models.priors",
-    "bernoulli_distortion": "models.losses",
-    "build_model": "models.build",
-    "echo_moments": "echo.noise",
-    "echo_noise": "echo.noise",
-    "echo_rate": "echo.noise",
-    "echo_sample": "echo.noise",
-    "gaussian_kl": "models.losses",
-    "load_config": "models.config",
-    "load_dataset": "data.load",
-    "max_scale": "echo.bound",
-    "mean_rate": "models.losses",
-    "mmd": "models.losses",
+# Public names by module, imported when they are first used: `import echo_tf.theory` needs NumPy and SciPy alone.
+_NAMES = {
+    "data.dataset": "Dataset",
+    "data.load": "load_dataset",
+    "echo.bound": "max_scale",
+    "echo.channel": "Channel",
+    "echo.dense": "EchoDense",
+    "echo.layer": "EchoLayer",
+    "echo.matrix": "MatrixEchoLayer",
+    "echo.noise": "echo_moments echo_noise echo_rate echo_sample",
+    "errors": "CellError ConfigError DataError ResultError TrainingError",
+    "models.autoencoder": "RateDistortionModel",
+    "models.build": "build_model",
+    "models.channels": "GaussianChannel IAFChannel",
+    "models.config": "Config load_config",
+    "models.distortions": "Gaussian",
+    "models.losses": "bernoulli_distortion gaussian_kl mean_rate mmd",
+    "models.penalties": "BetaConstraint MMDPenalty",
+    "models.priors": "MAFPrior VampPrior",
 }
+_HOMES = {name: f"echo_tf.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = ["__version__", "theory", *_HOMES]
 
@@ -51,10 +38,9 @@ def __getattr__(name: str):
         return importlib.import_module("echo_tf.theory")
     if name not in _HOMES:
         raise AttributeError(f"module 'echo_tf' has no attribute {name!r}")
-    home = f"echo_tf.{_HOMES[name]}"
-    if registration.needs_keras(home):
+    if registration.needs_keras(_HOMES[name]):
         registration.import_all()
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -58,7 +58,7 @@ def test_finished_cells_are_skipped(reproduce, out, capsys):
 
 def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
-    assert re.search(r"-ELBO .*\n.*\ndigits +Echo ", capsys.readouterr().out)
+    assert re.search(r"-ELBO .*\n.*\ndigits +echo ", capsys.readouterr().out)
     published = {path.name for path in (tmp_path / "results").iterdir() if path.is_file()}
     assert {"comparison.md", "comparison_digits.png", "index.html"} <= published
     assert not [name for name in published if name.endswith(".pdf")]  # they stay behind

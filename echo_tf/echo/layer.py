@@ -13,8 +13,77 @@ from echo_tf.echo.source import EchoSource
 from echo_tf.echo.weighted_rate import WeightedRateLayer
 
 
+class BareEchoLayer(WeightedRateLayer):
+    """What the Echo layers for heads of one's own have in common: they take `[mean, parameters of the scale]`.
+
+    A subclass has a `source`, and implements `scale_and_rate` and `attenuate`.
+    """
+
+    source: EchoSource
+
+    def scale_and_rate(self, mean: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale `S(x)` with `r`, in the form that the source takes, and the rate in nats, shape `(batch,)`."""
+        raise NotImplementedError
+
+    def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
+        """`S(x) e`."""
+        raise NotImplementedError
+
+    def call(self, inputs, return_rate=False, training=None):
+        mean, parameters = inputs
+        scale, rate = self.scale_and_rate(mean, parameters)
+        z = self.send(mean, scale, training)
+        self.add_rate_loss(rate)
+        return (z, rate) if return_rate else z
+
+    def send(self, mean: Tensor, scale: Tensor, training: bool | None) -> Tensor:
+        """`z = f + S e` with fresh noise. In training the pairs are stored; a frozen layer is never in training."""
+        return mean + self.attenuate(scale, self.source.noise(mean, scale, bool(training) and self.trainable))
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal law of the output, which is that of the noise: no data needed.
+
+        Draws that come from one pass over the reservoir depend on each other; each has the exact law.
+
+        Args:
+            n: Integer >= 1, number of draws.
+
+        Returns:
+            Shape `(n, ..., dim)`, float32.
+
+        Raises:
+            ValueError: the reservoir is empty, outside of a graph. (In one that cannot be noticed: the draws are 0 then.)
+        """
+        return self.source.sample_marginal(n)
+
+    def adapt(self, data: Any, seed: int = 0) -> None:
+        """Fill the reservoir from data, with one pass over them.
+
+        Args:
+            data: What the layer is called with, a pair of arrays, or an iterable of such batches. A random sample of them all is
+                kept, so they may be sorted; fewer than the reservoir holds are repeated, which makes noise drawn from it
+                approximate.
+            seed: Integer, for the sample.
+
+        Raises:
+            ValueError: fewer than two examples, or pairs for which the noise need not converge.
+        """
+        mean, parameters = concatenated_pairs(data)
+        if not self.built:
+            self.build([tuple(mean.shape), tuple(parameters.shape)])
+        self.source.reservoir.fill(mean, self.scale_and_rate(mean, parameters)[0], seed)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[0])
+
+    def compute_output_spec(self, inputs, return_rate=False, training=None):
+        # Tracing `call` to find the shape would try it with made-up batch sizes.
+        z = keras.KerasTensor(inputs[0].shape, "float32")
+        return (z, keras.KerasTensor(inputs[0].shape[:1], "float32")) if return_rate else z
+
+
 @keras.saving.register_keras_serializable(package="echo_tf")
-class EchoLayer(WeightedRateLayer):
+class EchoLayer(BareEchoLayer):
     """The bare Echo channel: `z = f(x) + r s(x) e`, with noise `e` made from other examples, and the exact rate.
 
     `rate(x) = -sum_j log( r s_j(x) )` nats. The noise is fresh at every call. The layer computes in float32 under any policy.
@@ -94,62 +163,27 @@ class EchoLayer(WeightedRateLayer):
             )
         self.source.build(shape, shape)
 
-    def call(self, inputs, return_rate=False, training=None):
-        mean, log_scale = inputs
-        self._check_range(mean, log_scale)
-        log_scale = self.bounded(log_scale)
-        z = self.send(mean, log_scale, training)
-        rate = echo_rate(log_scale)
-        self.add_rate_loss(rate)
-        return (z, rate) if return_rate else z
+    def scale_and_rate(self, mean: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`log r + log s(x)` and the rate."""
+        check_same_shape(mean, parameters)
+        self._check_range(mean, parameters)
+        log_scale = self.bounded(parameters)
+        return log_scale, echo_rate(log_scale)
 
     def bounded(self, log_scale: Tensor) -> Tensor:
         """`log r + log s(x)`, in float32. `log r` is added nowhere else."""
         return ops.cast(log_scale, "float32") + math.log(self.max_scale)
 
-    def send(self, mean: Tensor, log_scale: Tensor, training: bool | None) -> Tensor:
-        """`z` for pairs with `log r`; in training they are stored. A frozen layer is never in training."""
-        check_same_shape(mean, log_scale)
-        training = bool(training) and self.trainable
-        z = mean + ops.exp(log_scale) * self.source.noise(mean, log_scale, training)
-        if training:
-            self.source.reservoir.store(mean, log_scale)
+    def send(self, mean: Tensor, scale: Tensor, training: bool | None) -> Tensor:
+        z = super().send(mean, scale, training)
         return ops.exp(z) if self.multiplicative else z
+
+    def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
+        return ops.exp(scale) * noise
 
     def sample_marginal(self, n: int) -> Tensor:
-        """Draws from the marginal law of the output, which is that of the noise: no data needed.
-
-        Draws that come from one pass over the reservoir depend on each other; each has the exact law.
-
-        Args:
-            n: Integer >= 1, number of draws.
-
-        Returns:
-            Shape `(n, ..., dim)`, float32.
-
-        Raises:
-            ValueError: the reservoir is empty, outside of a graph. (In one that cannot be noticed: the draws are 0 then.)
-        """
-        z = self.source.sample_marginal(n)
+        z = super().sample_marginal(n)
         return ops.exp(z) if self.multiplicative else z
-
-    def adapt(self, data: Any, seed: int = 0) -> None:
-        """Fill the reservoir from data, with one pass over them.
-
-        Args:
-            data: What the layer is called with, `(mean, log_scale)`, or an iterable of such batches. A random sample of them
-                all is kept, so they may be sorted; fewer than the reservoir holds are repeated, which makes noise drawn from it
-                approximate.
-            seed: Integer, for the sample.
-
-        Raises:
-            ValueError: fewer than two examples, or pairs for which the noise need not converge.
-        """
-        mean, log_scale = concatenated_pairs(data)
-        self._check_range(mean, log_scale)
-        if not self.built:
-            self.build([(None, *mean.shape[1:])] * 2)
-        self.source.reservoir.fill(mean, self.bounded(log_scale), seed)
 
     def rate(self, log_scale: Tensor) -> Tensor:
         """Exact rate, `-sum_j (log r + log s_j(x))`, in nats per example, shape `(batch,)`. `log_scale` is without `log r`."""
@@ -160,7 +194,7 @@ class EchoLayer(WeightedRateLayer):
         return -dim * math.log(self.max_scale)
 
     def _check_range(self, mean: Tensor, log_scale: Tensor) -> None:
-        if 0 in mean.shape or 0 in log_scale.shape:
+        if 0 in mean.shape:
             return
         try:
             bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
@@ -171,14 +205,6 @@ class EchoLayer(WeightedRateLayer):
                 f"Expected |mean| of at most max_mean = {self.max_mean:g} and log_scale of at most 0 (heads with tanh and "
                 f"log_sigmoid have them). Received up to {bounds[0]:g} and {bounds[1]:g}"
             )
-
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape[0])
-
-    def compute_output_spec(self, inputs, return_rate=False, training=None):
-        # Tracing `call` to find the shape would try it with made-up batch sizes.
-        z = keras.KerasTensor(inputs[0].shape, "float32")
-        return (z, keras.KerasTensor((inputs[0].shape[0],), "float32")) if return_rate else z
 
     def get_config(self):
         names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "reservoir_size", "echoes", "seed")

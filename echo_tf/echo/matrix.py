@@ -13,17 +13,16 @@ Everything is in nats and per example.
 """
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import check_d_max, max_scale
-from echo_tf.echo.checks import Seed, Tensor, at_least_float32, concatenated_pairs
+from echo_tf.echo.checks import Seed, Tensor, at_least_float32
+from echo_tf.echo.layer import BareEchoLayer
 from echo_tf.echo.noise import echo_recurrence
 from echo_tf.echo.source import EchoSource
-from echo_tf.echo.weighted_rate import WeightedRateLayer
 
 
 def matrix_ring_noise(
@@ -113,10 +112,10 @@ def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
 
     # Divided by the largest entry first, where that is more than 1: no sum or product overflows. The bound does not depend on
     # that divisor, so that it needs no gradient.
-    largest = ops.stop_gradient(ops.maximum(ops.max(ops.abs(lower), axis=(-2, -1)), 1.0))
+    largest = ops.stop_gradient(ops.max(ops.abs(lower), axis=(-2, -1), initial=1.0))
     divided = lower / largest[..., None, None]
-    row_sum = ops.max(ops.sum(ops.abs(divided), axis=-1), axis=-1)
-    column_sum = ops.max(ops.sum(ops.abs(divided), axis=-2), axis=-1)
+    row_sum = ops.max(ops.sum(ops.abs(divided), axis=-1), axis=-1, initial=0.0)
+    column_sum = ops.max(ops.sum(ops.abs(divided), axis=-2), axis=-1, initial=0.0)
     bound_squared = ops.maximum(row_sum * column_sum, ops.square(1.0 / largest))  # (max(1, bound of the norm) / largest)^2
 
     scale = max_scale * divided / ops.sqrt(bound_squared)[..., None, None]
@@ -142,7 +141,7 @@ def _triangular_dim(raw: Tensor) -> int:
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class MatrixEchoLayer(WeightedRateLayer):
+class MatrixEchoLayer(BareEchoLayer):
     """The Echo channel with a triangular matrix: `z = f(x) + S(x) e`, and the exact rate `-log |det S(x)|` nats.
 
     `S(x)` is made of unconstrained values by `bounded_triangular`, with `r = max_scale(d_max, sqrt(m) * max_mean)`, so that the
@@ -199,27 +198,14 @@ class MatrixEchoLayer(WeightedRateLayer):
         _check_shapes(mean_shape, raw_shape)
         self.source.build(mean_shape, (*mean_shape, mean_shape[1]))
 
-    def call(self, inputs, return_rate=False, training=None):
-        mean, raw = inputs
-        _check_shapes(tuple(mean.shape), tuple(raw.shape))
-        training = bool(training) and self.trainable
-        scale, log_abs_det = bounded_triangular(raw, self.norm_bound(mean.shape[1]))
-        z = mean + _product(scale, self.source.noise(mean, scale, training))
-        if training:
-            self.source.reservoir.store(mean, scale)
-        self.add_rate_loss(-log_abs_det)
-        return (z, -log_abs_det) if return_rate else z
+    def scale_and_rate(self, mean: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`S(x)` and the rate."""
+        _check_shapes(tuple(mean.shape), tuple(parameters.shape))
+        scale, log_abs_det = bounded_triangular(ops.cast(parameters, "float32"), self.norm_bound(mean.shape[1]))
+        return scale, -log_abs_det
 
-    def adapt(self, data: Any, seed: int = 0) -> None:
-        """Fill the reservoir from data, `(mean, raw)` or an iterable of such batches; see `EchoLayer.adapt`."""
-        mean, raw = concatenated_pairs(data)
-        if not self.built:
-            self.build([tuple(mean.shape), tuple(raw.shape)])
-        self.source.reservoir.fill(mean, bounded_triangular(raw, self.norm_bound(mean.shape[1]))[0], seed)
-
-    def sample_marginal(self, n: int) -> Tensor:
-        """Draws from the marginal law of the output, see `EchoLayer.sample_marginal`. Shape `(n, m)`."""
-        return self.source.sample_marginal(n)
+    def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
+        return _product(scale, noise)
 
     def norm_bound(self, dim: int) -> float:
         """`r = max_scale(d_max, sqrt(dim) * max_mean)`, the bound of `||S(x)||_2` for `dim` dimensions."""
@@ -235,10 +221,8 @@ class MatrixEchoLayer(WeightedRateLayer):
         return -dim * math.log(self.norm_bound(dim))
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
-        # Tracing `call` to find the shape would try it with made-up batch sizes.
         _check_shapes(*(tuple(tensor.shape) for tensor in inputs))
-        z = keras.KerasTensor(inputs[0].shape, "float32")
-        return (z, keras.KerasTensor(inputs[0].shape[:1], "float32")) if return_rate else z
+        return super().compute_output_spec(inputs, return_rate, training)
 
     def get_config(self):
         names = ("d_max", "max_mean", "reservoir_size", "seed")

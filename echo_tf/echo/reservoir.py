@@ -57,7 +57,7 @@ class Reservoir(keras.layers.Layer):
         The first batch fills the reservoir, repeated as often as needed.
         """
         self.has_been_filled = True
-        repeated = ops.arange(self.size) % ops.shape(mean)[0]
+        repeated = ops.arange(self.size, dtype="int32") % ops.shape(mean)[0]
         values = [ops.stop_gradient(ops.cast(value, "float32")) for value in (mean, scale)]
         is_sound = ops.logical_and(*(ops.all(ops.isfinite(value)) for value in values))
         for variable, value in zip((self.mean, self.scale), values, strict=True):

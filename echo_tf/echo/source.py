@@ -66,15 +66,16 @@ class EchoSource(keras.layers.Layer):
         self.batch_at_inference = self.add_weight(shape=(), initializer="zeros", trainable=False, name="batch_at_inference")
 
     def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
-        """Fresh noise for every example. `scale` with `r`."""
+        """Fresh noise for every example, `scale` with `r`. In training the pairs are stored, for later batches."""
         self._check_batch(mean.shape[0], training)
         earlier = ops.stop_gradient(self.reservoir.draw(ops.shape(mean)[0]))
-        if training and self.echoes == "batch":
-            return self._from_batch(mean, scale, earlier)
-        from_reservoir = self.reservoir.filled > 0
-        if not training:
-            from_reservoir = ops.logical_and(from_reservoir, self.batch_at_inference == 0)
-        return ops.where(from_reservoir, earlier, self._from_batch(mean, scale, earlier))
+        noise = self._from_batch(mean, scale, earlier)
+        if not training or self.echoes == "reservoir":
+            from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
+            noise = ops.where(from_batch, noise, earlier)
+        if training:
+            self.reservoir.store(mean, scale)
+        return noise
 
     def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time

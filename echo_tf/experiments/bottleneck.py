@@ -92,6 +92,7 @@ def build_classifier(
         loss={"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "rate": mean_rate},
         loss_weights={"logits": 1.0, "rate": beta},
     )
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step a second time, for its variables
     return model
 
 
@@ -160,7 +161,7 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
             f"{dataset.name} has no labels for train and test. Use fashion_mnist or digits, or add them to your own .npz file."
         )
     if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
-        raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)!r}.")
+        raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         rows = read_rows(path, {field.name: field.type for field in fields(BottleneckPoint)})

@@ -13,14 +13,9 @@ import numpy as np
 from keras import ops
 from scipy.stats import sem
 
+from echo_tf import theory
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.noise import echo_noise
-from echo_tf.theory import (
-    correlation_information,
-    histogram_information,
-    nearest_neighbour_information,
-    regression_bound,
-)
 
 REPEATS = 10
 PAIRS_PER_CALL = 250
@@ -71,9 +66,9 @@ def _tanh_2d(x, d_max):
 
 
 CASES = (
-    Case("Gaussian, s = 1/2", 1, _gaussian, (correlation_information, nearest_neighbour_information)),
-    Case("tanh, s(x)", 1, _tanh, (nearest_neighbour_information, histogram_information, regression_bound)),
-    Case("tanh, s(x), two-dimensional", 2, _tanh_2d, (nearest_neighbour_information,), ("ring",), pairs=16_000),
+    Case("Gaussian, s = 1/2", 1, _gaussian, (theory.correlation_information, theory.nearest_neighbour_information)),
+    Case("tanh, s(x)", 1, _tanh, (theory.nearest_neighbour_information, theory.histogram_information, theory.regression_bound)),
+    Case("tanh, s(x), two-dimensional", 2, _tanh_2d, (theory.nearest_neighbour_information,), ("ring",), pairs=16_000),
 )
 
 # (d_max, batch) for the largest scale. With replacement 20 / (1 - r) examples are needed: 122 for 99 echoes, 1,016 for 999.
@@ -116,15 +111,15 @@ def order_bounds(d_max: int, batch: int, sampler: str, replace: bool, seed: int)
     unit_vectors = np.eye(batch, dtype=np.float32)
     log_scale = np.full_like(unit_vectors, math.log(max_scale(d_max)))
     generator = keras.random.SeedGenerator(seed)
-    own, total = [], []
+    owns, totals = [], []
     for _ in range(-(-1_000 // batch)):
         noise = ops.convert_to_numpy(
             echo_noise(unit_vectors, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=generator)
         )
         coefficients = unit_vectors + max_scale(d_max) * noise.astype(np.float64)
-        own.append(np.diag(coefficients))
-        total.append(np.square(coefficients).sum(axis=1))
-    own, total = np.concatenate(own), np.concatenate(total)
+        owns.append(np.diag(coefficients))
+        totals.append(np.square(coefficients).sum(axis=1))
+    own, total = np.concatenate(owns), np.concatenate(totals)
     squared_correlation = np.mean(own) ** 2 / np.mean(total)
     return float(-0.5 * np.log1p(-squared_correlation)), float(np.mean(-0.5 * np.log1p(-np.square(own) / total)))
 
@@ -137,19 +132,9 @@ def study(seed: int = 0) -> list[Estimate]:
         for d_max, batch in limits:
             bounds = np.array([order_bounds(d_max, batch, "ring", replace, seed + i) for i in range(REPEATS)])
             for name, values in zip(("lower bound", "upper bound"), bounds.T, strict=True):
-                estimates.append(
-                    Estimate(
-                        case="Gaussian, s = r",
-                        sampler="ring",
-                        replace=replace,
-                        d_max=d_max,
-                        batch=batch,
-                        estimator=name,
-                        formula_nats=-math.log(max_scale(d_max)),
-                        estimate_nats=float(values.mean()),
-                        estimate_se=float(sem(values)),
-                    )
-                )
+                mean, error = float(values.mean()), float(sem(values))
+                formula = -math.log(max_scale(d_max))
+                estimates.append(Estimate("Gaussian, s = r", "ring", replace, d_max, batch, name, formula, mean, error))
     return estimates
 
 
@@ -160,19 +145,8 @@ def _estimates(case: Case, sampler: str, seed: int) -> list[Estimate]:
     for estimator in case.estimators:
         # The formula of the same examples is subtracted, so that the spread of s(x) over examples cancels.
         differences = np.array([estimator(x, z) - rate for x, z, rate in samples])
-        estimates.append(
-            Estimate(
-                case=case.name,
-                sampler=sampler,
-                replace=False,
-                d_max=99,
-                batch=100,
-                estimator=estimator.__name__,
-                formula_nats=formula,
-                estimate_nats=formula + float(differences.mean()),
-                estimate_se=float(sem(differences)),
-            )
-        )
+        mean, error = formula + float(differences.mean()), float(sem(differences))
+        estimates.append(Estimate(case.name, sampler, False, 99, 100, estimator.__name__, formula, mean, error))
     return estimates
 
 
@@ -206,10 +180,8 @@ def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_00
         ValueError: `points` below 2 or `scale` outside (0, 1).
     """
     if points < 2 or not 0 < scale < 1:
-        raise ValueError(
-            "Invalid value received for arguments `points`, `scale`. Expected points >= 2 and 0 < scale < 1. "
-            f"Received: points={points}, scale={scale}"
-        )
+        expected = "points >= 2 and 0 < scale < 1"
+        raise theory.checks.invalid("points`, `scale", expected, f"points={points}, scale={scale}")
     rng = np.random.default_rng(seed)
     means = np.linspace(-1.0, 1.0, points)
     terms = math.ceil(math.log(1e-9) / math.log(scale)) + 1

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +92,17 @@ class Result:
         """That of the cell."""
         return self.cell.config
 
+    # What is asked for most, by short names.
+    dataset = property(operator.attrgetter("cell.dataset"))
+    method = property(operator.attrgetter("cell.config.method"))
+    epochs = property(operator.attrgetter("cell.config.training.epochs"))
+
+    @property
+    def target(self) -> str:
+        """`rate 20` for a cell with that constraint, whose beta is then where training began; empty without one."""
+        constraint = self.config.constraint
+        return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+
 
 def read_results(out: Path) -> list[Result]:
     """All results below `out`, in the order of their paths. Raises `ResultError` as `read_result`."""
@@ -109,9 +121,7 @@ def read_result(path: Path) -> Result:
     except ConfigError as error:
         raise ResultError(f"{path} is not a result of this version: {error}") from None
     except _MISFITS as error:
-        raise ResultError(
-            f"{path} is not a result of this program ({error!r}). Delete it; its cell is then made anew."
-        ) from None
+        raise ResultError(f"{path} is not a result of this program ({error!r}). Delete it; its cell is made anew.") from None
     for damaged, found in _damaged(path, damage, result.split).items():
         raise ResultError(f"{damaged} is damaged ({found}). Run its cell again, which makes the file anew.")
     return result
@@ -123,17 +133,16 @@ def _load(path: Path) -> tuple[Result, str | None]:
     mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
     if not all(map(math.isfinite, (*mean.values(), *se.values()))):
         raise ValueError("incomplete")
-    of_cell = {field.name: values[field.name] for field in dataclasses.fields(Cell) if field.name in values}
+    of_cell = ("warm_start", *(field.name for field in dataclasses.fields(Cell)))
+    named = ("split", "source", "passes", "rate_floor_nats", "final_beta")
     result = Result(
-        cell=Cell.from_dict({**of_cell, "warm_start": values.get("warm_start", ())}),
-        split=values["split"],
-        source=values["source"],
+        cell=Cell.from_dict({name: values[name] for name in of_cell if name in values}),
         folder=path.parent,
         mean=mean,
         se=se,
         importance_bound_nats=values.get("importance_bound_nats", {}).get("mean"),
         rate_by_dimension_nats=tuple(values.get("rate_by_dimension_nats", ())),
-        **{name: values.get(name) for name in ("passes", "rate_floor_nats", "final_beta")},
+        **{name: values[name] for name in named if name in values},
     )
     intact = values.get("checksum", made := checksum(values)) == made  # early versions wrote none
     return result, None if intact else "its checksum is not that of its contents"
@@ -164,12 +173,9 @@ def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0) -> 
     """
     folder = cell.folder(out)
     check_same_cell(cell, folder)
-    path = result_path(folder, split)
-    if not (path.exists() and pictures_path(folder, split).exists()):
-        return False
     try:
-        return (read_result(path).passes or 0) >= passes
-    except ResultError:
+        return pictures_path(folder, split).exists() and (read_result(result_path(folder, split)).passes or 0) >= passes
+    except (ResultError, FileNotFoundError):
         return False
 
 
@@ -182,8 +188,7 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
         found = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except _MISFITS as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
-    if found != cell:
-        changes = differences(found, cell)
+    if changes := differences(found, cell):
         raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
 
 
@@ -194,11 +199,9 @@ def read_metrics(folder: Path) -> list[dict]:
     for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
         try:
             line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+            operator.index(line["epoch"])  # a TypeError unless it is a whole number
             lines.append(line)
-        else:
+        except _MISFITS:
             logger.warning("%s: line %d is damaged and left out.", path, number)
     return lines
 
@@ -237,19 +240,17 @@ class Analysis:
 
     @classmethod
     def load(cls, path: Path) -> "Analysis":
-        """The inverse of `save`. Raises `ValueError` or `KeyError` for a file that is no analysis."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        """The inverse of `save`. Raises `CellError` for a damaged file, or one that is no analysis."""
+        if damage := zip_damage(path):
+            raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except (ValueError, KeyError) as error:
+            raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is made anew.") from None
 
 
-def load_analysis(path: Path) -> Analysis:
-    """The analysis in a file. Raises `CellError` for a damaged one."""
-    if damage := zip_damage(path):
-        raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
-    try:
-        return Analysis.load(path)
-    except (ValueError, KeyError) as error:
-        raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is then made anew.") from None
+load_analysis = Analysis.load
 
 
 def read_noise(path: Path) -> dict:

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -18,7 +17,7 @@ from echo_tf.experiments import records
 from echo_tf.experiments.analysis import analyse, rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import PASSES, evaluate
-from echo_tf.experiments.training import load_saved, save_atomically, train
+from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
 from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
 
 PICTURE_COUNT = 10
@@ -34,7 +33,7 @@ def run_cell(
     split: str = "test",
     passes: int = PASSES,
     validate: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Callbacks = (),
 ) -> dict:
     """Train a cell and evaluate it, as far as that is not on disk yet; an interrupted training is resumed.
 
@@ -99,9 +98,7 @@ def _data_of(cell: Cell, dataset: Dataset) -> Dataset:
     return dataset.holdout(cell.holdout) if cell.holdout else dataset
 
 
-def _trained_model(
-    cell: Cell, dataset: Dataset, folder: Path, validate: bool, callbacks: Sequence[keras.callbacks.Callback]
-) -> keras.Model:
+def _trained_model(cell: Cell, dataset: Dataset, folder: Path, validate: bool, callbacks: Callbacks) -> keras.Model:
     model = load_saved(folder / records.MODEL)
     if model is None:
         try:

@@ -68,6 +68,7 @@ class SourceAutoencoder(keras.Model):
             self.channel = GaussianChannel(source.dim, seed=seed)
         self.decoder = _perceptron(source.dim, source.dim)
         self.slope = self.add_weight(shape=(), initializer="ones", trainable=False, name="slope")
+        self.channel.build(self.encoder.output_shape)
 
     def call(self, x, training=None):
         z, rate = self.channel(self.encoder(x), return_rate=True, training=training)
@@ -110,6 +111,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
     model = SourceAutoencoder(source, channel, seed)
     schedule = keras.optimizers.schedules.CosineDecayRestarts(LEARNING_RATE, CYCLE_STEPS, t_mul=1.0, alpha=0.01)
     model.compile(optimizer=keras.optimizers.Adam(schedule), steps_per_execution=CYCLE_STEPS // 7)
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the steps a second time, for its variables
     points = []
     for slope in source.slopes:
         model.slope.assign(slope)

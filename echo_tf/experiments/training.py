@@ -21,6 +21,8 @@ from echo_tf.models.config import Config
 
 logger = logging.getLogger(__name__)
 
+Callbacks = Sequence[keras.callbacks.Callback]
+
 
 class ImageBatches(keras.utils.PyDataset):
     """Shuffled batches of stored examples as float32, without the last incomplete one.
@@ -108,13 +110,12 @@ class _StopAtNonFinite(keras.callbacks.Callback):
             self._stop(f"The loss is {logs['loss']} in batch {batch + 1} of epoch {self.epoch + 1}")
 
     def on_epoch_end(self, epoch, logs=None):
-        where = f"after epoch {epoch + 1}, whose last batch is {self.params['steps']}"
-        for name, value in logs.items():
-            if not math.isfinite(value):
-                self._stop(f"{name} is {value} {where}")
-        for variable in self.model.weights:  # the last step may have spoilt them
-            if not np.all(np.isfinite(ops.convert_to_numpy(variable))):
-                self._stop(f"{variable.path} is not finite {where}")
+        weights = {
+            weight.path: ops.convert_to_numpy(weight) for weight in self.model.weights
+        }  # the last step may have spoilt them
+        for name, value in {**logs, **weights}.items():
+            if not np.all(np.isfinite(value)):
+                self._stop(f"{name} is not finite after epoch {epoch + 1}, whose last batch is {self.params['steps']}")
 
     def _stop(self, what: str):
         kept = f"The checkpoint of epoch {self.epoch} is kept: the same training goes on from there." if self.epoch else ""
@@ -132,14 +133,9 @@ class _Recorder(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = time.perf_counter() - self.start
-        values = {key: float(value) for key, value in logs.items()}
-        record = {
-            "epoch": epoch + 1,
-            **{rename_metric(key): value for key, value in values.items()},
-            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            "seconds": round(seconds, 3),
-        }
+        record = {"epoch": epoch + 1, **{rename_metric(name): float(value) for name, value in logs.items()}}
+        record["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        record["seconds"] = round(time.perf_counter() - self.start, 3)
         # The checkpoint comes last: an interruption between the two repeats the epoch, and its line is written anew.
         lines = [*(line for line in read_metrics(self.folder) if line["epoch"] <= epoch), record]
         write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
@@ -183,14 +179,7 @@ def _on_tensorflow_cpu() -> bool:
     )
 
 
-def train(
-    config: Config,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    validate: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> keras.Model:
+def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = False, callbacks: Callbacks = ()) -> keras.Model:
     """Train a model, or go on with a training that was interrupted.
 
     What was trained since the last whole epoch is lost then; all else goes on: weights, optimizer, step of the schedule, beta,

@@ -52,6 +52,12 @@ class Gaussian(_Serializable):
 
     Raises:
         ValueError: `sd` is not a positive finite number.
+
+    Source: Kingma and Welling 2014, appendix C (Gaussian decoder).
+
+    Example:
+        >>> round(float(Gaussian(0.5)(np.ones((1, 2)), np.zeros((1, 2)))[0]), 4)  # 2 (1 / 0.5 + log 0.5 + log(2 pi) / 2)
+        4.4516
     """
 
     def __init__(self, sd: float = 1.0):

@@ -111,7 +111,8 @@ class AutoregressiveFlow(keras.layers.Layer):
 
     def call(self, x):
         bijector = self._bijector()
-        return bijector.inverse(x), bijector.inverse_log_det_jacobian(x, event_ndims=1)
+        log_det = bijector.inverse_log_det_jacobian(x, event_ndims=1)  # of shifts a scalar, 0
+        return bijector.inverse(x), log_det + ops.zeros_like(x[:, 0])
 
     def forward(self, u: Tensor) -> Tensor:
         """`x = T(u)`, in `dim` passes through every step. Shape `(batch, dim)`."""

@@ -28,6 +28,11 @@ class MMDPenalty(keras.layers.Layer):
         The discrepancy without its weight, a scalar without unit.
 
     Source: Gretton et al. 2012; Zhao et al. 2017 (InfoVAE).
+
+    Example:
+        >>> penalty = MMDPenalty(weight=10.0, bandwidth="fixed", fixed_bandwidth=2.0, seed=0)
+        >>> bool(penalty(ops.ones((100, 4))) > penalty(keras.random.normal((100, 4), seed=1)))
+        True
     """
 
     def __init__(
@@ -68,6 +73,11 @@ class BetaConstraint:
 
     Raises:
         ValueError: invalid arguments.
+
+    Example:
+        >>> weight, following = BetaConstraint("rate", 20.0)(1.0, rate=ops.full((100,), 25.0), distortion=ops.ones((100,)))
+        >>> bool(following > 1.0)  # too much rate: beta rises
+        True
     """
 
     def __init__(self, quantity: str, target_nats: float, gain: float = 0.05):

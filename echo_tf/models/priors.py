@@ -107,6 +107,13 @@ class VampPrior(keras.layers.Layer):
     Source: Tomczak and Welling 2018; K in section 5 of the paper. Differs from the released code, which averages the logarithms
         of the densities and starts all pseudo-inputs at the same image; and from Tomczak and Welling, who clip in the forward
         pass: here an optimizer's step is clipped, so that the gradient at 0 and 1 is not lost.
+
+    Example:
+        >>> prior = VampPrior(5, (8,), seed=0)
+        >>> prior.build()
+        >>> prior.start_from(np.random.default_rng(0).random((20, 8)))
+        >>> tuple(prior.pseudo_inputs.shape)
+        (5, 8)
     """
 
     needs_components = needs_start = True

@@ -1,19 +1,22 @@
 """Figures of trained models from result files. Reads files only, no models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
 from echo_tf.experiments.records import Analysis, Result, pictures_path, read_metrics
-from echo_tf.report.names import labels, stem, target, title
+from echo_tf.report.names import labels, stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import legend, method_look, pyplot, save
 
 Analyses = list[tuple[Result, Analysis]]
 
+PICTURES = {"reconstructions": "means of 10 reconstructions", "samples": "samples from the marginal"}
 # Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
 MATCHED_QUANTILES = (0.15, 0.5, 0.85)
 # Points of a line in the pointwise figures; each is the mean of so many neighbours.
@@ -26,11 +29,11 @@ _OF_POINTS = ("beta", "seed")
 
 def looks(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[dict]:
     """Label, colour, marker and its filling for results that are drawn together, one a setting; `without` as in `labels`."""
-    names = labels(results, without)
-    settings = [name.removeprefix(result.config.method) for name, result in zip(names, results, strict=True)]
+    names, methods = labels(results, without), [result.method for result in results]
+    settings = [name.removeprefix(method) for name, method in zip(names, methods, strict=True)]
     fills = {setting: FILLS[place % len(FILLS)] for place, setting in enumerate(dict.fromkeys(settings))}
-    found = zip(names, settings, results, strict=True)
-    return [{"label": name, "fillstyle": fills[setting], **method_look(r.config.method)} for name, setting, r in found]
+    found = zip(names, settings, methods, strict=True)
+    return [{"label": name, "fillstyle": fills[setting], **method_look(method, *methods)} for name, setting, method in found]
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
@@ -41,15 +44,14 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
     groups = grouped(rows, lambda row: row.dataset).values()
     figure, axes = pyplot().subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), squeeze=False)
     for axis, members in zip(axes[0], groups, strict=True):
-        firsts = [row.first for row in members]
-        for row, look in zip(members, looks(firsts), strict=True):
+        for row, look in zip(members, looks(members), strict=True):
             (rate, distortion), errors = ([of[key] for key in ("rate_nats", "distortion_nats")] for of in (row.mean, row.se))
             axis.errorbar(rate, distortion, xerr=errors[0], yerr=errors[1], linestyle="none", **look)
             if row.paper is not None:
                 hollow = {**method_look(row.method), "markerfacecolor": "none", "label": f"{row.method}, paper"}
                 axis.plot(row.paper["rate_nats"], row.paper["distortion_nats"], linestyle="none", **hollow)
         _lines_of_equal_elbo(axis)
-        axis.set(title=f"{title(firsts)} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set(title=f"{title(members)} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
         legend(axis, beside=True)
     return save(figure, path)
 
@@ -72,11 +74,14 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
     quantities = {"loss_nats": "objective, with penalty", "rate_nats": "rate", "distortion_nats": "distortion"}
     trained = list({result.folder: replace(result, split="test") for result in results}.values())  # one may have two results
     metrics = [read_metrics(result.folder) for result in trained]
-    lengths = [result.config.training.epochs for result in trained]
+    lengths = [result.epochs for result in trained]
     for axis, (key, name) in zip(axes, quantities.items(), strict=True):
         for lines, look in zip(metrics, looks(trained), strict=True):
-            _plot_epochs(axis, lines, key, {"markevery": 0.1, **look})
-            _plot_epochs(axis, lines, f"validation_{key}", {**look, "marker": "", "linestyle": "--"}, ", validation")
+            dashed = {**look, "marker": "", "linestyle": "--", "label": f"{look['label']}, validation"}
+            for of_split, style in ((key, {"markevery": 0.1, **look}), (f"validation_{key}", dashed)):
+                points = [(line["epoch"], line[of_split]) for line in lines if of_split in line]
+                if points or of_split == key:  # a model without any is in the legend
+                    axis.plot(*np.reshape(points, (-1, 2)).T, linewidth=1.2, markersize=4, **style)
         axis.set(title=name, xlabel="epoch", ylabel="nats per example")
         if max(lengths) >= 5 * min(lengths):  # else the short schedules would be a line at the margin
             axis.set_xscale("log")
@@ -91,24 +96,12 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
     return save(figure, path)
 
 
-def _plot_epochs(axis, metrics: list[dict], key: str, look: dict, suffix: str = "") -> None:
-    """A quantity over the epochs that have it."""
-    points = [(line["epoch"], line[key]) for line in metrics if key in line]
-    if points or not suffix:  # a model without any is in the legend
-        axis.plot(*np.reshape(points, (-1, 2)).T, linewidth=1.2, markersize=4, **{**look, "label": look["label"] + suffix})
-
-
-def plot_pictures(results: Sequence[Result], folder: Path, ending: str) -> list[Path]:
-    """Reconstructions and samples of the first seed of every setting that has pictures, in two files."""
-    shown: dict[str, dict[str, np.ndarray]] = {"reconstructions": {}, "samples": {}}
+def plot_pictures(kind: str, results: Sequence[Result], path: Path) -> Path:
+    """Pictures of a kind in `PICTURES` by the first seed of every setting; all results have pictures, of the same split."""
+    strips = {f"{results[0].split}\nimages": load_pictures(results[0])["originals"]} if kind == "reconstructions" else {}
     for result, name in zip(results, labels(results), strict=True):
-        pictures = load_pictures(result)
-        shown["reconstructions"].setdefault(f"{result.split}\nimages", pictures["originals"])
-        for kind, strips in shown.items():
-            strips.setdefault(name.replace(", ", "\n", 1), pictures[kind])
-    what = {"reconstructions": "means of 10 reconstructions", "samples": "samples from the marginal"}
-    heading = title(results)
-    return [_plot_strips(shown[kind], f"{heading}: {what[kind]}", folder / f"{kind}_{ending}.png") for kind in shown]
+        strips.setdefault(name.replace(", ", "\n", 1), load_pictures(result)[kind])
+    return _plot_strips(strips, f"{title(results)}: {PICTURES[kind]}", path)
 
 
 def load_pictures(result: Result) -> dict[str, np.ndarray]:
@@ -119,10 +112,9 @@ def load_pictures(result: Result) -> dict[str, np.ndarray]:
     path = pictures_path(result.folder, result.split)
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        pictures = dict(arrays)
-    shape = pictures["originals"].shape
-    return pictures if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else {}
+    with np.load(path, allow_pickle=False) as pictures:
+        shape = pictures["originals"].shape
+        return dict(pictures) if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else {}
 
 
 def _plot_strips(strips: dict[str, np.ndarray], heading: str, path: Path) -> Path:
@@ -130,7 +122,6 @@ def _plot_strips(strips: dict[str, np.ndarray], heading: str, path: Path) -> Pat
     for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
         axis.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)  # the map is for one channel only
         axis.set(xticks=[], yticks=[])
-        axis.grid(False)
         axis.spines[:].set_visible(False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(heading)
@@ -146,7 +137,7 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     """
     figure, axis = pyplot().subplots(figsize=(6.0, 4.2))
     floors: dict[float, str] = {}
-    firsts = [curve[0].first for curve in curves]
+    firsts = [curve[0] for curve in curves]
     for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
         points = [(row.mean["rate_nats"], row.mean["distortion_nats"]) for row in curve]
         look["label"] += f", β = {curve[0].config.beta:g} ... {curve[-1].config.beta:g}"
@@ -155,7 +146,7 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
         for row, point in zip(curve, points, strict=True):
             if row.config.beta == 1:
                 axis.axline(point, slope=-1, color="0.8", linewidth=0.8, zorder=0)
-        if (floor := curve[0].first.rate_floor_nats) is not None:
+        if (floor := curve[0].rate_floor_nats) is not None:
             floors.setdefault(round(floor, 2), look["color"])
     (left, right), limits = axis.get_xlim(), axis.get_ylim()
     for floor, colour in floors.items():
@@ -175,32 +166,30 @@ def plot_matched(curves: list[list[Row]], path: Path) -> Path | None:
     """
     ranges = [[row.mean["rate_nats"] for row in curve] for curve in curves]
     low, high = max(map(min, ranges)), min(map(max, ranges))
-    strips: dict[str, np.ndarray] = {}
-    firsts = [curve[0].first for curve in curves]
+    firsts = [curve[0] for curve in curves]
+    strips = {"images": load_pictures(firsts[0])["originals"]}
     for rate in low + np.array(MATCHED_QUANTILES) * (high - low):
         for curve, name in zip(curves, labels(firsts, _OF_POINTS), strict=True):
             row = min(curve, key=lambda row: abs(row.mean["rate_nats"] - rate))
-            pictures = load_pictures(row.first)
-            strips.setdefault("images", pictures["originals"])
             reached = f"R = {row.mean['rate_nats']:.1f}, D = {row.mean['distortion_nats']:.1f}"
-            strips[f"{name}, β = {row.config.beta:g}\n{reached}"] = pictures["reconstructions"]
+            strips[f"{name}, β = {row.config.beta:g}\n{reached}"] = load_pictures(row)["reconstructions"]
     heading = f"{title(firsts, _OF_POINTS)}: means of 10 reconstructions, matched by rate"
     return _plot_strips(strips, heading, path) if low < high else None
 
 
-def plot_marginals(result: Result, analysis: Analysis, path: Path) -> Path:
-    """Marginal density of the nine dimensions with the largest rates, with N(0, 1) dashed.
+def plot_marginals(analyses: Analyses, path: Path) -> Path:
+    """Marginal density of the nine dimensions with the largest rates of a single model, with N(0, 1) dashed.
 
     Source: paper, figure 6 (Gaussian kernel, Scott's rule, 500 draws for every test image).
     """
+    ((result, analysis),) = analyses
     figure, axes = pyplot().subplots(3, 3, figsize=(7.0, 5.6))
     for axis in axes.flat[len(analysis.shown) :]:
         axis.set_visible(False)
     for axis, dimension, grid, density in zip(axes.flat, analysis.shown, analysis.grid, analysis.density, strict=False):
-        axis.plot(grid, density, color=method_look(result.config.method)["color"])
+        axis.plot(grid, density, color=method_look(result.method)["color"])
         axis.plot(grid, norm.pdf(grid), color="0.6", linestyle="--", linewidth=0.9)
-        axis.set_title(f"dimension {dimension}: {analysis.rate_by_dimension_nats[dimension]:.2f} nats")
-        axis.set_ylim(bottom=0)
+        axis.set(title=f"dimension {dimension}: {analysis.rate_by_dimension_nats[dimension]:.2f} nats", ylim=(0, None))
     figure.supxlabel("z (as the decoder sees it)")
     figure.supylabel("density")
     figure.suptitle(f"{title([result], without=())}: marginals; dashed: N(0, 1)")
@@ -218,31 +207,20 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
     names = ("log p(x|z) (nats)", "pointwise rate (nats)", "norm of the mean", "norm of the scale")
     results = [result for result, _ in analyses]
     for (_, found), look in zip(analyses, looks(results, without=()), strict=True):
-        others = (found.pointwise_rate_nats, found.mean_norm, found.scale_norm)
-        distortion, *sorted_others = by_likelihood(found.pointwise_distortion_nats, *others)
-        for axis, values in zip(axes.flat, (-distortion, *sorted_others), strict=True):
-            _plot_windows(axis, values, look["label"], look["color"])
-    for axis, name in zip(axes.flat, names, strict=True):
-        axis.set(ylabel=name)
+        best_first = np.argsort(found.pointwise_distortion_nats, kind="stable")
+        shown = (-found.pointwise_distortion_nats, found.pointwise_rate_nats, found.mean_norm, found.scale_norm)
+        for axis, name, values in zip(axes.flat, names, shown, strict=True):
+            windows = np.array_split(values[best_first], min(WINDOWS, len(values)))
+            places = np.cumsum([len(window) for window in windows]) - 0.5 * len(windows[0])
+            axis.plot(places, [window.mean() for window in windows], color=look["color"], label=look["label"], linewidth=1.2)
+            low, high = np.transpose([np.quantile(window, (0.1, 0.9)) for window in windows])
+            axis.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            axis.set(ylabel=name)
     for axis in axes[1]:
         axis.set(xlabel="images by log p(x|z), best first")
     legend(axes[0, 0])
     figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one")
     return save(figure, path)
-
-
-def by_likelihood(distortion: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
-    """Arrays of shape `(n,)` sorted so that the image with the largest conditional likelihood, `-distortion`, comes first."""
-    order = np.argsort(distortion, kind="stable")
-    return [array[order] for array in (distortion, *values)]
-
-
-def _plot_windows(axis, values: np.ndarray, label: str, colour: str) -> None:
-    windows = np.array_split(values, min(WINDOWS, len(values)))
-    places = np.cumsum([len(window) for window in windows]) - 0.5 * len(windows[0])
-    axis.plot(places, [window.mean() for window in windows], color=colour, label=label, linewidth=1.2)
-    low, high = zip(*(np.quantile(window, (0.1, 0.9)) for window in windows), strict=True)
-    axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:
@@ -263,30 +241,26 @@ def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:
 def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], analyses: Analyses, folder: Path) -> list[Path]:
     """All figures, one for each data set, split or protocol where that cannot be in one; returns their paths."""
 
-    def path(*names, **others):
-        return folder / f"{stem(*names, **others)}.png"
+    def draw(plot: Callable, items: Iterable, name: Callable[[Any], str]) -> list[Path]:
+        """A figure of all items of each name."""
+        drawn = [plot(members, folder / f"{file}.png") for file, members in grouped(items, name).items()]
+        return [path for path in drawn if path]
+
+    def of_split(kind: str, result: Result, *names: str) -> str:
+        return stem(kind, result.dataset, *names, split=result.split)
 
     # Models of the released code may be so far off that nothing else could be seen beside them.
-    at_one = grouped((row for row in rows if row.config.beta == 1 or row.target), lambda row: row.config.protocol)
-    paths = [plot_comparison(members, path("comparison", protocol=protocol)) for protocol, members in at_one.items()]
-    by_data = grouped(curves, lambda curve: curve[0].dataset)
-    paths += [plot_rate_distortion(members, path("rate_distortion", dataset)) for dataset, members in by_data.items()]
-    pictured = (curve for curve in curves if all(load_pictures(row.first) for row in curve))
-    by_data = grouped(pictured, lambda curve: curve[0].dataset)
-    paths += filter(None, (plot_matched(members, path("matched", dataset)) for dataset, members in by_data.items()))
-    plain = [result for result in results if result.config.beta == 1 and not target(result.config)]
-    for (dataset, protocol), trained in grouped(plain, lambda result: (result.cell.dataset, result.config.protocol)).items():
-        paths.append(plot_training(trained, path("training", dataset, protocol=protocol)))
-    for (dataset, split), members in grouped(filter(load_pictures, plain), _data_and_split).items():
-        paths += plot_pictures(members, folder, stem(dataset, split=split))
-    for (dataset, split), pairs in grouped(analyses, lambda pair: _data_and_split(pair[0])).items():
-        paths.append(plot_rates_by_dimension(pairs, path("dimensions", dataset, split=split)))
-        for result, analysis in pairs:
-            name = ("marginals", dataset, result.config.method, result.folder.name)
-            paths.append(plot_marginals(result, analysis, path(*name, split=split)))
-        paths.append(plot_pointwise(pairs, path("pointwise", dataset, split=split)))
-    return paths
-
-
-def _data_and_split(result: Result) -> tuple[str, str]:
-    return result.cell.dataset, result.split
+    at_one = (row for row in rows if row.config.beta == 1 or row.target)
+    with_pictures = (curve for curve in curves if all(map(load_pictures, curve)))
+    plain = [result for result in results if result.config.beta == 1 and not result.target]
+    pictured = list(filter(load_pictures, plain))
+    return [
+        *draw(plot_comparison, at_one, lambda row: stem("comparison", protocol=row.config.protocol)),
+        *draw(plot_rate_distortion, curves, lambda curve: stem("rate_distortion", curve[0].dataset)),
+        *draw(plot_matched, with_pictures, lambda curve: stem("matched", curve[0].dataset)),
+        *draw(plot_training, plain, lambda result: stem("training", result.dataset, protocol=result.config.protocol)),
+        *(path for kind in PICTURES for path in draw(partial(plot_pictures, kind), pictured, partial(of_split, kind))),
+        *draw(plot_rates_by_dimension, analyses, lambda pair: of_split("dimensions", pair[0])),
+        *draw(plot_marginals, analyses, lambda pair: of_split("marginals", pair[0], pair[0].method, pair[0].folder.name)),
+        *draw(plot_pointwise, analyses, lambda pair: of_split("pointwise", pair[0])),
+    ]

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from echo_tf.experiments.records import Result
-from echo_tf.models.config import Config, available_methods, flatten, load_config
+from echo_tf.models.config import available_methods, flatten, load_config
 
 # Settings that have a part of their own in names, and a column in tables.
 _WITH_PART = ("seed", "beta", "training.epochs", "training.dtype_policy")
@@ -18,11 +18,11 @@ def parts(result: Result) -> dict[str, str]:
     """
     config = result.config
     return {
-        "data": result.cell.dataset,
+        "data": result.dataset,
         "source": "reconstruction" if result.source == "reconstruction" else "",
         "method": config.method,
         "variant": ", ".join([*(["released"] if config.protocol == "released" else []), *departures(result)]),
-        "beta": target(config) or f"β = {config.beta:g}",
+        "beta": result.target or f"β = {config.beta:g}",
         "epochs": f"{config.training.epochs} epochs",
         "precision": config.training.dtype_policy.removeprefix("mixed_"),
         "split": "" if result.split == "test" else result.split,
@@ -45,7 +45,7 @@ def data_name(result: Result) -> str:
 
 def starred(result: Result) -> str:
     """The data set, with a star if it is a reconstruction."""
-    return result.cell.dataset + ("*" if parts(result)["source"] else "")
+    return result.dataset + ("*" if parts(result)["source"] else "")
 
 
 def labels(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[str]:
@@ -75,12 +75,6 @@ def stem(*names: str, split: str = "test", protocol: str = "paper") -> str:
     return "_".join([*names, *([] if split == "test" else [split]), *([] if protocol == "paper" else [protocol])])
 
 
-def target(config: Config) -> str:
-    """`rate 20` for a configuration with that constraint, empty without one."""
-    constraint = config.constraint
-    return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
-
-
 def departures(result: Result) -> tuple[str, ...]:
     """Settings of a result that are not those of its method, `("d_max=49",)`, but for those with a part of their own.
 
@@ -89,11 +83,10 @@ def departures(result: Result) -> tuple[str, ...]:
     config = result.config
     if config.method not in available_methods():
         return ()
-    usual = _usual(config.method, result.cell.dataset, config.protocol)
-    keys = [key for key in usual if key not in _WITH_PART and not key.startswith("constraint.")]
-    found = flatten(config)
-    names = {key: key.removesuffix(".kind").rpartition(".")[2] for key in keys}  # d_max, but network for network.kind
-    return tuple(f"{name}={found[key]}" for key, name in names.items() if found[key] != usual[key])
+    usual, found = _usual(config.method, result.dataset, config.protocol), flatten(config)
+    changed = [key for key in usual if found[key] != usual[key] and key not in _WITH_PART]
+    names = {key: key.removesuffix(".kind").rpartition(".")[2] for key in changed}  # d_max, but network for network.kind
+    return tuple(f"{name}={found[key]}" for key, name in names.items() if not key.startswith("constraint."))
 
 
 @functools.cache

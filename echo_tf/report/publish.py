@@ -38,8 +38,7 @@ def copy_results(results: Sequence[Result], folder: Path) -> None:
     """
     targets = {result_path(folder.joinpath(*result.folder.parts[-3:]), result.split): result for result in results}
     for target, result in targets.items():
-        changes = differences(read_result(target).cell, result.cell) if target.exists() else ""
-        if changes:
+        if target.exists() and (changes := differences(read_result(target).cell, result.cell)):
             raise ResultError(f"{target} holds another model ({changes}). Publish to another folder, or move it away.")
     for target, result in targets.items():
         if target.parent.resolve() == result.folder.resolve():
@@ -51,6 +50,5 @@ def copy_results(results: Sequence[Result], folder: Path) -> None:
         for path in (source, result.folder / METRICS, noise):
             if path.exists():
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
-    others = {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys()
-    if others:
+    if others := {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys():
         logger.warning("%s has %d more results, which these tables lack: --report --out %s.", folder, len(others), folder)

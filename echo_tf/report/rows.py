@@ -1,12 +1,10 @@
 """Results grouped over their seeds, and what they say beside the paper: verdicts, curves, rankings."""
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata, sem
@@ -14,76 +12,61 @@ from scipy.stats import kendalltau, rankdata, sem
 from echo_tf.echo.bound import max_scale
 from echo_tf.errors import ResultError
 from echo_tf.experiments.records import QUANTITIES, Result
-from echo_tf.models.config import DATASETS, Config
-from echo_tf.report.names import departures, parts, target
-from echo_tf.report.paper import paper_table
+from echo_tf.models.config import DATASETS
+from echo_tf.report.names import departures, parts
+from echo_tf.report.paper import paper_table, published
 
 TOLERANCE_NATS = 1.0
 PAPER_EPOCHS = 200
 
-NOT_COMPARABLE = "not comparable"
-AGREES = "agrees"
-DIFFERS = "differs"
-
 Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
     """Items by key, in the order in which the keys first occur."""
-    groups: dict[Key, list[Item]] = {}
+    groups: dict[Any, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
 @dataclass(frozen=True)
-class Row:
-    """Results of one setting over its seeds, beside the paper's. All quantities are in nats.
+class Row(Result):
+    """Results of one setting over its seeds, as one result, beside the paper's. All quantities are in nats.
+
+    Means are over seeds, and so are standard errors; those of a single seed are of its evaluation (noise only). A mean is
+    `None` where a seed has no value, or has a bound from another number of samples. All else is that of the first seed.
 
     Attributes:
         results: Those that differ in their seed only, by seed.
+        seeds: Their seeds.
+        precision: That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`.
+        departures: See `names.departures`.
     """
 
-    results: tuple[Result, ...]
+    results: tuple[Result, ...] = ()
+    seeds: tuple[int, ...] = ()
+    precision: str = ""
+    departures: tuple[str, ...] = ()
 
-    @property
-    def first(self) -> Result:
-        """That of the first seed; what it says of the setting holds for all."""
-        return self.results[0]
-
-    @property
-    def config(self) -> Config:
-        """That of the first seed."""
-        return self.first.config
-
-    @property
-    def dataset(self) -> str:
-        return self.first.cell.dataset
-
-    @property
-    def method(self) -> str:
-        return self.config.method
-
-    @property
-    def epochs(self) -> int:
-        return self.config.training.epochs
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(result.config.seed for result in self.results)
-
-    @cached_property
-    def mean(self) -> dict[str, float]:
-        """Means over seeds by quantity."""
-        return {quantity: float(np.mean([result.mean[quantity] for result in self.results])) for quantity in QUANTITIES}
-
-    @cached_property
-    def se(self) -> dict[str, float]:
-        """Standard errors over seeds by quantity; of a single seed those of its own evaluation (noise only)."""
-        if len(self.results) == 1:
-            return self.first.se
-        return {quantity: float(sem([result.mean[quantity] for result in self.results])) for quantity in QUANTITIES}
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> "Row":
+        """The row of results that differ in their seed only."""
+        results = tuple(sorted(results, key=lambda result: result.config.seed))
+        first = results[0]
+        values = {quantity: [result.mean[quantity] for result in results] for quantity in QUANTITIES}
+        bounds = [result.importance_bound_nats if result.passes == first.passes else None for result in results]
+        summary = {
+            "results": results,
+            "seeds": tuple(result.config.seed for result in results),
+            "precision": parts(first)["precision"],
+            "departures": departures(first),
+            "mean": {quantity: _mean(found) for quantity, found in values.items()},
+            "se": {quantity: float(sem(found)) for quantity, found in values.items()} if len(results) > 1 else first.se,
+            "importance_bound_nats": _mean(bounds),
+            "final_beta": _mean([result.final_beta for result in results]),
+        }
+        return cls(**{**vars(first), **summary})
 
     @property
     def paper(self) -> dict[str, float] | None:
@@ -96,76 +79,49 @@ class Row:
         return self.mean["neg_elbo_nats"] - self.paper["neg_elbo_nats"] if self.paper else None
 
     @property
-    def precision(self) -> str:
-        """That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`."""
-        return parts(self.first)["precision"]
-
-    @property
-    def target(self) -> str:
-        """A constraint on rate or distortion; beta is then where training began."""
-        return target(self.config)
-
-    @property
-    def final_beta(self) -> float | None:
-        """Mean of where the beta of a constraint ended."""
-        betas = [result.final_beta for result in self.results if result.final_beta is not None]
-        return float(np.mean(betas)) if betas else None
-
-    @cached_property
-    def departures(self) -> tuple[str, ...]:
-        """See `names.departures`."""
-        return departures(self.first)
-
-    @property
     def approximate(self) -> bool:
         """Whether the formula of the rate is: Echo that draws with replacement from fewer than `20 / (1 - r)` examples."""
         channel = self.config.channel
         least = 20 / (1 - max_scale(channel.d_max, channel.max_mean))
         return channel.kind == "echo" and channel.replace and self.config.training.batch_size < least
 
-    @cached_property
+    @property
     def unused(self) -> dict[str, float] | None:
         """Number of dimensions at no more than twice the rate floor and their rate in nats, on average over seeds."""
-        rates, floor = np.array([result.rate_by_dimension_nats for result in self.results]), self.first.rate_floor_nats
+        rates, floor = np.array([result.rate_by_dimension_nats for result in self.results]), self.rate_floor_nats
         if floor is None or not rates.size:  # (seeds, dim)
             return None
         low = rates <= 2 * floor / rates.shape[1]
         return {"dimensions": float(low.sum(1).mean()), "nats": float((rates * low).sum(1).mean())}
 
     @property
-    def importance_bound_nats(self) -> float | None:
-        """Mean over seeds of the bound of -log p(x) from `first.passes` samples, for channels with a density."""
-        alike = (result.importance_bound_nats for result in self.results if result.passes == self.first.passes)
-        bounds = [bound for bound in alike if bound is not None]
-        return float(np.mean(bounds)) if len(bounds) == len(self.results) else None
-
-    @property
     def setting(self) -> tuple:
         """What tells rows of one method on one data set apart, but for precision and beta; the protocol first."""
-        first = self.first
-        place = (first.split, first.source, first.cell.holdout, first.cell.data)
+        place = (self.split, self.source, self.cell.holdout, self.cell.data)
         return (self.config.protocol, self.epochs, *place, self.target, self.departures)
 
     @property
     def is_cell(self) -> bool:
         """Whether it is a cell of the paper's table 2 but for the length of its schedule and the precision of its networks."""
-        first = self.first
-        plain = self.config.beta == 1 and not (self.target or first.cell.holdout or self.departures)
-        return plain and first.split == "test" and self.config.protocol == "paper" and self.paper is not None
+        plain = self.split == "test" and not (self.cell.holdout or self.target or self.departures)
+        return plain and self.config.protocol == "paper" and self.paper is not None
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Literal["agrees", "differs", "not comparable"]:
         """Whether -ELBO is the paper's, to within `max(1 nat, 2 se)`: only with its schedule and its data."""
-        difference = self.difference_nats
-        if difference is None or not self.is_cell or self.epochs != PAPER_EPOCHS or self.first.source != "original":
-            return NOT_COMPARABLE
-        agrees = abs(difference) <= max(TOLERANCE_NATS, 2 * self.se["neg_elbo_nats"])
-        return AGREES if agrees else DIFFERS
+        compared = self.is_cell and self.epochs == PAPER_EPOCHS and self.source == "original"
+        if not compared or self.difference_nats is None:
+            return "not comparable"
+        return "agrees" if abs(self.difference_nats) <= max(TOLERANCE_NATS, 2 * self.se["neg_elbo_nats"]) else "differs"
 
     @property
     def misses(self) -> bool:
         """Whether the paper's value was compared and missed."""
-        return self.verdict == DIFFERS
+        return self.verdict == "differs"
+
+
+def _mean(values: Sequence) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def compare(results: Iterable[Result]) -> list[Row]:
@@ -175,23 +131,15 @@ def compare(results: Iterable[Result]) -> list[Row]:
         ResultError: one model stands in two folders.
     """
 
-    def setting(result):
-        config = dataclasses.replace(result.config, seed=0)
-        return dataclasses.replace(result.cell, config=config), result.split, result.source
-
-    rows = []
-    for group in grouped(results, setting).values():
-        group.sort(key=lambda result: result.config.seed)
-        for result, other in itertools.pairwise(group):
-            if result.config.seed == other.config.seed:
-                raise ResultError(
-                    f"{result.folder} and {other.folder} hold the same model. Move one of them away: it would count twice."
-                )
-        rows.append(Row(tuple(group)))
+    alike = grouped(results, lambda one: (replace(one.cell, config=replace(one.config, seed=0)), one.split, one.source))
+    rows = list(map(Row.of, alike.values()))
+    for one, other in (pair for row in rows for pair in itertools.pairwise(row.results)):
+        if one.cell == other.cell:
+            raise ResultError(f"{one.folder} and {other.folder} hold the same model, which would count twice. Move one away.")
 
     def place(row):
-        known = DATASETS.index(row.dataset) if row.dataset in DATASETS else len(DATASETS)
-        return known, row.dataset, row.first.split, row.epochs, row.target, row.config.beta, row.method
+        known = [*DATASETS, row.dataset].index(row.dataset)
+        return known, row.dataset, row.split, row.epochs, row.target, row.config.beta, row.method
 
     return sorted(rows, key=place)
 
@@ -204,53 +152,62 @@ def curves(rows: list[Row]) -> list[list[Row]]:
 
 def in_one_precision(rows: list[Row]) -> list[Row]:
     """Of rows that differ in the precision of their networks only, that with more seeds; of equally many, that in float32."""
-    best: dict[tuple, Row] = {}
-    for row in sorted(rows, key=lambda row: (len(row.seeds), row.precision == "float32")):
-        best[row.dataset, row.method, row.config.beta, row.setting] = row
+    rising = sorted(rows, key=lambda row: (len(row.seeds), row.precision == "float32"))
+    best = {(row.dataset, row.method, row.config.beta, row.setting): row for row in rising}  # the last counts
     return [row for row in rows if row in best.values()]
 
 
-class Pair(NamedTuple):
-    """A row beside another one of the same setting."""
+@dataclass(frozen=True)
+class Pair(Row):
+    """A row beside another one of the same setting; differences are `None` without another.
 
-    row: Row
-    other: Row
-
-    @property
-    def difference(self) -> float:
-        """By how much -ELBO is above that of the other, in nats."""
-        return self.row.mean["neg_elbo_nats"] - self.other.mean["neg_elbo_nats"]
-
-    @property
-    def se(self) -> float:
-        """Standard error of the difference, as of independent means."""
-        return math.hypot(self.row.se["neg_elbo_nats"], self.other.se["neg_elbo_nats"])
-
-    @property
-    def se_over_seeds(self) -> float | None:
-        """The same; `None` where one of them has one seed, which says nothing of others."""
-        return self.se if min(len(self.row.seeds), len(self.other.seeds)) > 1 else None
-
-    @property
-    def paper_difference(self) -> float | None:
-        """The difference in the paper's table 2."""
-        mine, others = self.row.paper, self.other.paper
-        return mine["neg_elbo_nats"] - others["neg_elbo_nats"] if mine and others else None
-
-
-class Ranked(NamedTuple):
-    """A method in a ranking.
-
-    `rank` is that by -ELBO, `paper_rank` that in the paper among the same methods, where equal values share the best. `tau` is
-    Kendall's tau-b between the two orders of all: 1 if they are the same, -1 if one is the reverse of the other. `echo` is the
-    row beside Echo's, if that is another one.
+    Attributes:
+        other: The other one.
     """
 
-    row: Row
-    rank: int
-    paper_rank: int
-    tau: float
-    echo: Pair | None
+    other: Row | None = None
+
+    @property
+    def excess(self) -> float | None:
+        """By how much -ELBO is above that of the other, in nats."""
+        return self.mean["neg_elbo_nats"] - self.other.mean["neg_elbo_nats"] if self.other else None
+
+    @property
+    def excess_se(self) -> float | None:
+        """Standard error of the difference, as of independent means."""
+        return math.hypot(self.se["neg_elbo_nats"], self.other.se["neg_elbo_nats"]) if self.other else None
+
+    @property
+    def excess_se_over_seeds(self) -> float | None:
+        """The same; `None` where one of them has one seed, which says nothing of others."""
+        return self.excess_se if self.other and min(len(self.seeds), len(self.other.seeds)) > 1 else None
+
+    @property
+    def paper_excess(self) -> float | None:
+        """The difference in the paper's table 2."""
+        others = self.other and self.other.paper
+        return self.paper["neg_elbo_nats"] - others["neg_elbo_nats"] if self.paper and others else None
+
+    @property
+    def replacement(self) -> dict[str, float] | None:
+        """-ELBO of Echo `without` and `with` replacement in the paper, and the `difference`."""
+        found = published()["replacement"].get(self.dataset)
+        return found and {**found, "difference": found["with"] - found["without"]}
+
+
+@dataclass(frozen=True)
+class Ranked(Pair):
+    """A method in a ranking, beside Echo if it is another one.
+
+    Attributes:
+        rank: That by -ELBO.
+        paper_rank: That in the paper among the same methods, where equal values share the best.
+        tau: Kendall's tau-b between the two orders of all: 1 if they are the same, -1 if one is the reverse of the other.
+    """
+
+    rank: int = 0
+    paper_rank: int = 0
+    tau: float = 0.0
 
 
 def rankings(rows: list[Row]) -> list[list[Ranked]]:
@@ -259,18 +216,20 @@ def rankings(rows: list[Row]) -> list[list[Ranked]]:
     Networks in float32 and in mixed bfloat16 are ranked together, see `in_one_precision`.
     """
     cells = [row for row in in_one_precision(rows) if row.is_cell]
-    found = []
-    for members in grouped(cells, lambda row: (row.dataset, row.setting)).values():
-        if len(members) < 3:
-            continue
-        members.sort(key=lambda row: row.mean["neg_elbo_nats"])
-        paper = [row.paper["neg_elbo_nats"] for row in members if row.paper]
-        tau = float(kendalltau([row.mean["neg_elbo_nats"] for row in members], paper).statistic)
-        echo = next((row for row in members if row.method == "echo"), None)
-        beside = [Pair(row, echo) if echo and row is not echo else None for row in members]
-        ranks = zip(members, rankdata(paper, method="min").astype(int).tolist(), beside, strict=True)
-        found.append([Ranked(row, rank, paper_rank, tau, pair) for rank, (row, paper_rank, pair) in enumerate(ranks, 1)])
-    return found
+    alike = grouped(cells, lambda row: (row.dataset, row.setting)).values()
+    return [_ranked(members) for members in alike if len(members) > 2]
+
+
+def _ranked(rows: list[Row]) -> list[Ranked]:
+    rows = sorted(rows, key=lambda row: row.mean["neg_elbo_nats"])
+    paper = [row.paper["neg_elbo_nats"] for row in rows if row.paper]
+    tau = float(kendalltau([row.mean["neg_elbo_nats"] for row in rows], paper).statistic)
+    echo = next((row for row in rows if row.method == "echo"), None)
+    ranks = zip(rows, rankdata(paper, method="min").astype(int).tolist(), strict=True)
+    return [
+        Ranked(**vars(row), other=None if row is echo else echo, rank=rank, paper_rank=paper_rank, tau=tau)
+        for rank, (row, paper_rank) in enumerate(ranks, 1)
+    ]
 
 
 def epochs_by_cell(rows: list[Row]) -> dict[tuple[str, str], int]:

@@ -26,9 +26,9 @@ def pyplot():
     return plt
 
 
-def method_look(method: str) -> dict[str, str]:
-    """Colour and marker of a method; those that are not ours share one."""
-    place = METHODS.index(method) if method in METHODS else len(METHODS)
+def method_look(method: str, *drawn: str) -> dict[str, str]:
+    """Colour and marker of a method. One that is not ours has its look by its place among all methods that are `drawn`."""
+    place = list(dict.fromkeys([*METHODS, *drawn, method])).index(method)
     return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
 
 

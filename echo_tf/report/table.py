@@ -8,12 +8,8 @@ from typing import Any
 
 from echo_tf.files import write_atomically, write_rows
 
-_LATEX = {
-    **{character: f"\\{character}" for character in "_%&#$"},
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "β": r"$\beta$",
-}
+_ESCAPED = {character: f"\\{character}" for character in "_%&#$"}
+_LATEX = str.maketrans({**_ESCAPED, "±": r"$\pm$", "≈": r"$\approx$", "β": r"$\beta$"})
 
 
 class Column:
@@ -42,11 +38,6 @@ class Column:
             return self.show(item)
         values = self.read(item)
         return "" if None in values.values() else self.show.format(**values)
-
-    def of(self, name: str) -> "Column":
-        """The same column for items that have what it shows as the attribute `name`."""
-        show = self.show if isinstance(self.show, str) else lambda item: self.text(getattr(item, name))
-        return Column(self.title, show, " ".join(f"{key}={name}.{path}" for key, path in self.paths.items()), self.note)
 
 
 def _follow(item: Any, path: str) -> Any:
@@ -90,7 +81,7 @@ class Table:
 
     def latex(self) -> str:
         """As a `tabular`, which needs no package; the notes as comments."""
-        head, *lines = (" & ".join(_latex(cell) for cell in line) + r" \\" for line in (self.header, *self.lines))
+        head, *lines = (" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in (self.header, *self.lines))
         comments = [f"% {note}" for note in (self.title, *self.notes)]
         begin, end = rf"\begin{{tabular}}{{{'l' * len(self.header)}}}", r"\end{tabular}"
         return "\n".join([*comments, begin, r"\hline", head, r"\hline", *lines, r"\hline", end]) + "\n"
@@ -116,30 +107,21 @@ class Table:
 
 
 def make_table(
-    name: str,
-    title: str,
-    columns: Sequence[Column],
-    items: Sequence,
-    notes: Sequence[str],
-    last_notes: Sequence[str] = (),
-    only_csv: Sequence[Column] = (),
+    name: str, title: str, columns: Sequence[Column], items: Sequence, notes: Sequence[str], last_notes: Sequence[str] = ()
 ) -> Table | None:
     """A table with a line for each item, without columns that are empty in every line; `None` without items.
+
+    The values of all columns are in the CSV file.
 
     Args:
         name, title: As in `Table`.
         columns: Its columns, in their order.
         items: Of any type that the columns take.
         notes, last_notes: Sentences before and after those of the columns.
-        only_csv: Columns whose values are in the CSV file only.
     """
     cells = {column: [column.text(item) for item in items] for column in columns}
     shown = [column for column in columns if any(cells[column])]
     header, lines = tuple(column.title for column in shown), list(zip(*(cells[column] for column in shown), strict=True))
     notes = [*notes, *(column.note for column in shown if column.note), *last_notes]
-    records = [{key: value for column in (*columns, *only_csv) for key, value in column.read(item).items()} for item in items]
+    records = [{key: value for column in columns for key, value in column.read(item).items()} for item in items]
     return Table(name, title, header, lines, notes, records) if items else None
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,18 +1,19 @@
 """The tables of a report. Each column is declared once."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
 from echo_tf.report.names import data_name, method_name, starred
 from echo_tf.report.paper import paper_table, published
-from echo_tf.report.rows import PAPER_EPOCHS, Pair, Ranked, Row, compare, epochs_by_cell, in_one_precision, rankings
+from echo_tf.report.rows import PAPER_EPOCHS, Pair, Ranked, Row, epochs_by_cell, grouped, in_one_precision, rankings
 from echo_tf.report.table import Column, Table, make_table
 
 # Methods with one departure of the released code, and the method that they are otherwise.
 ONE_DEPARTURE = {"vae_shared_noise": "vae", "vae_released_schedule": "vae", "vae_conv_5x5": "vae"}
 
+_ERRORS = "± is the standard error over seeds; of single seeds, that of their evaluation (noise only)."
 UNITS = "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only)."
 RECONSTRUCTION = (
     "* Omniglot from a reconstruction of chardata.mat, not from the published file: the public drawings resized as its authors "
@@ -29,9 +30,9 @@ PAPER_NOTE = (
 UNUSED_NOTE = "unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
 
 
-def _measured(title: str, quantity: str, key: str, row: str = "") -> Column:
-    """Mean and standard error of a quantity of a row, in the CSV file under `key`."""
-    return Column(title, f"{{{key}:.2f}} ± {{{key}_se:.2f}}", f"{key}={row}mean.{quantity} {key}_se={row}se.{quantity}")
+def _measured(title: str, key: str, quantity: str = "neg_elbo_nats", of: str = "") -> Column:
+    """Mean and standard error of a quantity of a row, or of its attribute `of`, in the CSV file under `key`."""
+    return Column(title, f"{{{key}:.2f}} ± {{{key}_se:.2f}}", f"{key}={of}mean.{quantity} {key}_se={of}se.{quantity}")
 
 
 def _rate(row: Row) -> str:
@@ -42,39 +43,34 @@ def _beta(row: Row) -> str:
     return f"{row.final_beta:.3g} ({row.target})" if row.target else f"{row.config.beta:g}"
 
 
-def _verdict(row: Row) -> str:
-    return row.verdict if row.dataset in paper_table() else ""
-
-
-_ORIGIN = "dataset split=first.split source=first.source holdout=first.cell.holdout"
-_BOUND = "importance_bound_nats passes=first.passes"
+_BOUND = "importance_bound_nats passes"
 _PAPER = " ".join(f"paper_{quantity}=paper.{quantity}" for quantity in QUANTITIES)
-_UNUSED = "unused_dimensions=unused.dimensions unused_nats=unused.nats rate_floor_nats=first.rate_floor_nats"
+_UNUSED = "unused_dimensions=unused.dimensions unused_nats=unused.nats rate_floor_nats"
 
 # Columns for rows: heading, text, what of it the CSV file has, note.
-DATA = Column("data", lambda row: data_name(row.first), _ORIGIN)
-METHOD = Column("method", lambda row: method_name(row.first), "method protocol=config.protocol departures")
+DATA = Column("data", data_name, "dataset split source holdout=cell.holdout")
+METHOD = Column("method", method_name, "method protocol=config.protocol departures")
 EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 DISTORTION = _measured("distortion", "distortion_nats", "distortion_nats")
-NEG_ELBO = _measured("-ELBO", "neg_elbo_nats", "neg_elbo_nats")
+NEG_ELBO = _measured("-ELBO", "neg_elbo_nats")
 BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
 PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
 PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats")
 DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
-VERDICT = Column("verdict", _verdict, "verdict")
+VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
 UNUSED = Column("unused", "{unused_dimensions:.1f} ({unused_nats:.2f})", _UNUSED, UNUSED_NOTE)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
 # What columns on data, method, rate and beta can have, and what it means.
 _MARKS = (
-    (lambda row: row.first.source == "reconstruction", RECONSTRUCTION),
-    (lambda row: row.first.split != "test", "(valid.): measured on validation images."),
-    (lambda row: row.first.cell.holdout, "A number behind the data set: so many training images were held out."),
+    (lambda row: row.source == "reconstruction", RECONSTRUCTION),
+    (lambda row: row.split != "test", "(valid.): measured on validation images."),
+    (lambda row: row.cell.holdout, "A number behind the data set: so many training images were held out."),
     (lambda row: row.approximate, "≈: echoes were repeated, so that the formula of the rate is approximate."),
     (lambda row: row.target, "A target behind beta: training found the beta that gives it."),
     (lambda row: row.departures, "Behind a method: settings that are not its own."),
@@ -89,7 +85,7 @@ def notes_on_marks(rows: Sequence[Row]) -> list[str]:
 
 
 def _notes_on_sources(rows: Iterable[Row]) -> list[str]:
-    return [RECONSTRUCTION] if any(row.first.source == "reconstruction" for row in rows) else []
+    return [RECONSTRUCTION] if any(row.source == "reconstruction" for row in rows) else []
 
 
 def comparison_table(rows: list[Row]) -> Table | None:
@@ -101,55 +97,47 @@ def comparison_table(rows: list[Row]) -> Table | None:
 def curve_table(curves: list[list[Row]]) -> Table | None:
     """The points of all rate-distortion curves; `None` if there is none."""
     rows = [row for curve in curves for row in curve]
-    columns, others = (*MEASURED, UNUSED), (BOUND, PAPER, DIFFERENCE, VERDICT)
-    title = "Points of the rate-distortion curves"
-    return make_table("rate_distortion", title, columns, rows, [UNITS], notes_on_marks(rows), others)
+    columns = (*MEASURED, UNUSED, Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"))
+    return make_table("rate_distortion", "Points of the rate-distortion curves", columns, rows, [UNITS], notes_on_marks(rows))
 
 
-_PAIR_NETWORKS = Column("networks", lambda pair: f"{pair.other.precision}, {pair.row.precision}")
-_PAIR_SEEDS = Column("seeds", lambda pair: f"{len(pair.other.seeds)}, {len(pair.row.seeds)}")
-_DIFFERENCE = "{difference_nats:+.2f} ± {difference_se:.2f}"
-_PAIR_DIFFERENCE = Column("difference", _DIFFERENCE, "difference_nats=difference difference_se=se")
+_PAIR_NETWORKS = Column("networks", lambda pair: f"{pair.other.precision}, {pair.precision}")
+_PAIR_SEEDS = Column("seeds", lambda pair: f"{len(pair.other.seeds)}, {len(pair.seeds)}")
+_EXCESS = Column("difference", "{difference_nats:+.2f} ± {difference_se:.2f}", "difference_nats=excess difference_se=excess_se")
 
 
 def comparable(rows: list[Row]) -> list[Row]:
     """Those on the test set with beta = 1 and no target."""
-    return [row for row in rows if row.first.split == "test" and row.config.beta == 1 and not row.target]
+    return [row for row in rows if row.split == "test" and row.config.beta == 1 and not row.target]
 
 
-class Replaced(Pair):
-    """Echo with replacement beside Echo without."""
-
-    @property
-    def published(self) -> dict[str, float] | None:
-        """-ELBO `without` and `with` replacement in the paper, and the `difference`."""
-        found = published()["replacement"].get(self.row.dataset)
-        return found and {**found, "difference": found["with"] - found["without"]}
+def _pairs(rows: list[Row], described: Callable[[Row], tuple[str, str]]) -> list[Pair]:
+    """Comparable rows, beside each that of the method and protocol of `described`, if that is another, all else being equal."""
+    rows = in_one_precision(comparable(rows))
+    by_setting = {(row.dataset, row.method, *row.setting): row for row in rows}
+    beside = ((row, by_setting.get((row.dataset, *described(row), *row.setting[1:]))) for row in rows)
+    return [Pair(**vars(row), other=other) for row, other in beside if other and other is not row]
 
 
 def replacement_table(rows: list[Row]) -> Table | None:
     """Echo with and without replacement at beta = 1, test -ELBO, beside the paper's; `None` without a pair of equal setting."""
-    rows = in_one_precision(comparable(rows))
-    plain = {(row.dataset, row.setting): row for row in rows if row.method == "echo"}
-    replaced = [row for row in rows if row.method == "echo_replace"]
-    pairs = [Replaced(row, other) for row in replaced if (other := plain.get((row.dataset, row.setting)))]
-    of_paper = "paper_without_nats=published.without paper_with_nats=published.with"
+    echo = {"echo_replace": "echo"}
+    pairs = _pairs(rows, lambda row: (echo.get(row.method, row.method), row.config.protocol))
+    of_paper = "paper_without_nats=replacement.without paper_with_nats=replacement.with"
     columns = (
-        *(DATA.of("row"), EPOCHS.of("row"), _PAIR_NETWORKS, _PAIR_SEEDS),
-        _measured("without", "neg_elbo_nats", "without_nats", "other."),
-        _measured("with", "neg_elbo_nats", "with_nats", "row."),
-        _PAIR_DIFFERENCE,
+        *(DATA, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
+        _measured("without", "without_nats", of="other."),
+        _measured("with", "with_nats"),
+        _EXCESS,
         Column("paper", "{paper_without_nats:.1f} / {paper_with_nats:.1f}", of_paper),
-        Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=published.difference"),
+        Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=replacement.difference"),
     )
     notes = [
         "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
-        "the rate, and so the -ELBO, is approximate. ± is the standard error over seeds; of single seeds, that of their "
-        "evaluation (noise only).",
+        f"the rate, and so the -ELBO, is approximate. {_ERRORS}",
         "paper: without / with, after 200 epochs.",
     ]
-    last = _notes_on_sources(pair.row for pair in pairs)
-    return make_table("replacement", "Echo with and without replacement", columns, pairs, notes, last)
+    return make_table("replacement", "Echo with and without replacement", columns, pairs, notes, _notes_on_sources(pairs))
 
 
 def released_table(rows: list[Row]) -> Table | None:
@@ -157,65 +145,53 @@ def released_table(rows: list[Row]) -> Table | None:
 
     A model of `--protocol released`, or of a method that has one departure, stands beside the method as the paper describes it.
     """
-    rows = in_one_precision(comparable(rows))
-    described: dict[tuple, Row] = {
-        (row.dataset, row.method, row.setting[1:]): row for row in rows if row.config.protocol == "paper"
-    }
-    pairs = []
-    for row in rows:
-        method = row.method if row.config.protocol == "released" else ONE_DEPARTURE.get(row.method)
-        if other := described.get((row.dataset, method, row.setting[1:])):
-            pairs.append(Pair(row, other))
+    pairs = _pairs(rows, lambda row: (ONE_DEPARTURE.get(row.method, row.method), "paper"))
     columns = (
-        *(DATA.of("row"), METHOD.of("row"), EPOCHS.of("row"), _PAIR_NETWORKS, _PAIR_SEEDS),
-        _measured("as described", "neg_elbo_nats", "described_nats", "other."),
-        _measured("as released", "neg_elbo_nats", "released_nats", "row."),
-        *(_PAIR_DIFFERENCE, PAPER_NEG_ELBO.of("other")),
+        *(DATA, METHOD, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
+        _measured("as described", "described_nats", of="other."),
+        _measured("as released", "released_nats"),
+        _EXCESS,
+        Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=other.paper.neg_elbo_nats"),
     )
     notes = [
         "Test -ELBO at beta = 1 in nats, of models trained as the paper describes them, and with departures of the released "
-        "code: those of the protocol `released`, or the one in the name. ± is the standard error over seeds; of single seeds, "
-        "that of their evaluation (noise only).",
+        f"code: those of the protocol `released`, or the one in the name. {_ERRORS}",
     ]
-    last = _notes_on_sources(pair.row for pair in pairs)
-    return make_table("released", "What the released code does otherwise", columns, pairs, notes, last)
+    return make_table("released", "What the released code does otherwise", columns, pairs, notes, _notes_on_sources(pairs))
 
 
-class Noise(NamedTuple):
-    """The row of an analysed Echo model, and what its `noise.json` holds."""
+@dataclass(frozen=True)
+class Noise(Row):
+    """The row of an analysed Echo model, and what its `noise.json` holds, beside the total correlation in the paper."""
 
-    row: Row
-    noise: dict
+    noise: dict = field(default_factory=dict)
 
-    @property
-    def paper(self) -> float | None:
-        """Total correlation in the paper; `None` for what is no cell of it."""
-        return published()["noise_total_correlation"].get(self.row.dataset) if self.row.is_cell else None
 
-    @property
-    def difference(self) -> float | None:
-        """Total correlation less that in the paper."""
-        return None if self.paper is None else self.noise["total_correlation_nats"]["mean"] - self.paper
+def _beside_paper(result: Result, noise: dict) -> Noise:
+    row, found = Row.of([result]), noise["total_correlation_nats"]["mean"]
+    paper = published()["noise_total_correlation"].get(row.dataset) if row.is_cell else None
+    return Noise(**vars(row), noise={**noise, "paper": paper, "difference": None if paper is None else found - paper})
 
 
 def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
-    items = [Noise(row, noise) for result, noise in noises for row in compare([result])]
+    items = [_beside_paper(result, noise) for result, noise in noises]
     estimate = "noise.total_correlation_nats"
     correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=noise.draws"
     columns = (
-        *(column.of("row") for column in (DATA, METHOD, EPOCHS, NETWORKS, BETA)),
-        Column("seed", "{seed}", "seed=row.config.seed"),
+        *(DATA, METHOD, EPOCHS, NETWORKS, BETA),
+        Column("seed", "{seed}", "seed=config.seed"),
         Column("total correlation", "{total_correlation_nats:.2f} ± {standard_error:.2f}", correlation),
-        Column("paper", "{paper_nats:.1f}", "paper_nats=paper"),
-        Column("difference", "{difference_nats:+.2f}", "difference_nats=difference"),
+        Column("paper", "{paper_nats:.1f}", "paper_nats=noise.paper"),
+        Column("difference", "{difference_nats:+.2f}", "difference_nats=noise.difference"),
     )
     notes = [
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
     ]
-    last = notes_on_marks([item.row for item in items])
-    return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, items, notes, last)
+    return make_table(
+        "noise_total_correlation", "Total correlation of Echo noise", columns, items, notes, notes_on_marks(items)
+    )
 
 
 def ranking_table(rows: list[Row]) -> Table | None:
@@ -224,18 +200,16 @@ def ranking_table(rows: list[Row]) -> Table | None:
     items = [item for ranking in found for item in ranking]
 
     def behind(item):
-        if item.echo is None:
-            return ""
-        return f"{item.echo.difference:+.2f}" + ("" if item.echo.se_over_seeds is None else f" ± {item.echo.se:.2f}")
+        error = "" if item.excess_se_over_seeds is None else f" ± {item.excess_se_over_seeds:.2f}"
+        return "" if item.excess is None else f"{item.excess:+.2f}{error}"
 
-    of_paper = "paper_behind_echo_nats=echo.paper_difference kendall_tau=tau"
     columns = (
-        *(column.of("row") for column in (DATA, EPOCHS, METHOD, NETWORKS, SEEDS, NEG_ELBO)),
+        *(DATA, EPOCHS, METHOD, NETWORKS, SEEDS, NEG_ELBO),
         Column("rank", "{rank}", "rank"),
-        Column("paper", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=row.paper.neg_elbo_nats"),
+        Column("paper", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats"),
         Column("paper's rank", "{paper_rank}", "paper_rank"),
-        Column("behind Echo", behind, "behind_echo_nats=echo.difference behind_echo_se=echo.se_over_seeds"),
-        Column("in the paper", "{paper_behind_echo_nats:+.1f}", of_paper),
+        Column("behind Echo", behind, "behind_echo_nats=excess behind_echo_se=excess_se_over_seeds"),
+        Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=tau"),
     )
     notes = [
         "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
@@ -243,14 +217,12 @@ def ranking_table(rows: list[Row]) -> Table | None:
         *notes_on_tau(found),
         UNITS,
     ]
-    last = notes_on_marks([item.row for item in items])
-    return make_table("ranking", "Order of the methods", columns, items, notes, last)
+    return make_table("ranking", "Order of the methods", columns, items, notes, notes_on_marks(items))
 
 
 def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
     """How alike the orders of the methods are here and in the paper."""
-    firsts = [(ranking[0].tau, ranking[0].row, len(ranking)) for ranking in found]
-    taus = [f"{tau:.2f} ({data_name(row.first)}, {row.epochs} epochs, {count} methods)" for tau, row, count in firsts]
+    taus = [f"{row.tau:.2f} ({data_name(row)}, {row.epochs} epochs, {1 + len(others)} methods)" for row, *others in found]
     note = "Kendall's tau between the order here and in the paper, 1 for the same, -1 for the reverse"
     return [f"{note}: {', '.join(taus)}."] if taus else []
 
@@ -258,21 +230,30 @@ def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
 def progress_table(rows: list[Row]) -> Table | None:
     """How far each cell of the paper's table 2 has got (`epochs_by_cell`); `None` without a data set of the paper."""
     firsts = {row.dataset: row for row in rows if row.dataset in paper_table()}
+    names = (starred(firsts[dataset]) if dataset in firsts else dataset for dataset in paper_table())
     epochs = epochs_by_cell(rows)
-
-    def state(dataset, method):
-        count = epochs[dataset, method]
-        return "missing" if not count else ("complete" if count == PAPER_EPOCHS else f"{count} epochs")
-
-    names = (starred(firsts[dataset].first) if dataset in firsts else dataset for dataset in paper_table())
+    states = {cell: {0: "missing", PAPER_EPOCHS: "complete"}.get(count, f"{count} epochs") for cell, count in epochs.items()}
     notes = [
         f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or as many as are named, test set, every setting that "
         "of the method.",
         *_notes_on_sources(firsts.values()),
     ]
-    lines = [(method, *(state(dataset, method) for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
+    lines = [(method, *(states[dataset, method] for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
     return Table("progress", "Progress on the paper's table", ("method", *names), lines, notes, records) if firsts else None
+
+
+def readme_table(rows: list[Row]) -> Table | None:
+    """Results on the test set with beta = 1 and no target, the best of each data set and schedule first; `None` without any."""
+    groups = grouped(comparable(rows), lambda row: (row.dataset, row.epochs)).values()
+    shown = [row for group in groups for row in sorted(group, key=lambda row: row.mean["neg_elbo_nats"])]
+    columns = [column for column in (*MEASURED, PAPER_NEG_ELBO) if column is not BETA]
+    epochs = list(epochs_by_cell(rows).values())
+    complete = f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of its table"
+    progress = f"Complete, with the paper's {PAPER_EPOCHS} epochs: {complete}."
+    of_paper = [progress] if any(row.dataset in paper_table() for row in shown) else []
+    last = [*notes_on_marks(shown), *notes_on_tau(rankings(rows)), *of_paper]
+    return make_table("results", "Results", columns, shown, [UNITS], last)
 
 
 def all_tables(rows: list[Row], curves: list[list[Row]], noises: list[tuple[Result, dict]]) -> list[Table]:

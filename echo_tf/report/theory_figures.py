@@ -1,6 +1,6 @@
 """Figures of the experiments `theory` and `bottleneck`. Reads their CSV files only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,136 +24,129 @@ def plot_theory(folder: Path) -> list[Path]:
     ]
 
 
-def _plotted(plot: Callable[..., Path], *tables: Path) -> Path:
-    """The figure of some tables; where one lacks rows or columns, or has text for a number, they are named."""
+def plot_bottleneck(table: Path) -> Path:
+    """Figure of the experiment `bottleneck` from its CSV file, beside it. Raises `ResultError` for a damaged one."""
+    return _plotted(_plot_bottleneck, table)
+
+
+def _plotted(plot: Callable, *tables: Path) -> Path:
+    """Save the figure of some tables; where one lacks rows or columns, or has text for a number, they are named."""
     try:
-        return plot(*tables)
+        return save(plot(*map(read_rows, tables)), tables[0].with_suffix(".png"))
     except (KeyError, IndexError, ValueError) as error:
         names = " or ".join(map(str, tables))
         raise ResultError(f"{names} is damaged ({error!r}). Move it away; what it held is then made anew.") from None
 
 
-def _plot_noise(table: Path) -> Path:
+def _column(rows: list[dict], name: str) -> np.ndarray:
+    """A column of a CSV file, as numbers. Raises `KeyError` where there is none, and where there are no rows."""
+    return np.array([float(row[name]) for row in rows or [{}]])
+
+
+def _by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
+    """The rows of each value of a column, and how its points look."""
+    for i, (value, members) in enumerate(grouped(rows, lambda row: row[name]).items()):
+        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": value}
+
+
+def _plot_noise(rows: list[dict]):
     """A source in the plane through an Echo channel and a Gaussian one of equal moments: signal, noise, output, marginals.
 
     Source: paper, figure 1.
     """
-    values = _columns(read_rows(table))
     figure, axes = pyplot().subplots(2, 4, figsize=(11.0, 5.4))
     points = {"s": 2, "linewidths": 0, "alpha": 0.5}
-    for row, (channel, colour) in zip(axes, (("echo", COLOURS[0]), ("gaussian", COLOURS[1])), strict=True):
+    look = {"bins": np.linspace(-2.2, 2.2, 60), "density": True, "histtype": "step"}
+    for (*planes, last), channel, colour in zip(axes, ("echo", "gaussian"), COLOURS, strict=False):
         clouds = (("signal", "f(x)"), (f"{channel}_noise", "noise e"), (f"{channel}_output", "output z = f + S e"))
-        for axis, (name, title) in zip(row, clouds, strict=False):
-            axis.scatter(values[f"{name}_1"], values[f"{name}_2"], color="0.4" if name == "signal" else colour, **points)
+        for axis, (name, title) in zip(planes, clouds, strict=True):
+            x, y = _column(rows, f"{name}_1"), _column(rows, f"{name}_2")
+            axis.scatter(x, y, color="0.4" if name == "signal" else colour, **points)
             axis.set(title=f"{channel}: {title}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
-        bins = np.linspace(-2.2, 2.2, 60)
-        look = {"bins": bins, "density": True, "histtype": "step"}
-        row[3].hist(values[f"{channel}_noise_1"], color="0.4", label="noise e", **look)
-        row[3].hist(values[f"{channel}_output_1"], color=colour, label="output z", **look)
-        row[3].set(title="first coordinate", xlabel="value", ylabel="density")
-        legend(row[3])
-    return save(figure, table.with_suffix(".png"))
+        last.hist(_column(rows, f"{channel}_noise_1"), color="0.4", label="noise e", **look)
+        last.hist(_column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
+        last.set(title="first coordinate", xlabel="value", ylabel="density")
+        legend(last)
+    return figure
 
 
-def plot_bottleneck(table: Path) -> Path:
+def _plot_bottleneck(rows: list[dict]):
     """Accuracy and cross-entropy of the label over the rate, means over seeds; grey: no channel of that rate can be below.
 
-    The bound is `H(Y) - I(Z; Y) >= H(Y) - R`. Raises `ResultError` for a damaged table.
+    The bound is `H(Y) - I(Z; Y) >= H(Y) - R`.
     """
-    return _plotted(_plot_bottleneck, table)
-
-
-def _plot_bottleneck(table: Path) -> Path:
-    rows = read_rows(table)
     figure, axes = pyplot().subplots(1, 2, figsize=(9.0, 3.6))
-    for i, (channel, members) in enumerate(grouped(rows, lambda row: row["channel"]).items()):
-        points = [_columns(group) for group in grouped(members, lambda row: float(row["beta"])).values()]
-        rate = [point["rate_nats"].mean() for point in points]
-        for axis, quantity in zip(axes, ("accuracy", "cross_entropy"), strict=True):
-            key = quantity if quantity == "accuracy" else f"{quantity}_nats"
-            errors = [sem(p[key]) if len(p[key]) > 1 else p[f"{quantity}_se"][0] for p in points]
-            look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": channel}
-            axis.errorbar(rate, [point[key].mean() for point in points], errors, **look)
     entropy = float(rows[0]["label_entropy_nats"])
     bound = np.geomspace(0.1, entropy, 100)
-    axes[1].plot(bound, entropy - bound, color="0.6", label="H(Y) - R")
-    axes[1].set(ylim=(0, None))
-    for axis, name in zip(axes, ("accuracy", "-log p(y|z) (nats)"), strict=True):
+    quantities = ("accuracy", "accuracy_se", "accuracy"), ("cross_entropy_nats", "cross_entropy_se", "-log p(y|z) (nats)")
+    for axis, (key, se, name) in zip(axes, quantities, strict=True):
+        for members, look in _by(rows, "channel"):
+            points = grouped(members, lambda row: float(row["beta"])).values()
+            rates, means = ([_column(point, of).mean() for point in points] for of in ("rate_nats", key))
+            errors = [sem(_column(point, key)) if len(point) > 1 else _column(point, se)[0] for point in points]
+            axis.errorbar(rates, means, errors, **look)
         axis.set(xlabel="rate (nats)", ylabel=name, xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
+    axes[1].plot(bound, entropy - bound, color="0.6", label="H(Y) - R")
+    axes[1].set(ylim=(0, None))
     legend(axes[1])
     figure.suptitle(f"{rows[0]['dataset']}: information bottleneck")
-    return save(figure, table.with_suffix(".png"))
+    return figure
 
 
-def _plot_binary_source(table: Path) -> Path:
+def _plot_binary_source(rows: list[dict]):
     """R(D) of a binary source: the points of 30 slopes on the closed form."""
-    points = _columns(read_rows(table))
     figure, axis = pyplot().subplots(figsize=(4.5, 3.4))
-    distortion = np.linspace(0.0, 0.25, 400)
-    p = BINARY_SOURCE[1]
+    distortion, p = np.linspace(0.0, 0.25, 400), BINARY_SOURCE[1]
     axis.plot(distortion, bernoulli_hamming_rd(p, distortion), color="0.6", label=f"h({p}) - h(D)")
-    axis.plot(points["distortion"], points["rate_nats"], "o", color=COLOURS[0], markersize=4, label="Blahut-Arimoto")
+    found = _column(rows, "distortion"), _column(rows, "rate_nats")
+    axis.plot(*found, "o", color=COLOURS[0], markersize=4, label="Blahut-Arimoto")
     axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title=f"binary source, p = {p}")
     axis.legend()
-    return save(figure, table.with_suffix(".png"))
+    return figure
 
 
-def _plot_learned(table: Path, curves: Path) -> Path:
+def _plot_learned(learned: list[dict], curves: list[dict]):
     """Learned points and the exact curve (above), and their distance in nats (below), one column a source."""
-    points, exact = (grouped(read_rows(path), lambda row: row["source"]) for path in (table, curves))
+    points, exact = (grouped(rows, lambda row: row["source"]) for rows in (learned, curves))
     size = {"figsize": (3.0 * len(exact), 5.2), "height_ratios": (2, 1)}
     figure, axes = pyplot().subplots(2, len(exact), sharex="col", squeeze=False, **size)
     for (upper, lower), (source, curve) in zip(axes.T, exact.items(), strict=True):
-        values = _columns(curve)
-        upper.plot(values["distortion"], values["rate_nats"], color="0.6", label="exact R(D)")
-        for i, (channel, members) in enumerate(grouped(points.get(source, []), lambda row: row["channel"]).items()):
-            learned = _columns(members)
-            look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": "none", "markersize": 4, "label": channel}
-            upper.errorbar(learned["distortion"], learned["rate_nats"], learned["rate_se"], learned["distortion_se"], **look)
-            lower.errorbar(learned["distortion"], learned["excess_nats"], learned["excess_se"], **look)
+        upper.plot(_column(curve, "distortion"), _column(curve, "rate_nats"), color="0.6", label="exact R(D)")
+        for members, look in _by(points.get(source, []), "channel"):
+            names = ("distortion", "rate_nats", "rate_se", "distortion_se", "excess_nats", "excess_se")
+            x, rate, rate_se, x_se, excess, excess_se = (_column(members, name) for name in names)
+            upper.errorbar(x, rate, rate_se, x_se, linestyle="none", **look)
+            lower.errorbar(x, excess, excess_se, linestyle="none", **look)
         lower.axhline(0.0, color="0.6")
         upper.set(title=source, xscale="log")
         lower.set(xlabel="distortion")
     axes[0, 0].set(ylabel="rate (nats)")
     axes[1, 0].set(ylabel="rate - R(D) (nats)")
     axes[0, 0].legend()
-    return save(figure, table.with_suffix(".png"))
+    return figure
 
 
-def _plot_exactness(estimates: Path, saturation: Path) -> Path:
+def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     """Left: estimates of I(X; Z) over the formula, with two standard errors. Right: information of finitely many values."""
-    rows = read_rows(estimates)
-    values = _columns(rows)
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 0.24 * len(rows) + 1.2))
-    ratios, errors = (values[name] / values["formula_nats"] for name in ("estimate_nats", "estimate_se"))
-    places = np.arange(len(rows))[::-1]
-    for row, ratio, error, place in zip(rows, ratios, errors, places, strict=True):
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 0.24 * len(estimates) + 1.2))
+    formula = _column(estimates, "formula_nats")
+    ratios, errors = (_column(estimates, name) / formula for name in ("estimate_nats", "estimate_se"))
+    places = np.arange(len(estimates))[::-1]
+    for row, ratio, error, place in zip(estimates, ratios, errors, places, strict=True):
         colour = COLOURS[1] if row["replace"] == "True" else COLOURS[0]
         left.errorbar(ratio, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
     left.axvline(1.0, color="0.6")
-    names = [
-        f"{r['case']}; {r['estimator'].replace('_', ' ')}; {r['sampler']}, d = {r['d_max']}, B = {r['batch']}" for r in rows
-    ]
-    left.set_yticks(places, names, fontsize=7)
+    name = "{case}; {estimator}; {sampler}, d = {d_max}, B = {batch}"
+    left.set_yticks(places, [name.format(**row).replace("_", " ") for row in estimates], fontsize=7)
     left.set(xlabel="estimate of I(X; Z) / (-E log s)", title="without (blue) and with replacement (red)")
     left.grid(axis="y", visible=False)
-    for i, (points, members) in enumerate(grouped(read_rows(saturation), lambda row: int(row["points"])).items()):
-        learned = _columns(members)
-        right.plot(learned["formula_nats"], learned["information_nats"], MARKERS[i], color=COLOURS[i], label=f"N = {points}")
-        right.axhline(np.log(points), color=COLOURS[i], linestyle=":", linewidth=1)
+    for members, look in _by(saturation, "points"):
+        points = int(members[0]["points"])
+        found = _column(members, "formula_nats"), _column(members, "information_nats")
+        right.plot(*found, look["marker"], color=look["color"], label=f"N = {points}")
+        right.axhline(np.log(points), color=look["color"], linestyle=":", linewidth=1)
     right.axline((0, 0), slope=1, color="0.6", label="-log s")
     right.set(xlabel="-log s (nats)", ylabel="I(X; Z) (nats)", title="x takes N values; dotted: log N", ylim=(0, None))
     right.legend()
-    return save(figure, estimates.with_suffix(".png"))
-
-
-def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Numerical columns of the rows of a CSV file, by name."""
-    columns = {}
-    for name in rows[0]:
-        try:
-            columns[name] = np.array([float(row[name]) for row in rows])
-        except ValueError:
-            continue
-    return columns
+    return figure

@@ -1,19 +1,32 @@
-"""A whole report: tables, figures, and one page with all of them."""
+"""A whole report: tables, figures, one page with all of them, and the results section of the README."""
 
-from dataclasses import dataclass
+import base64
+import html
 from pathlib import Path
+from typing import NamedTuple
 
+from echo_tf.errors import ResultError
 from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
+from echo_tf.files import write_atomically
 from echo_tf.report.figures import plot_all
-from echo_tf.report.page import write_page
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves
-from echo_tf.report.section import write_section
-from echo_tf.report.tables import all_tables
+from echo_tf.report.table import Table
+from echo_tf.report.tables import all_tables, readme_table
+
+SECTION_BEGIN, SECTION_END = "<!-- results -->", "<!-- end of results -->"
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+thead th { border-bottom: 2px solid #888; }
+ul { color: #555; font-size: 13px; padding-left: 1.2rem; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: 13px; }"""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What a report says.
 
     Attributes:
@@ -33,7 +46,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     Args:
         out: Folder of all cells.
         publish: Folder for copies of tables and figures; the results that they come from are copied to `cells` in it.
-        readme: File whose results section is replaced, see `section`.
+        readme: File whose results section is replaced, see `write_section`.
 
     Raises:
         FileNotFoundError: no results in `out`.
@@ -56,3 +69,51 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     if readme:
         write_section(rows, readme)
     return Report(rows, tables[0].text(), publish_files(paths, publish))
+
+
+def write_section(rows: list[Row], path: Path) -> None:
+    """Replace what stands between the lines `SECTION_BEGIN` and `SECTION_END` of a file by the `readme_table`.
+
+    Raises:
+        ResultError: the file has no such lines, or there are no such results.
+        OSError: it cannot be read or written.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(SECTION_BEGIN + "\n")
+    _, end, after = rest.partition(SECTION_END)
+    if not (begin and end):
+        raise ResultError(f"{path} lacks the lines {SECTION_BEGIN} and {SECTION_END}, between which results go. Add them.")
+    if (table := readme_table(rows)) is None:
+        raise ResultError("No results on the test set with beta = 1. Train first, or leave out --readme.")
+    write_atomically(path, before + begin + table.markdown() + end + after)
+
+
+def write_page(tables: list[Table], figures: list[Path], path: Path) -> Path:
+    """Write the page.
+
+    Args:
+        tables: Tables, in the order in which they stand.
+        figures: PNG files, which become part of the page.
+        path: The HTML file.
+
+    Returns:
+        `path`.
+    """
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>echo_tf: results</title>',
+        f"<style>{_STYLE}\n</style>\n</head>\n<body>\n<h1>Rate and distortion: results beside the paper</h1>",
+        "<p>Reproduction of <em>Exact Rate-Distortion in Autoencoders via Echo Noise</em> (Brekelmans et al. 2019). "
+        "All quantities are in nats per example. Made from result files by <code>reproduce.py --report</code>.</p>",
+        *(f"<h2>{html.escape(table.title)}</h2>\n{table.html()}" for table in tables),
+        "<h2>Figures</h2>",
+        *map(_figure, figures),
+        "</body>\n</html>\n",
+    ]
+    write_atomically(path, "\n".join(parts))
+    return path
+
+
+def _figure(path: Path) -> str:
+    name = html.escape(path.stem.replace("_", " "))
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'

@@ -21,7 +21,13 @@ class IBPoint:
         converged: Whether the last iteration lowered `rate - beta * relevance` by no more than the tolerance.
         iterations: Number of iterations.
         encoder: `p(t|x)`, shape `(n, clusters)`. An `x` of probability 0 has a row of NaN.
-        lagrangians: `rate - beta * relevance` after each iteration, never rising. Shape `(iterations,)`, nats.
+        lagrangians: `rate - beta * relevance` after each iteration, nats. They fall, up to rounding. Shape `(iterations,)`.
+
+    Example:
+        >>> point = information_bottleneck([[0.5, 0.0], [0.0, 0.5]], beta=20.0)
+        >>> point.encoder.round(6)
+        array([[1., 0.],
+               [0., 1.]])
     """
 
     beta: float
@@ -36,9 +42,9 @@ class IBPoint:
 def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1e-12, max_iterations: int = 20_000) -> IBPoint:
     """Compress `X` into `T` so that `T` tells about `Y`: a stationary point of `I(X; T) - beta I(T; Y)`.
 
-    `p(t|x) ~ p(t) exp(-beta KL(p(y|x) || p(y|t)))`: the iteration of Blahut and Arimoto with a distortion that depends on the
-    solution. The problem is not convex, so there is no certificate; starting near `T = X`, whose clusters merge as they can,
-    avoids the poor solutions of random starts.
+    Iterates `p(t|x) ~ p(t) exp(-beta KL(p(y|x) || p(y|t)))`. This is Blahut and Arimoto's iteration with a distortion that
+    depends on the solution. The problem is not convex, so there is no certificate. The start is near `T = X`, from where
+    clusters merge; random starts end in poor solutions.
 
     Args:
         p_xy: Joint law, shape `(n, k)`. Rows of zeros are allowed.
@@ -47,10 +53,10 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
         max_iterations: Iterations after which to stop in any case.
 
     Returns:
-        An `IBPoint` with as many clusters as values of `x` that occur; some may be equal or empty. Memory is `n^2 k`.
+        An `IBPoint` with as many clusters as values of `x` that occur; some may be equal or empty.
 
     Raises:
-        ValueError: `p_xy` is not a law on a table; `beta` negative or not finite; `tolerance` or `max_iterations` not
+        ValueError: `p_xy` is not a law on a table; `beta` is negative or not finite; `tolerance` or `max_iterations` is not
             positive.
 
     Source: Tishby, Pereira and Bialek 1999.
@@ -69,7 +75,8 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
     joint = p_xy[occurs][:, p_xy.any(axis=0)]
     p_x, n = joint.sum(axis=1), len(joint)
     log_encoder = np.log(0.9 * np.eye(n) + 0.1 / n)
-    lagrangians, converged = [], False
+    lagrangians: list[float] = []
+    converged = False
     while not converged and len(lagrangians) < max_iterations:
         log_encoder = _bottleneck_step(log_encoder, p_x, joint, beta)
         encoder = np.exp(log_encoder)
@@ -83,7 +90,7 @@ def information_bottleneck(p_xy: ArrayLike, beta: float, *, tolerance: float = 1
 
 
 def _bottleneck_step(log_encoder: np.ndarray, p_x: np.ndarray, joint: np.ndarray, beta: float) -> np.ndarray:
-    """The next `log p(t|x)`, shape `(n, clusters)`, without the clusters whose probability floats do not hold any more."""
+    """The next `log p(t|x)`, shape `(n, clusters)`, without the clusters whose probability has underflowed."""
     log_p_t = np.logaddexp.reduce(np.log(p_x)[:, None] + log_encoder, axis=0)
     held = log_p_t > np.log(np.finfo(float).tiny)
     log_encoder, log_p_t = log_encoder[:, held], log_p_t[held]
@@ -101,13 +108,13 @@ def mutual_information(joint: ArrayLike) -> float:
     """Mutual information of a finite joint law, `I(X; Y) = sum_xy p(x, y) log( p(x, y) / p(x) p(y) )`.
 
     Args:
-        joint: `p(x, y) >= 0`, sums to 1. Shape `(n, k)`.
+        joint: `p(x, y) >= 0`, sums to 1 up to the rounding of its type. Shape `(n, k)`.
 
     Returns:
         `I(X; Y)` in nats.
 
     Raises:
-        ValueError: `joint` is no law, or has not two axes.
+        ValueError: `joint` is no law on a table.
 
     Source: Cover and Thomas, Elements of Information Theory, equation 2.28.
 
@@ -117,6 +124,6 @@ def mutual_information(joint: ArrayLike) -> float:
     """
     joint = checks.law("joint", joint, 2)
     joint = joint[:, joint.any(axis=0)]
-    # Marginals are no smaller than their parts: unlike the product of both, these quotients cannot leave the range of floats.
+    # The product of two small marginals may underflow. These quotients cannot: no entry is larger than its marginals.
     p_x, p_y = joint.sum(axis=1, keepdims=True), joint.sum(axis=0)
     return max(0.0, float(scipy.special.rel_entr(joint / p_y, p_x).sum(axis=0) @ p_y))

@@ -1,6 +1,6 @@
 """Checks of arguments: each `ValueError` says what was expected and what was received."""
 
-import math
+from math import inf
 from numbers import Integral
 from typing import Any
 
@@ -31,21 +31,14 @@ def tolerance(values: ArrayLike) -> float:
 
 
 def numbers(
-    name: str,
-    values: ArrayLike,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    ndim: int | None = None,
-    infinite: bool = False,
-    expected: str = "",
+    name: str, values: ArrayLike, low: float = -inf, high: float = inf, *, ndim: int | None = None, infinite: bool = False
 ) -> np.ndarray:
     """`values` as a float64 array: not empty, each within the limits, and finite unless `infinite`.
 
     A value that exceeds `high` by no more than the rounding of its type counts as `high`.
     """
-    limits = (f" >= {low}" if low > -math.inf else "") + (f" and <= {high}" if high < math.inf else "")
-    expected = expected or ("numbers" if infinite else "finite numbers") + limits
+    limits = (f" >= {low}" if low > -inf else "") + (f" and <= {high}" if high < inf else "")
+    expected = ("numbers" if infinite else "finite numbers") + limits
     try:
         given = np.asarray(values)
         if given.dtype.kind in "cmMSU":
@@ -95,10 +88,9 @@ def law(name: str, values: ArrayLike, ndim: int) -> np.ndarray:
 
     Those below the smallest normal number, 2e-308, have lost digits and count as 0.
     """
-    expected = "probabilities >= 0 that sum to 1"
-    array = numbers(name, values, 0, 1, ndim=ndim, expected=expected)
+    array = numbers(name, values, 0, 1, ndim=ndim)
     total = array.sum()
     if abs(total - 1.0) > tolerance(values):
-        raise invalid(name, expected, f"sum {total}")
+        raise invalid(name, "probabilities that sum to 1", f"sum {total}")
     array /= total
     return np.where(array < np.finfo(float).tiny, 0.0, array)

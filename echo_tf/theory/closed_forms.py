@@ -10,7 +10,16 @@ from echo_tf.theory import checks
 
 
 def to_bits(nats: ArrayLike) -> np.ndarray | float:
-    """Information in bits, `nats / log 2`, of the shape of `nats`.
+    """Information in bits, `nats / log 2`.
+
+    Args:
+        nats: Information in nats, any shape. May be infinite.
+
+    Returns:
+        Bits, of the shape of `nats`.
+
+    Raises:
+        ValueError: NaN, or no number.
 
     Example:
         >>> float(to_bits(math.log(8.0)))
@@ -45,8 +54,8 @@ def gaussian_rd(variance: ArrayLike, distortion: ArrayLike) -> np.ndarray | floa
 def gaussian_vector_rd(covariance_or_variances: ArrayLike, distortion: ArrayLike) -> np.ndarray | float:
     """Gaussian vector, squared error summed over dimensions, by reverse water-filling.
 
-    `R(D) = sum_j max(0, 1/2 log(v_j / w))` with the water level `w` of `sum_j min(w, v_j) = D` and `v_j` the eigenvalues of the
-    covariance.
+    `R(D) = sum_j max(0, 1/2 log(v_j / w))`, where `v_j` are the eigenvalues of the covariance and the water level `w` solves
+    `sum_j min(w, v_j) = D`.
 
     Args:
         covariance_or_variances: Variances of independent dimensions, shape `(m,)`, or a covariance matrix, `(m, m)`.
@@ -56,8 +65,8 @@ def gaussian_vector_rd(covariance_or_variances: ArrayLike, distortion: ArrayLike
         Rate in nats, of the shape of `distortion`; 0 for `D >=` the total variance, `inf` at `D = 0`.
 
     Raises:
-        ValueError: a negative, NaN or infinite variance or distortion; a covariance that is not symmetric and positive
-            semidefinite, or of another shape.
+        ValueError: a negative, NaN or infinite variance or distortion; a covariance of another shape, or one that is not
+            symmetric and positive semidefinite up to the rounding of its type.
 
     Source: Cover and Thomas, theorem 10.3.3.
 
@@ -109,7 +118,7 @@ def uniform_hamming_rd(m: int, distortion: ArrayLike) -> np.ndarray | float:
         Rate in nats, of the shape of `distortion`.
 
     Raises:
-        ValueError: `m < 2`, or a negative, NaN or infinite distortion.
+        ValueError: `m` is no integer from 2 to 2^53; a negative, NaN or infinite distortion.
 
     Source: Cover and Thomas, exercise 10.5.
 
@@ -147,10 +156,10 @@ def laplacian_rd(scale: ArrayLike, distortion: ArrayLike) -> np.ndarray | float:
 
 
 def shannon_lower_bound(entropy: ArrayLike, distortion: ArrayLike, measure: str = "squared") -> np.ndarray | float:
-    """Shannon's lower bound for a scalar source with a density: `h(X)` less the largest entropy of an error of size `D`.
+    """Shannon's lower bound for a scalar source with a density: `h(X)` minus the largest entropy of an error of size `D`.
 
-    `"squared"`: `h - 1/2 log(2 pi e D)`. `"absolute"`: `h - log(2 e D)`. Never below 0. Equal to `R(D)` for the Gaussian
-    (squared) and the Laplacian (absolute), and approached by every other smooth source as `D` goes to 0.
+    `"squared"`: `h - 1/2 log(2 pi e D)`. `"absolute"`: `h - log(2 e D)`. Never below 0. It equals `R(D)` for the Gaussian
+    (squared) and the Laplacian (absolute). Every other smooth source approaches it as `D` goes to 0.
 
     Args:
         entropy: Differential entropy `h(X)` in nats. Arguments broadcast.
@@ -182,7 +191,16 @@ def shannon_lower_bound(entropy: ArrayLike, distortion: ArrayLike, measure: str 
 
 
 def binary_entropy(p: ArrayLike) -> np.ndarray | float:
-    """Entropy `-p log p - (1 - p) log(1 - p)` of a binary variable, in nats. `p` in [0, 1], any shape, else `ValueError`.
+    """Entropy of a binary variable, `-p log p - (1 - p) log(1 - p)`.
+
+    Args:
+        p: Probability of a one, in [0, 1]. Any shape.
+
+    Returns:
+        Entropy in nats, of the shape of `p`.
+
+    Raises:
+        ValueError: `p` outside [0, 1].
 
     Source: Cover and Thomas, equation 2.5.
 
@@ -195,7 +213,7 @@ def binary_entropy(p: ArrayLike) -> np.ndarray | float:
 
 
 def _variances(covariance_or_variances: ArrayLike) -> np.ndarray:
-    """Variances as they are, or the eigenvalues of a covariance. Its symmetry and sign are those of its type's rounding."""
+    """Variances as they are, or the eigenvalues of a covariance, which is checked up to the rounding of its type."""
     name = "covariance_or_variances"
     values = np.atleast_1d(checks.numbers(name, covariance_or_variances))
     if values.ndim == 1:
@@ -204,9 +222,7 @@ def _variances(covariance_or_variances: ArrayLike) -> np.ndarray:
         raise checks.invalid(name, "shape (m,) or (m, m)", f"shape {values.shape}")
     rounding = checks.tolerance(covariance_or_variances) * np.abs(values).max()
     if not np.allclose(values, values.T, rtol=0, atol=rounding):
-        raise checks.invalid(
-            name, "a symmetric matrix", f"a difference of {np.abs(values - values.T).max()} across the diagonal"
-        )
+        raise checks.invalid(name, "a symmetric matrix", "one that differs from its transpose")
     eigenvalues = np.linalg.eigvalsh(values)
     if eigenvalues.min() < -rounding:
         raise checks.invalid(name, "a positive semidefinite matrix", f"smallest eigenvalue {eigenvalues.min()}")

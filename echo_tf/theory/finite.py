@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy  # its modules are loaded at their first use
@@ -51,6 +51,12 @@ class RDPoint:
         output: Law of `Y`, shape `(m,)`.
         lagrangians: `rate + slope * distortion` at each certificate (at infinite slope the rate alone), nats. They fall, up to
             rounding. Shape `(certificates,)`.
+
+    Example:
+        >>> point = blahut_arimoto([0.5, 0.5], [[0, 1], [1, 0]], slope=math.log(3.0))
+        >>> point.channel.round(6)
+        array([[0.75, 0.25],
+               [0.25, 0.75]])
     """
 
     slope: float
@@ -139,9 +145,9 @@ def blahut_arimoto(
         return single
 
     occurs = p_x > 0
-    p, least = p_x[occurs], least[occurs]
-    solution = _minimise(p, -_cost(excess[occurs], slope), log_output, tolerance, max_iterations)
-    channel = solution.channel
+    p, least, log_kernel = p_x[occurs], least[occurs], -_cost(excess[occurs], slope)
+    log_q, gap, iterations, values = _minimise(p, log_kernel, log_output, tolerance, max_iterations)
+    channel = scipy.special.softmax(log_q + log_kernel, axis=1)
     output = p @ channel
     seen = output > 0  # a channel entry may be so small that its share of the output is 0 in floats
     distortions = channel * np.where(channel > 0, excess[occurs], 0.0)
@@ -149,12 +155,12 @@ def blahut_arimoto(
         slope=slope,
         rate=max(0.0, float(p @ scipy.special.rel_entr(channel[:, seen], output[seen]).sum(axis=1))),
         distortion=float(p @ (least + distortions.sum(axis=1))),
-        gap=max(0.0, solution.gap),
-        converged=solution.gap <= tolerance,
-        iterations=solution.iterations,
+        gap=max(0.0, gap),
+        converged=gap <= tolerance,
+        iterations=iterations,
         output=output,
-        lagrangians=np.array(solution.values) + (slope * float(p @ least) if math.isfinite(slope) else 0.0),
-        _log_prior=solution.log_prior,
+        lagrangians=np.array(values) + (slope * float(p @ least) if math.isfinite(slope) else 0.0),
+        _log_prior=log_q,
         _excess=excess,
     )
     return point if single is None or math.isinf(slope) else _better_with_single_output(point, single, tolerance)
@@ -182,7 +188,8 @@ def rd_curve(p_x: ArrayLike, distortion: ArrayLike, slopes: Iterable[float] | fl
         >>> [(round(point.rate, 4), round(point.distortion, 4)) for point in curve]
         [(0.0, 0.5), (0.1308, 0.25), (0.6931, 0.0)]
     """
-    values = checks.numbers("slopes", list(slopes) if isinstance(slopes, Iterable) else [slopes], 0, ndim=1, infinite=True)
+    listed = list(slopes) if isinstance(slopes, Iterable) and not isinstance(slopes, np.ndarray) else np.atleast_1d(slopes)
+    values = checks.numbers("slopes", listed, 0, ndim=1, infinite=True)
     points: dict[float, RDPoint] = {}
     output = None
     for slope in sorted(set(values.tolist()), reverse=True):
@@ -191,16 +198,13 @@ def rd_curve(p_x: ArrayLike, distortion: ArrayLike, slopes: Iterable[float] | fl
     return [points[slope] for slope in values.tolist()]
 
 
-class _Solution(NamedTuple):
-    log_prior: np.ndarray  # the q that makes the channel, shape (m,)
-    channel: np.ndarray  # (inputs that occur, m)
-    gap: float
-    iterations: int
-    values: list[float]
+def _minimise(
+    p_x: np.ndarray, log_kernel: np.ndarray, log_q: np.ndarray, tolerance: float, max_iterations: int
+) -> tuple[np.ndarray, float, int, list[float]]:
+    """Minimise rate + E cost for `p_x > 0` and costs `-log_kernel`, see `blahut_arimoto`.
 
-
-def _minimise(p_x: np.ndarray, log_kernel: np.ndarray, log_q: np.ndarray, tolerance: float, max_iterations: int) -> _Solution:
-    """Minimise rate + E cost for `p_x > 0` and costs `-log_kernel`, see `blahut_arimoto`."""
+    Returns the last `log q`, its gap, the number of evaluations, and the values at the certificates.
+    """
     log_p, kernel, size = np.log(p_x), np.exp(log_kernel), log_kernel.shape[1]
     log_prune = math.log(PRUNE_BELOW) + log_p.min() - math.log(size)
     iterations, values, step_limit = 0, [], 4.0
@@ -212,32 +216,33 @@ def _minimise(p_x: np.ndarray, log_kernel: np.ndarray, log_q: np.ndarray, tolera
         values.append(float(-p_x @ log_z) - gain)
         gap = float(log_c.max()) - gain
         iterations += 1
-        used = np.isfinite(log_q)
-        channel = kernel[:, used] * np.exp(log_q[used]) / np.exp(np.maximum(log_z, math.log(UNDERFLOW)))[:, None]
-        lost = log_z < math.log(UNDERFLOW)
-        channel[lost] = np.exp(log_q[used] + log_kernel[lost][:, used] - log_z[lost, None])
         if gap <= tolerance or iterations >= max_iterations:
-            full_channel = np.zeros_like(kernel)
-            full_channel[:, used] = channel
-            return _Solution(log_q, full_channel, gap, iterations, values)
+            return log_q, gap, iterations, values
 
+        used = np.isfinite(log_q)
         weak = log_output < log_prune
         revived = weak & (log_c > 0)
         log_output[weak] = np.where(revived[weak], math.log(REVIVE_WITH), -np.inf)
         if revived.any() or not np.array_equal(np.isfinite(log_output), used):
-            log_q = log_output - np.logaddexp.reduce(log_output)
+            log_q = log_output - np.log(np.exp(log_output).sum())
         else:
+            channel = kernel[:, used] * np.exp(log_q[used]) / np.exp(np.maximum(log_z, math.log(UNDERFLOW)))[:, None]
+            lost = log_z < math.log(UNDERFLOW)
+            channel[lost] = np.exp(log_q[used] + log_kernel[lost][:, used] - log_z[lost, None])
             log_q[used], steps, step_limit = _accelerate(p_x, channel, log_q[used], log_c[used], step_limit)
             iterations += steps
 
 
 def log_product(factor: np.ndarray, log_factor: np.ndarray, log_other: np.ndarray) -> np.ndarray:
-    """`log(factor @ exp(log_other))`, entry by entry in the log domain where sums of floats may have lost digits.
+    """`log(factor @ exp(log_other))`, from logarithms wherever the sum of floats may have lost digits.
 
     Args:
         factor: Shape `(n, m)`, at most 1.
-        log_factor: Its logarithm. What underflows in `factor` is still there.
-        log_other: Shape `(m,)` or `(m, k)`; a finite entry in each column.
+        log_factor: Its logarithm, where nothing has underflowed.
+        log_other: Shape `(m,)` or `(m, k)`, with a finite entry in each column.
+
+    Returns:
+        Shape `(n,)` or `(n, k)`.
     """
     shift = log_other.max(axis=0)
     total = factor @ np.exp(log_other - shift)
@@ -276,7 +281,7 @@ def _accelerate(
             u = u2
             if length > 1.0:
                 far = u1 - first + 2.0 * length * first + length**2 * (second - first)
-                far -= np.logaddexp.reduce(log_q + far)
+                far -= np.log(np.exp(log_q + far).sum())  # to the last digit: values are compared
                 far_value, after_far = step(far)
                 evaluations += 1
                 if far_value <= value and np.all(np.isfinite(after_far)):
@@ -284,7 +289,7 @@ def _accelerate(
                     step_limit *= 4.0 if length == step_limit else 1.0
                 else:
                     step_limit = max(length / 2.0, 2.0)
-    return log_q + u - np.logaddexp.reduce(log_q + u), evaluations, step_limit
+    return log_q + u - np.log(np.exp(log_q + u).sum()), evaluations, step_limit
 
 
 def _single_output_point(p_x: np.ndarray, distortion: np.ndarray, excess: np.ndarray) -> RDPoint | None:

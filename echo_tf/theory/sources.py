@@ -1,8 +1,8 @@
 """Synthetic sources whose rate-distortion function is known: in closed form, or by Blahut-Arimoto with a certificate."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import scipy  # its modules are loaded at their first use
@@ -18,6 +18,8 @@ POINTS, POINT_MASSES = np.array([-3.0, -1.0, 1.0, 3.0]), np.array([0.4, 0.3, 0.2
 
 # Variances along the axes of the 16-dimensional source; at the slopes below between none and 10 dimensions lie under water.
 SPECTRUM = 4.0 * 0.7 ** np.arange(16)
+
+OCTAVES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 # Slopes of the curves that stand behind `rate` where there is no closed form.
 CURVE_SLOPES = np.geomspace(0.05, 100.0, 60)
@@ -36,6 +38,11 @@ class Source:
         rate: `R(D)` in nats for an array of distortions. Where it rests on a finite grid, a lower bound of the grid's `R(D)`.
         slopes: Slopes `-dR/dD` at which to look at the source, the flattest first.
         distortions: Range of distortions worth drawing, up to that of rate 0.
+
+    Example:
+        >>> laplacian = {source.name: source for source in all_sources()}["laplacian"]
+        >>> round(float(laplacian.rate(0.5)), 4)  # log 2
+        0.6931
     """
 
     name: str
@@ -49,55 +56,35 @@ class Source:
 
 def all_sources() -> list[Source]:
     """A Gaussian, a correlated Gaussian vector, a Laplacian, a mixture of two Gaussians, and four points on a line."""
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
-    transform = np.sqrt(SPECTRUM)[:, None] * rotation
+    spread = float(SPECTRUM.sum())
     return [
-        Source(
-            "gaussian",
-            1,
-            "squared",
-            lambda rng, n: rng.standard_normal((n, 1), dtype=np.float32),
-            functools.partial(gaussian_rd, 1.0),
-            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
-            (0.01, 1.0),
-        ),
-        Source(
-            "gaussian_16",
-            16,
-            "squared",
-            lambda rng, n: (rng.standard_normal((n, 16)) @ transform).astype("float32"),
-            functools.partial(gaussian_vector_rd, SPECTRUM),
-            (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
-            (0.2, float(SPECTRUM.sum())),
-        ),
+        Source("gaussian", 1, "squared", _sample_gaussian, partial(gaussian_rd, 1.0), OCTAVES, (0.01, 1.0)),
+        Source("gaussian_16", 16, "squared", _sample_vector, partial(gaussian_vector_rd, SPECTRUM), OCTAVES, (0.2, spread)),
         Source(
             "laplacian",
             1,
             "absolute",
-            lambda rng, n: rng.laplace(size=(n, 1)).astype("float32"),
-            functools.partial(laplacian_rd, 1.0),
+            _sample_laplacian,
+            partial(laplacian_rd, 1.0),
             (1.5, 2.5, 4.0, 6.0, 8.0, 12.0),
             (0.06, 1.0),
         ),
-        Source(
-            "mixture",
-            1,
-            "squared",
-            _sample_mixture,
-            functools.partial(_highest_supporting_line, _mixture_curve),
-            (0.2, 0.5, 2.0, 8.0, 16.0, 32.0),
-            (0.01, 4.25),
-        ),
-        Source(
-            "points",
-            1,
-            "squared",
-            _sample_points,
-            functools.partial(_highest_supporting_line, _points_curve),
-            (0.2, 0.5, 1.0, 4.0, 8.0, 32.0),
-            (0.002, 4.0),
-        ),
+        Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (0.2, 0.5, 2.0, 8.0, 16.0, 32.0), (0.01, 4.25)),
+        Source("points", 1, "squared", _sample_points, _points_rate, (0.2, 0.5, 1.0, 4.0, 8.0, 32.0), (0.002, 4.0)),
     ]
+
+
+def _sample_gaussian(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.standard_normal((n, 1), dtype=np.float32)
+
+
+def _sample_vector(rng: np.random.Generator, n: int) -> np.ndarray:
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    return (rng.standard_normal((n, 16)) @ (np.sqrt(SPECTRUM)[:, None] * rotation)).astype("float32")
+
+
+def _sample_laplacian(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.laplace(size=(n, 1)).astype("float32")
 
 
 def _sample_mixture(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -108,7 +95,7 @@ def _sample_points(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.choice(POINTS, (n, 1), p=POINT_MASSES).astype("float32")
 
 
-@functools.cache
+@cache
 def _mixture_curve() -> list[RDPoint]:
     edges = np.linspace(-5.0, 5.0, GRID_SIZE + 1)
     cdf = scipy.special.ndtr((edges[:, None] - MIXTURE_MEANS) / MIXTURE_SD).mean(axis=1)
@@ -116,7 +103,7 @@ def _mixture_curve() -> list[RDPoint]:
     return rd_curve(masses, np.square(middles[:, None] - middles), CURVE_SLOPES, tolerance=1e-4, max_iterations=1_000)
 
 
-@functools.cache
+@cache
 def _points_curve() -> list[RDPoint]:
     outputs = np.linspace(POINTS[0], POINTS[-1], 601)  # the points are among them
     return rd_curve(POINT_MASSES, np.square(POINTS[:, None] - outputs), CURVE_SLOPES, tolerance=1e-6)
@@ -127,3 +114,7 @@ def _highest_supporting_line(curve: Callable[[], list[RDPoint]], distortion: Arr
     distortion = checks.numbers("distortion", distortion, 0)
     lines = [p.rate - p.gap + p.slope * (p.distortion - distortion) for p in curve()]
     return np.maximum(0.0, np.max(lines, axis=0))
+
+
+_mixture_rate = partial(_highest_supporting_line, _mixture_curve)
+_points_rate = partial(_highest_supporting_line, _points_curve)

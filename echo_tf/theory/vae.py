@@ -18,23 +18,17 @@ class VAERateDistortion(NamedTuple):
 
 
 def vae_rate_distortion(
-    x: ArrayLike,
-    x_recon: ArrayLike,
-    mean: ArrayLike,
-    log_var: ArrayLike,
-    beta: float = 1.0,
-    distortion: str = "squared",
+    x: ArrayLike, x_recon: ArrayLike, mean: ArrayLike, log_var: ArrayLike, beta: float = 1.0, distortion: str = "squared"
 ) -> VAERateDistortion:
     """Rate and distortion of a VAE with encoder `N(mean, exp(log_var))` and marginal `N(0, I)`, per example.
 
-    `rate = KL = 1/2 sum_j (mean_j^2 + var_j - 1 - log var_j)`, an upper bound of `I(X; Z)` in its mean over examples.
+    `rate = KL = 1/2 sum_j (mean_j^2 + var_j - 1 - log var_j)`. Its mean over examples is an upper bound of `I(X; Z)`.
     `"squared"`: `distortion = sum_i (x_i - y_i)^2` with `y = x_recon`.
     `"bernoulli"`: `distortion = -sum_i x_i log y_i + (1 - x_i) log(1 - y_i)`.
 
-    On beta: `"bernoulli"` is a negative log likelihood, and `beta = 1` gives the negative ELBO. So is `squared / (2 sigma^2)`,
-    but for a constant, if the decoder is `N(x_recon, sigma^2 I)`. `squared + beta * rate` is the same objective times
-    `2 sigma^2`, with `beta = 2 sigma^2`. Texts that let beta multiply the distortion have `beta = 1 / (2 sigma^2)`: that is the
-    `slope` of this module.
+    `"bernoulli"` is a negative log likelihood: `beta = 1` gives the negative ELBO. With a decoder `N(x_recon, sigma^2 I)` the
+    negative log likelihood is `squared / (2 sigma^2)` plus a constant: `beta = 2 sigma^2` gives `2 sigma^2` times the negative
+    ELBO. Texts where beta multiplies the distortion have `beta = 1 / (2 sigma^2)`, the `slope` of `blahut_arimoto`.
 
     Args:
         x: Data, shape `(n, ...)`.
@@ -45,11 +39,11 @@ def vae_rate_distortion(
         distortion: `"squared"` (in squared units of `x`) or `"bernoulli"` (in nats).
 
     Returns:
-        `VAERateDistortion`; the rate in nats. An impossible `x` under `"bernoulli"` has distortion `inf`.
+        `VAERateDistortion`, the rate in nats. An impossible `x` under `"bernoulli"` has distortion `inf`.
 
     Raises:
-        ValueError: shapes that do not agree, no examples; NaN or infinite values; `x` or `x_recon` outside [0, 1] under
-            `"bernoulli"`; negative `beta`; unknown `distortion`.
+        ValueError: shapes that do not agree; no examples; NaN or infinite values; `x` or `x_recon` outside [0, 1] under
+            `"bernoulli"`; negative or infinite `beta`; unknown `distortion`.
 
     Source: Kingma and Welling 2014, appendix B (KL); Higgins et al. 2017 (beta).
 

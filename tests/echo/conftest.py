@@ -5,11 +5,10 @@ import tensorflow as tf
 
 @pytest.fixture(scope="session")
 def repeated():
-    """A function that calls another many times, in one graph: `(function, times) -> results`, stacked. Eagerly it takes minutes."""
+    """A function that calls another many times, in one graph: `(function, times) -> results`, stacked. Eagerly it is slow."""
 
     def run(function, times):
-        like = tf.function(function).get_concrete_function().structured_outputs
-        signature = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), like)
+        signature = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), function())
 
         @tf.function
         def loop():
@@ -27,7 +26,7 @@ def replaying():
 
     def run(layer, function):
         states = [weight for weight in layer.variables if weight.path.endswith("seed_generator_state")]
-        before = kept.setdefault(id(layer), (layer, [np.array(state) for state in states]))[1]
+        before = kept.setdefault(id(layer), (layer, [state.numpy() for state in states]))[1]
         for state, value in zip(states, before, strict=True):
             state.assign(value)
         return function()

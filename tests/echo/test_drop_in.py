@@ -20,14 +20,12 @@ STYLES = ("functional", "sequential", "subclassed", "nested", "custom train_step
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 JIT = (False, True)
 BATCHES = (10, 40)  # fewer and more examples than d_max
-# In the fast tests every value occurs, and every style; the rest takes minutes.
+# All together take minutes. Sequential and nested models are in test_dense.py too, where an encoder is frozen.
 FAST = (
     ("functional", "float32", False, 10),
-    ("sequential", "mixed_bfloat16", False, 40),
     ("subclassed", "mixed_float16", False, 10),
-    ("nested", "float32", True, 40),
-    ("custom train_step", "mixed_bfloat16", True, 40),
-    ("feature maps", "mixed_float16", False, 40),
+    ("custom train_step", "mixed_bfloat16", False, 40),
+    ("feature maps", "float32", False, 40),
 )
 COMBINATIONS = [
     pytest.param(*values, marks=[] if values in FAST else pytest.mark.slow)
@@ -35,7 +33,7 @@ COMBINATIONS = [
 ]
 
 
-def data(n=120):
+def data(n=80):
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, 6)).astype("float32")
 
@@ -105,41 +103,36 @@ def test_trains_predicts_and_is_saved(style, policy, jit, batch, tmp_path):
     model = build(style)
     x = data()
     y = x[:, :1]
-    model.compile(keras.optimizers.Adam(1e-2), loss="mse", jit_compile=jit)
-    history = model.fit(x, y, batch_size=batch, epochs=2, shuffle=False, verbose=0).history
+    outputs = [model(x) for _ in range(4)]
+    (added,) = model.losses
+    echo = echo_of(model)
+    source = echo.source
+    floor = echo.rate_floor(int(np.prod(source.reservoir.mean.shape[1:])))
+    assert float(added) > RATE_WEIGHT * floor
+
+    # An epoch that changes nothing but the reservoir, and then one that trains.
+    model.compile(keras.optimizers.SGD(1e-2), loss="mse", jit_compile=jit)
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the training step twice
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 1e-2 if epoch else 0.0)
+    history = model.fit(x, y, batch_size=batch, epochs=2, shuffle=False, callbacks=[schedule], verbose=0).history
     loss = history["total" if style == "custom train_step" else "loss"]
     assert np.all(np.isfinite(loss))
-    echo = echo_of(model)
-    floor = echo.rate_floor(int(np.prod(echo.reservoir_mean.shape[1:])))
-    assert loss[-1] > RATE_WEIGHT * floor  # the rate is in the loss
-    assert echo.reservoir_mean.dtype == "float32"
+    errors = [np.mean(np.square(np.asarray(values) - y)) for values in outputs]
+    assert abs(loss[0] - float(added) - np.mean(errors)) < 0.3 * float(added)  # the rate is in the loss, once
+    assert loss[-1] > RATE_WEIGHT * floor
+    assert source.reservoir.mean.dtype == "float32" and source.reservoir.is_filled
     for n in (1, 7, 50):
-        assert model.predict(x[:n], verbose=0).shape == (n, 1)
-        assert np.all(np.isfinite(model(x[:n])))
+        z = model.predict(x[:n], verbose=0)
+        assert z.shape == (n, 1) and np.all(np.isfinite(z))
     if style in ("functional", "sequential", "nested", "feature maps"):
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
-        draws = [loaded.predict(x[:1], verbose=0) for _ in range(3)]
+        draws = [np.asarray(loaded(x[:1])) for _ in range(2)]
         assert np.all(np.isfinite(draws)) and np.std(draws) > 0
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_rate_is_in_the_loss_exactly_once(style):
-    model = build(style)
-    x = data(40)
-    model.compile(keras.optimizers.SGD(0.0), loss="mse")
-    history = model.fit(x, np.zeros((40, 1)), batch_size=40, verbose=0).history
-    loss = history["total" if style == "custom train_step" else "loss"][0]
-    model(x, training=True)
-    (added,) = model.losses
-    echo = echo_of(model)
-    assert float(added) > RATE_WEIGHT * echo.rate_floor(UNITS)
-    outputs = [np.mean(np.square(model(x, training=True))) for _ in range(50)]
-    assert abs(loss - float(added) - np.mean(outputs)) < 5 * np.std(outputs)
-
-
 def test_readme_lists_what_is_tested():
-    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     assert combinations_table() in readme
 
 
@@ -160,12 +153,9 @@ def test_rate_as_output_and_metric():
     model = keras.Model(inputs, {"y": layers.Dense(1)(z), "rate": rate})
     model.compile("adam", loss={"y": "mse", "rate": echo_tf.mean_rate}, loss_weights={"y": 1.0, "rate": RATE_WEIGHT})
     x = data()
-    logs = model.fit(x, {"y": x[:, :1], "rate": np.zeros(len(x))}, batch_size=40, verbose=0).history
-    assert logs["loss"][0] == pytest.approx(logs["y_loss"][0] + RATE_WEIGHT * logs["rate_loss"][0], rel=1e-5)
-    predicted = model.predict(x, batch_size=40, verbose=0)["rate"]
-    assert predicted.shape == (120,)
     measured = model.evaluate(x, {"y": x[:, :1], "rate": np.zeros(len(x))}, batch_size=40, return_dict=True, verbose=0)
-    assert measured["rate_loss"] == pytest.approx(predicted.mean(), rel=1e-5)
+    assert measured["loss"] == pytest.approx(measured["y_loss"] + RATE_WEIGHT * measured["rate_loss"], rel=1e-5)
+    assert measured["rate_loss"] == pytest.approx(np.mean(model(x)["rate"]), rel=1e-5)
 
 
 def test_symbolic_call_and_output_shapes():

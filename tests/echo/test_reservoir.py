@@ -123,9 +123,13 @@ class TestTraining:
         mean, log_scale = pairs(2)
         np.testing.assert_allclose(noise(layer, (mean, log_scale), training=True), mean[::-1], rtol=1e-6)
 
-    @pytest.mark.parametrize("sampler", SAMPLERS)
-    @pytest.mark.parametrize("batch", [1, 3, 20])
-    @pytest.mark.parametrize("static", [True, False])
+    @pytest.mark.parametrize(
+        ("sampler", "batch", "static"),
+        [
+            *[("ring", 1, True), ("ring", 3, False), ("ring", 20, True), ("ring", 20, False)],
+            *[("gather", 1, False), ("gather", 3, True), ("gather", 20, True), ("gather", 3, False)],
+        ],
+    )
     def test_noise_has_the_moments_of_z(self, sampler, batch, static):
         dims = 2_000  # every dimension is an experiment of its own
         layer = EchoLayer(d_max=9, max_mean=2.0**-16, sampler=sampler, reservoir_size=100, seed=0)
@@ -184,7 +188,7 @@ class TestInference:
         draws = []
         for from_batch in (False, True):  # one value of each call: values of one ring depend on each other
             layer.source.batch_at_inference.assign(float(from_batch))
-            draws.append(repeated(lambda: noise(layer, pair)[0], 600))
+            draws.append(repeated(lambda: noise(layer, pair)[0], 400))
         for j in range(2):
             assert ks_2samp(draws[0][:, j], draws[1][:, j]).pvalue > 1e-4
 
@@ -211,15 +215,17 @@ class TestInference:
         truth = float(echo_moments(pair[0], EchoLayer(d_max=99).bounded(pair[1]))[0][0])
         found, rates = {}, {}
         for echoes in ("batch", "reservoir"):
-            layer = EchoLayer(d_max=99, echoes=echoes, seed=0)
-            layer.adapt(pair)
+            layer = made(EchoLayer(d_max=99, echoes=echoes, seed=0), (None, 2))
             layer.source.batch_at_inference.assign(float(echoes == "batch"))
-            draws = [noise(layer, one_class, training) for _ in range(20)]
+            draws = []
+            for _ in range(12):
+                layer.adapt(pair)  # anew, as in training each batch is stored
+                draws.append(noise(layer, one_class, training))
             found[echoes] = np.array([np.mean(draw, axis=0)[0] for draw in draws])  # rings average over most of the dependence
             rates[echoes] = float(np.mean(layer.rate(one_class[1])))
         assert rates["batch"] == rates["reservoir"]
         # The reservoir is a random sample of the data, 600 of them here: their own mean.
-        assert abs(found["reservoir"].mean() - truth) < 5 * found["reservoir"].std() / np.sqrt(20) + 0.02
+        assert abs(found["reservoir"].mean() - truth) < 5 * found["reservoir"].std() / np.sqrt(12) + 0.02
         assert found["batch"].mean() > truth + 0.5
 
     def test_echoes_from_the_reservoir_are_never_of_the_batch_at_hand(self):

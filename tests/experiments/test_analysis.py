@@ -24,11 +24,13 @@ class TestTotalCorrelation:
         assert abs(estimate - truth) < 5 * se
         assert 0 < se < 0.05
 
-    def test_error_is_the_spread_of_estimates(self):
+    def test_error_is_the_spread_of_estimates(self, monkeypatch):
+        monkeypatch.setattr(analysis, "BOOTSTRAPS", 50)
         estimates = np.array([total_correlation(self.draw(500, seed, self.correlation), seed) for seed in range(200)])
         assert estimates[:, 1].mean() == pytest.approx(estimates[:, 0].std(ddof=1), rel=5 / np.sqrt(2 * 200))
 
-    def test_bias_of_small_samples_is_taken_out(self):
+    def test_bias_of_small_samples_is_taken_out(self, monkeypatch):
+        monkeypatch.setattr(analysis, "BOOTSTRAPS", 2)
         estimates = np.array([total_correlation(self.draw(60, seed, np.eye(8)), seed) for seed in range(300)])
         se = estimates[:, 0].std(ddof=1) / np.sqrt(len(estimates))
         bias = 8 * 7 / (4 * 60)

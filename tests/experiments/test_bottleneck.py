@@ -115,5 +115,4 @@ def test_few_vectors_with_labels_of_any_numbers(monkeypatch):
     found = point(labels)
     assert found.label_entropy_nats == pytest.approx(np.log(3), rel=1e-2)
     assert found.rate_nats > 2 * -np.log(max_scale(39))  # the floor with 39 echoes
-    assert point(np.array([-7, 1000, 5])[labels]).cross_entropy_nats != found.cross_entropy_nats  # other order of the classes
     assert point(np.array([-7, 5, 1000])[labels]) == found

@@ -173,10 +173,11 @@ class TestIsFinished:
 
 def test_metrics_leave_damaged_lines_out(tmp_path, caplog):
     assert read_metrics(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n[]\n{"epoch": 2}\n')
+    damaged = ('{"epo', "[]", "{}", "5", '{"epoch": "3"}', '{"epoch": 3.5}', "\x00")
+    (tmp_path / "metrics.jsonl").write_text("\n".join(['{"epoch": 1}', *damaged, '{"epoch": 2}']))
     with caplog.at_level(logging.WARNING):
         assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2]
-    assert "line 2 is damaged" in caplog.text and "line 3 is damaged" in caplog.text
+    assert [record.args[-1] for record in caplog.records] == list(range(2, 2 + len(damaged)))
 
 
 def test_analysis_is_saved_and_read(tmp_path):

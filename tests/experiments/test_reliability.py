@@ -169,7 +169,7 @@ class TestDamage:
             folder = cell.folder(out)
             assert not is_finished(cell, out)
             run_cell(cell, vectors, out)
-            (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+            (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING and r.name.startswith("echo_tf")]
             assert str(folder / name) in warning.getMessage()
             assert (folder / f"{name}.damaged").read_bytes() == contents
             assert science(folder) == science(cell.folder(undisturbed))
@@ -208,7 +208,7 @@ class TestDamage:
         assert (cell.folder(out) / "model.keras").stat().st_mtime_ns == trained
 
     def test_pictures(self, cell, check, out):
-        check("pictures.npz", flip(cell.folder(out) / "pictures.npz"))
+        check("pictures.npz", flip(cell.folder(out) / "pictures.npz", 0.2))
 
     def test_result_of_an_older_version_counts(self, cell, out):
         path = cell.folder(out) / "result.json"

@@ -75,7 +75,9 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
     # The figure of an unfinished training shows what there is.
     learned = read_rows(tmp_path / "learned.csv")
     write_rows(tmp_path / "learned.csv", [row | {"source": "another"} for row in learned])
-    assert len(theory_figures.plot_theory(tmp_path)) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(theory_figures, "save", lambda figure, path: path)
+        assert len(theory_figures.plot_theory(tmp_path)) == 4
     write_rows(tmp_path / "learned.csv", learned)
 
     # The Gaussian channel's rows are lost, and made again; all else stays.
@@ -102,7 +104,8 @@ def test_run_makes_what_is_missing_and_figures_show_it(tmp_path, monkeypatch):
         ("exactness.csv", None, ""),
     ],
 )
-def test_figures_name_a_damaged_table(tmp_path, name, old, new):
+def test_figures_name_a_damaged_table(tmp_path, monkeypatch, name, old, new):
+    monkeypatch.setattr(theory_figures, "save", lambda figure, path: path)
     shutil.copytree(Path(__file__).parents[2] / "results" / "theory", tmp_path, dirs_exist_ok=True)
     text = (tmp_path / name).read_text()
     assert old is None or old in text

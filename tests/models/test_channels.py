@@ -2,11 +2,10 @@ import math
 
 import keras
 import numpy as np
-import pytest
 from keras import ops
 
 from echo_tf.models.channels import GaussianChannel, IAFChannel
-from echo_tf.models.losses import bernoulli_distortion, gaussian_kl
+from echo_tf.models.losses import gaussian_kl
 
 
 def test_gaussian_noise_is_independent_for_every_example():
@@ -21,10 +20,10 @@ def test_gaussian_noise_is_independent_for_every_example():
 def test_shared_noise_is_one_vector_a_batch():
     features = np.random.default_rng(0).normal(size=(50, 5)).astype("float32")
     for layer in (GaussianChannel(3, shared_noise=True, seed=0), IAFChannel(3, hidden=(4,), shared_noise=True, seed=0)):
-        draw = layer.draw(features)
-        noise = (np.asarray(draw.base) - draw.mean) / np.exp(np.asarray(draw.log_var) / 2)
+        density = layer.draw(features).density
+        noise = (np.asarray(density.base) - density.mean) / np.exp(np.asarray(density.log_var) / 2)
         np.testing.assert_allclose(noise, noise[:1] * np.ones((50, 1)), rtol=1e-3, atol=1e-4)
-        assert not np.allclose(layer.draw(features).base, draw.base)
+        assert not np.allclose(layer.draw(features).density.base, density.base)
 
 
 def test_gaussian_channel_is_float32_and_survives_its_config():
@@ -44,16 +43,6 @@ def test_kl_equals_its_monte_carlo_estimate():
     assert abs(values.mean() - kl) < 5 * values.std() / math.sqrt(len(values))
 
 
-def test_distortion_is_the_sum_of_pixel_cross_entropies():
-    rng = np.random.default_rng(0)
-    images, logits = rng.uniform(size=(3, 28, 28, 1)), rng.normal(size=(3, 28, 28, 1))
-    p = 1 / (1 + np.exp(-logits))
-    expected = -(images * np.log(p) + (1 - images) * np.log(1 - p)).sum((1, 2, 3))
-    np.testing.assert_allclose(bernoulli_distortion(images, logits), expected, rtol=1e-5)
-    # Far from 0 the probabilities round to 0 and 1, the logits keep the distortion exact.
-    np.testing.assert_allclose(bernoulli_distortion(np.array([[0.0, 1.0]]), np.array([[100.0, -50.0]])), [150.0])
-
-
 def iaf(units=2, **options):
     layer = IAFChannel(units, hidden=(16, 16), seed=0, **options)
     layer.build((None, 5))
@@ -62,31 +51,37 @@ def iaf(units=2, **options):
     return layer
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": True}, {"context_units": 3}])
-def test_iaf_density_is_that_of_its_draws(options):
+def test_iaf_density_is_that_of_its_draws():
     """For one x: the mean of `1 / q(z|x)` over draws that fall into a box is the volume of the box."""
-    layer = iaf(**options)
+    layer = iaf()
     features = np.repeat(np.random.default_rng(1).normal(size=(1, 5)).astype("float32"), 200_000, axis=0)
     draw = layer.draw(features)
-    z, log_q = np.asarray(draw.z), np.asarray(draw.log_density - draw.log_det, dtype=np.float64)
+    z, log_q = np.asarray(draw.z), np.asarray(draw.density.at_draw - draw.density.log_det, dtype=np.float64)
     low, high = np.quantile(z, 0.3, axis=0), np.quantile(z, 0.7, axis=0)
     weights = np.where(np.all((z > low) & (z < high), axis=1), np.exp(-log_q), 0.0)
     volume = np.prod(high - low)
     assert abs(weights.mean() - volume) < 5 * weights.std() / math.sqrt(len(z))
-    rate = np.asarray(layer.rate(draw), dtype=np.float64)
     expected = log_q + 0.5 * np.square(z).sum(1) + math.log(2 * math.pi)
-    np.testing.assert_allclose(rate, expected, rtol=1e-4, atol=1e-4)
-    assert np.any(np.asarray(draw.log_det) != 0.0) == ("scale" in options)
-
-
-def test_context_moves_the_flow():
-    layer = iaf(context_units=3)
-    x, other = np.random.default_rng(1).normal(size=(2, 1, 5)).astype("float32")
-    base = np.zeros((1, 2), "float32")
-    a, b = (np.asarray(layer._transformed(base, base, base, features).z) for features in (x, other))
-    assert np.all(a != b)
+    np.testing.assert_allclose(np.asarray(draw.rate, dtype=np.float64), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_iaf_survives_its_config():
-    layer = iaf(context_units=3, scale=True)
+    layer = iaf(rate_weight=2.0)
     assert IAFChannel.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+def test_rates_of_dimensions_add_up_where_the_marginal_is_the_channels():
+    features = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    layer = GaussianChannel(3, seed=0)
+    _, rate = layer(features, return_rate=True)
+    np.testing.assert_allclose(np.asarray(layer.rate_per_dimension(features)).sum(1), rate, rtol=1e-5)
+    assert (layer.rate_floor, layer.has_memory, layer.has_density) == (0.0, False, True)
+    assert tuple(layer.sample_marginal(7).shape) == (7, 3)
+    layer.adapt(features)  # stores nothing
+    assert len(layer.weights) == 4
+
+
+def test_weight_of_the_rate_enters_the_loss():
+    layer = GaussianChannel(3, rate_weight=2.0, seed=0)
+    _, rate = layer(np.ones((4, 5), "float32"), return_rate=True)
+    assert float(layer.losses[0]) == np.float32(2.0) * np.float32(np.mean(rate))

@@ -6,7 +6,7 @@ from echo_tf.models.flows import MADE, AutoregressiveFlow
 
 
 def randomise(layer, seed=0, size=0.2):
-    """Weights far from their start, where log scales are near 0."""
+    """Weights far from their start."""
     rng = np.random.default_rng(seed)
     layer.set_weights([rng.normal(0, size, weight.shape) for weight in layer.get_weights()])
 
@@ -23,18 +23,17 @@ def jacobian(function, x, step):
 
 
 def double_precision_inverse(layer, x):
-    """The layer's map in NumPy, float64, from its weights: every step `(x_j - shift_j) exp(-log_scale_j)`."""
+    """The layer's map in NumPy, float64, from its weights: every step `x_j - shift_j`."""
     for network in layer.networks:
         h = x
         for i, (kernel, bias, mask) in enumerate(zip(network.kernels, network.biases, network.masks, strict=True)):
             h = (h if i == 0 else np.maximum(h, 0.0)) @ (np.asarray(kernel, "float64") * mask) + np.asarray(bias, "float64")
-        shift, log_scale = np.split(h, 2, axis=-1)
-        x = (x - shift) * np.exp(-log_scale)
+        x = x - h
     return x
 
 
 def flow(dim=4, **options):
-    layer = AutoregressiveFlow(dim, hidden=(16, 16), **{"scale": True, **options})
+    layer = AutoregressiveFlow(dim, hidden=(16, 16), **options)
     layer.build()
     randomise(layer)
     return layer
@@ -43,48 +42,30 @@ def flow(dim=4, **options):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("hidden", [(64,), (64, 32)])
 def test_made_is_autoregressive(reverse, hidden):
-    layer = MADE(5, hidden, scale=True, reverse=reverse)
+    layer = MADE(5, hidden, reverse=reverse)
     layer.build()
     randomise(layer)
     points = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")  # at one of them some unit may be dead
-    for output in range(2):
-        matrix = sum(
-            np.abs(jacobian(lambda values, output=output: layer(values)[output], x, step=np.float32(1e-3))) for x in points
-        )
-        matrix = matrix[::-1, ::-1] if reverse else matrix
-        np.testing.assert_array_equal(np.triu(matrix), 0.0)
-        # Each output is free to depend on every input before it.
-        assert np.all(matrix[np.tril_indices(5, -1)] != 0.0)
+    matrix = sum(np.abs(jacobian(layer, x, step=np.float32(1e-3))) for x in points)
+    matrix = matrix[::-1, ::-1] if reverse else matrix
+    np.testing.assert_array_equal(np.triu(matrix), 0.0)
+    # Each output is free to depend on every input before it.
+    assert np.all(matrix[np.tril_indices(5, -1)] != 0.0)
 
 
 def test_made_of_one_dimension_is_constant():
-    layer = MADE(1, (8,))
-    shift, log_scale = layer(np.array([[1.0], [2.0]]))
-    assert log_scale is None
-    np.testing.assert_array_equal(shift, 0.0)
+    np.testing.assert_array_equal(MADE(1, (8,))(np.array([[1.0], [2.0]])), 0.0)
 
 
-def test_log_det_is_that_of_the_numerical_jacobian():
-    layer = flow()
-    x = np.random.default_rng(1).normal(size=4).astype("float32").astype("float64")
-    u, log_det = (np.asarray(part)[0] for part in layer(x[None].astype("float32")))
-    np.testing.assert_allclose(u, double_precision_inverse(layer, x), rtol=1e-5, atol=1e-5)
-    numerical = np.linalg.slogdet(jacobian(lambda v: double_precision_inverse(layer, v), x, step=1e-6))[1]
-    assert log_det == pytest.approx(numerical, abs=1e-4)
-    assert abs(log_det) > 0.1
-
-
-def test_log_det_is_the_sum_over_steps():
+def test_map_is_that_of_double_precision_and_preserves_volume():
     layer = flow()
     x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
-    values, total = x, np.zeros(3)
-    for network in layer.networks:
-        shift, log_scale = (np.asarray(part, dtype=np.float64) for part in network(values))
-        values = ((values - shift) * np.exp(-log_scale)).astype("float32")
-        total -= log_scale.sum(axis=1)
     u, log_det = layer(x)
-    np.testing.assert_allclose(u, values, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(log_det, total, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(u, double_precision_inverse(layer, x.astype("float64")), rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(u) - x).max() > 0.1
+    np.testing.assert_array_equal(log_det, 0.0)
+    numerical = jacobian(lambda v: double_precision_inverse(layer, v), x[0].astype("float64"), step=1e-6)
+    assert np.linalg.slogdet(numerical)[1] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_inverse_of_forward_is_the_identity():
@@ -93,7 +74,6 @@ def test_inverse_of_forward_is_the_identity():
     u = np.random.default_rng(2).normal(size=(10, 4)).astype("float32")
     x = np.asarray(layer.forward(u))
     assert np.abs(x - u).max() > 0.1
-    # A step multiplies rounding errors by its scales, here up to some hundred in all.
     np.testing.assert_allclose(layer(x + 0.0)[0], u, rtol=1e-3, atol=1e-3)
 
 
@@ -106,20 +86,12 @@ def test_density_integrates_to_one():
     assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=1e-3)
 
 
-def test_shift_only_preserves_volume():
-    layer = flow(scale=False)
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
-    u, log_det = layer(x)
-    np.testing.assert_array_equal(log_det, 0.0)
-    assert np.abs(np.asarray(u) - x).max() > 0.1
-
-
 def test_every_input_is_used_however_narrow_the_layers():
     for width in (1, 3, 8, 9, 40):
         layer = MADE(10, (width, width))
         layer.build()
         layer.set_weights([np.ones(weight.shape) for weight in layer.get_weights()])
-        matrix = jacobian(lambda values, layer=layer: layer(values)[0], np.ones(10, "float32"), step=np.float32(1e-2))
+        matrix = jacobian(layer, np.ones(10, "float32"), step=np.float32(1e-2))
         np.testing.assert_array_equal(np.triu(matrix), 0.0)
         assert np.all(matrix[-1, :-1] != 0.0)
 
@@ -130,22 +102,9 @@ def test_order_is_reversed_from_step_to_step():
     assert np.all(np.abs(matrix) > 1e-4)
 
 
-def test_context_moves_every_output():
-    network = MADE(4, (16,), scale=True, context_dim=3)
-    network.build()
-    randomise(network)
-    rng = np.random.default_rng(0)
-    one, other = (network(np.ones((1, 4), "float32"), rng.normal(size=(1, 3)).astype("float32")) for _ in range(2))
-    assert all(np.all(np.asarray(a) != np.asarray(b)) for a, b in zip(one, other, strict=True))
-    layer = flow(context_dim=3)
-    x, rng = np.ones((2, 4), "float32"), np.random.default_rng(0)
-    a, b = (np.asarray(layer(x, rng.normal(size=(2, 3)).astype("float32"))[0]) for _ in range(2))
-    assert np.all(a != b)
-
-
 def test_every_weight_is_trained_and_saved(tmp_path):
     inputs = keras.Input((4,))
-    u, log_det = AutoregressiveFlow(4, hidden=(16, 16), scale=True, name="flow")(inputs)
+    u, log_det = AutoregressiveFlow(4, hidden=(16, 16), name="flow")(inputs)
     model = keras.Model(inputs, keras.layers.Concatenate()([u, log_det[:, None]]))
 
     def negative_log_density(_, outputs):
@@ -164,12 +123,12 @@ def test_every_weight_is_trained_and_saved(tmp_path):
 
 
 def test_flow_learns_a_dependence():
-    # x_2 = x_1^2 + noise: a Gaussian cannot, two steps can.
+    # x_2 = x_1^2 + noise of sd 1: a Gaussian cannot, two shifts can.
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    first = rng.normal(size=(4_000, 1))
-    x = np.hstack([first, first**2 + 0.3 * rng.normal(size=(4_000, 1))]).astype("float32")
-    layer = AutoregressiveFlow(2, steps=2, hidden=(32, 32), scale=True)
+    first = rng.normal(size=(2_000, 1))
+    x = np.hstack([first, first**2 + rng.normal(size=(2_000, 1))]).astype("float32")
+    layer = AutoregressiveFlow(2, steps=2, hidden=(16, 16))
 
     class Density(keras.Model):
         def __init__(self):
@@ -185,9 +144,9 @@ def test_flow_learns_a_dependence():
 
     model = Density()
     model.compile(optimizer=keras.optimizers.Adam(1e-2))
-    model.fit(x, batch_size=200, epochs=15, verbose=0)
-    entropy = 2 * 0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)
+    model.fit(x, batch_size=200, epochs=10, verbose=0)
+    entropy = 2 * 0.5 * np.log(2 * np.pi * np.e)
     gaussian = 0.5 * np.linalg.slogdet(np.cov(x.T))[1] + np.log(2 * np.pi * np.e)
     reached = model.predict(x, verbose=0).mean()
-    assert reached < entropy + 0.1
-    assert gaussian > entropy + 1.0
+    assert reached < entropy + 0.15
+    assert gaussian > entropy + 0.4

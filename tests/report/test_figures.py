@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from echo_tf.experiments.records import Analysis, pictures_path
 from echo_tf.report import figures
 from echo_tf.report.figures import (
-    by_likelihood,
+    PICTURES,
+    looks,
     plot_all,
     plot_comparison,
     plot_matched,
@@ -15,11 +18,17 @@ from echo_tf.report.figures import (
 from echo_tf.report.rows import compare, curves
 
 
-def test_sorting_by_likelihood():
-    distortion, rate, name = by_likelihood(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]), np.array(["c", "a", "b"]))
-    assert distortion.tolist() == [1.0, 2.0, 3.0]
-    assert rate.tolist() == [10.0, 20.0, 30.0]
-    assert name.tolist() == ["a", "b", "c"]
+def test_methods_that_are_not_ours_are_told_apart(result):
+    def mine(name, beta=1.0):
+        made = result(beta=beta)
+        return dataclasses.replace(
+            made, cell=dataclasses.replace(made.cell, config=dataclasses.replace(made.config, method=name))
+        )
+
+    one, again, another, echo = looks([mine("one"), mine("one", beta=2.0), mine("another"), result()])
+    assert (one["color"], one["marker"]) == (again["color"], again["marker"])
+    assert len({(look["color"], look["marker"]) for look in (one, another, echo)}) == 3
+    assert looks([result()])[0]["color"] == echo["color"]
 
 
 def labels_of(axis):
@@ -121,7 +130,8 @@ class TestPictures:
         return found
 
     def test_tell_precisions_apart(self, put, strips, bfloat16, tmp_path):
-        plot_pictures([put("a"), put("b", **bfloat16), put("c", seed=1)], tmp_path, "a")
+        for kind in PICTURES:
+            plot_pictures(kind, [put("a"), put("b", **bfloat16), put("c", seed=1)], tmp_path / "f.png")
         reconstructions, samples = strips
         assert samples == ["echo\nfloat32", "echo\nbfloat16"]  # the second seed is not shown
         assert reconstructions == ["test\nimages", *samples]
@@ -145,9 +155,11 @@ class TestPictures:
         ("shape", "drawn_shape"), [((28, 28), (28, 56)), ((64, 64), (64, 128)), ((64, 64, 3), (64, 128, 3))]
     )
     def test_have_their_size_and_colours(self, put, drawn, tmp_path, shape, drawn_shape):
-        paths = plot_pictures([put("a", shape, value=100)], tmp_path, "digits")
-        assert [path.name for path in paths] == ["reconstructions_digits.png", "samples_digits.png"]
-        for axis in (axis for figure in drawn for axis in figure.axes):
+        for kind in PICTURES:
+            plot_pictures(kind, [put("a", shape, value=100)], tmp_path / "f.png")
+        axes = [axis for figure in drawn for axis in figure.axes]
+        assert len(axes) == 3  # images, reconstructions, samples
+        for axis in axes:
             (image,) = axis.get_images()
             assert image.get_array().shape == drawn_shape
             assert np.all(image.get_array() == 100)
@@ -176,9 +188,9 @@ class TestPictures:
 
 def test_figures_of_analyses(result, drawn, tmp_path):
     rng = np.random.default_rng(0)
-    arrays = {
-        name: rng.uniform(1, 2, 50) for name in ("pointwise_rate_nats", "pointwise_distortion_nats", "mean_norm", "scale_norm")
-    }
+    distortion = rng.uniform(1, 2, 50)
+    quantities = {"pointwise_distortion_nats": 1, "pointwise_rate_nats": 2, "mean_norm": 3, "scale_norm": 4}
+    arrays = {name: factor * distortion for name, factor in quantities.items()}
     analysis = Analysis(
         rate_by_dimension_nats=np.array([1.0, 3.0, 2.0]),
         shown=np.array([1, 2]),
@@ -204,6 +216,8 @@ def test_figures_of_analyses(result, drawn, tmp_path):
     assert [axis.get_title() for axis in marginals.axes[:2]] == ["dimension 1: 3.00 nats", "dimension 2: 2.00 nats"]
     assert [axis.get_visible() for axis in marginals.axes] == [True] * 2 + [False] * 7
     assert marginals.get_suptitle().startswith("binary_mnist, echo, β = 1, 200 epochs, float32, validation, seed 0: ")
-    likelihood, rate, *_ = (axis.get_lines()[0].get_ydata() for axis in pointwise.axes)
-    assert np.all(np.diff(likelihood) <= 0)
-    assert rate.mean() == pytest.approx(analysis.pointwise_rate_nats.mean(), abs=0.1)
+    likelihood, *others = (axis.get_lines()[0].get_ydata() for axis in pointwise.axes)
+    assert np.all(np.diff(likelihood) <= 0)  # the best first
+    assert -likelihood.mean() == pytest.approx(distortion.mean(), abs=0.1)
+    for factor, values in enumerate(others, 2):  # sorted with it
+        np.testing.assert_allclose(values, -factor * likelihood)

@@ -84,17 +84,11 @@ class TestColumns:
         assert table.records == [{"name": "b", "others": "", "nats": None}]  # the file has the same columns always
 
     def test_only_in_the_file(self):
-        table = make_table("t", "T", (NAME,), [Model("a", {"mean": 1.25})], [], only_csv=(RATE,))
+        hidden = Column("rate", "", "nats=rate.mean", note="a rate")
+        table = make_table("t", "T", (NAME, hidden), [Model("a", {"mean": 1.25})], [])
         assert table.header == ("model",)
+        assert table.notes == ["a model"]
         assert table.records[0]["nats"] == 1.25
-
-    def test_of_an_attribute(self):
-        class Pair:
-            first, second = Model("a", {"mean": 1.0}), Model("b", {"mean": 2.0})
-
-        table = make_table("t", "T", (NAME.of("first"), RATE.of("second")), [Pair], [])
-        assert table.lines == [("a", "2.0")]
-        assert table.records == [{"name": "a", "others": "", "nats": 2.0}]
 
     def test_a_value_that_is_not_there_is_no_silence(self):
         with pytest.raises(AttributeError, match="misspelt"):

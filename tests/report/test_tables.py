@@ -5,7 +5,6 @@ import pytest
 
 from echo_tf.experiments.records import noise_path, read_noise, read_results
 from echo_tf.report.rows import compare, curves
-from echo_tf.report.section import section
 from echo_tf.report.tables import (
     all_tables,
     comparison_table,
@@ -13,6 +12,7 @@ from echo_tf.report.tables import (
     noise_table,
     progress_table,
     ranking_table,
+    readme_table,
     released_table,
     replacement_table,
 )
@@ -205,6 +205,35 @@ class TestRanking:
         assert "behind Echo" not in table.header
 
 
+class TestReadme:
+    def test_shows_the_test_set_best_first(self, result):
+        results = [
+            *(result(neg_elbo=90.0), result(neg_elbo=91.0, seed=1), result("vae", neg_elbo=89.0)),
+            *(result("vae", neg_elbo=60.0, split="validation"), result("vae", neg_elbo=61.0, beta=0.5)),
+        ]
+        table = readme_table(compare(results))
+        assert table.lines == [
+            ("binary_mnist", "vae", "200", "float32", "1", "26.00 ± 0.03", "63.00 ± 0.03", "89.00 ± 0.03", "93.6"),
+            ("binary_mnist", "echo", "200", "float32", "2", "26.00 ± 0.00", "64.50 ± 0.50", "90.50 ± 0.50", "88.7"),
+        ]
+        assert "epochs: 2 of the 27 cells" in table.notes[-1]
+        assert readme_table(compare(results[3:])) is None
+
+    def test_data_sets_and_schedules_stay_together(self, result):
+        settings = [("digits", 30, 9.0), ("digits", 60, 8.0), ("fashion_mnist", 30, 7.0)]
+        results = [
+            result(method, dataset, neg_elbo=value + (method == "echo"), training={"epochs": epochs})
+            for method in ("echo", "vae")
+            for dataset, epochs, value in settings
+        ]
+        lines = readme_table(compare(results)).lines
+        assert [line[:3] for line in lines] == [(s[0], method, str(s[1])) for s in settings for method in ("vae", "echo")]
+
+    def test_counts_the_cells_of_the_papers_length(self, result):
+        assert "epochs: 0 of the 27 cells" in readme_table(compare([result(training={"epochs": 300})])).notes[-1]
+        assert "cells of its table" not in readme_table(compare([result(dataset="mine")])).text()
+
+
 def test_the_reconstruction_is_named_beside_every_number_of_it(result, noise):
     omniglot = {"dataset": "omniglot", "source": "reconstruction"}
     methods = ("echo", "vae", "iaf", "echo_replace", "vae_shared_noise")
@@ -212,7 +241,7 @@ def test_the_reconstruction_is_named_beside_every_number_of_it(result, noise):
     rows = compare(results)
     tables = all_tables(rows, curves(rows), [(results[0], noise)])
     assert len(tables) == 7
-    for text in (*(table.text() for table in tables), section(rows)):
+    for text in (*(table.text() for table in tables), readme_table(rows).text()):
         assert "omniglot*" in text and "from a reconstruction" in text
 
 

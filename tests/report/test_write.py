@@ -1,14 +1,19 @@
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from echo_tf.errors import ResultError
+from echo_tf.experiments.records import read_results
 from echo_tf.files import checksum, read_rows
-from echo_tf.report.section import SECTION_BEGIN, SECTION_END
-from echo_tf.report.write import write_report
+from echo_tf.report.rows import compare
+from echo_tf.report.table import Table
+from echo_tf.report.tables import readme_table
+from echo_tf.report.write import SECTION_BEGIN, SECTION_END, write_page, write_report, write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +27,7 @@ for module in {[*modules, "echo_tf.experiments.records"]}:
 print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert len(modules) > 10
+    assert len(modules) >= 10
     assert done.stdout.strip() == "[]"
 
 
@@ -65,3 +70,65 @@ def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
     assert names - tables - drawn == ({"reconstructions_mine.png", "samples_mine.png"} if len(shape) == 3 else set())
     assert "paper" not in found.text.partition("Protocol")[0]
     assert [row["paper_neg_elbo_nats"] for row in read_rows(tmp_path / "report" / "comparison.csv")] == ["", ""]
+
+
+def test_page_needs_no_other_file(tmp_path):
+    picture = tmp_path / "some_figure.png"
+    picture.write_bytes(b"\x89PNG")
+    table = Table("name", "A <title>", ("data_set", "value"), [("a_b", "1.0 ± 0.1"), ("c & d", "≈ 2")], ["50 % of it"], [])
+    path = write_page([table], [picture], tmp_path / "index.html")
+
+    class Reader(HTMLParser):
+        tags, sources, text = [], [], []
+
+        def handle_starttag(self, tag, attributes):
+            self.tags.append(tag)
+            self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+        def handle_data(self, data):
+            self.text.append(data)
+
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.tags.count("td") == 4
+    assert "title" in reader.tags  # that of the page
+    assert "A <title>" in reader.text
+    assert reader.sources == ["data:image/png;base64,iVBORw=="]
+
+
+@pytest.fixture(scope="module")
+def rows(result):
+    return compare([result(), result("vae"), result("vae", split="validation")])
+
+
+def test_replaces_only_what_it_made(rows, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{SECTION_BEGIN}\nold\n{SECTION_END}\nafter\n")
+    for _ in range(2):
+        write_section(rows, path)
+        assert path.read_text() == f"before\n{SECTION_BEGIN}\n{readme_table(rows).markdown()}{SECTION_END}\nafter\n"
+
+
+def test_without_results_on_the_test_set_nothing_is_replaced(result, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"{SECTION_BEGIN}\nold\n{SECTION_END}\n")
+    with pytest.raises(ResultError, match="No results on the test set"):
+        write_section(compare([result(split="validation")]), path)
+    assert "old" in path.read_text()
+
+
+def test_a_file_without_a_place_for_it_is_left_alone(rows, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"text\n{SECTION_BEGIN}\n")
+    with pytest.raises(ResultError, match="Add them"):
+        write_section(rows, path)
+    assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
+
+
+def test_the_readme_has_the_results_on_file(tmp_path):
+    rows = compare(read_results(ROOT / "results" / "record" / "cells"))
+    assert rows
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text())
+    write_section(rows, copy)
+    assert copy.read_text() == (ROOT / "README.md").read_text()

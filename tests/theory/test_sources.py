@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from echo_tf.theory.finite import gaussian_rd, shannon_lower_bound
+from echo_tf.theory import gaussian_rd, shannon_lower_bound
 from echo_tf.theory.sources import MIXTURE_MEANS, MIXTURE_SD, POINT_MASSES, POINTS, all_sources
 
 SOURCES = {source.name: source for source in all_sources()}

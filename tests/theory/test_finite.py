@@ -3,22 +3,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 
-from echo_tf import theory
-from echo_tf.theory.finite import (
-    bernoulli_hamming_rd,
-    blahut_arimoto,
-    gaussian_rd,
-    gaussian_vector_rd,
-    information_bottleneck,
-    laplacian_rd,
-    rd_curve,
-    shannon_lower_bound,
-    to_bits,
-    uniform_hamming_rd,
-    vae_rate_distortion,
-)
+from echo_tf.theory import bernoulli_hamming_rd, blahut_arimoto, gaussian_rd, rd_curve, to_bits, uniform_hamming_rd
+from echo_tf.theory.finite import _better_with_single_output
 
 
 def hamming(size):
@@ -54,6 +42,10 @@ class TestBlahutArimoto:
         assert lagrangian(point) == pytest.approx(float(bernoulli_hamming_rd(p, distortion)) + slope * distortion, abs=1e-9)
         assert point.rate == pytest.approx(float(bernoulli_hamming_rd(p, point.distortion)), abs=1e-9)
 
+    def test_number_of_the_tutorial(self):
+        point = blahut_arimoto([0.8, 0.2], hamming(2), 3.85662)
+        assert (round(float(to_bits(point.rate)), 4), round(point.distortion, 4)) == (0.5766, 0.0207)
+
     def test_critical_slope(self):
         point = blahut_arimoto([0.8, 0.2], hamming(2), math.log(4.0), tolerance=1e-7)
         assert point.gap < 1e-6
@@ -81,16 +73,22 @@ class TestBlahutArimoto:
     def test_general_convex_optimisation_agrees(self, rows, columns, slope):
         p, distortion = random_source(rows, columns, seed=rows)
 
-        def objective(flat):
+        def objective(flat):  # and its gradient
             channel = flat.reshape(rows, columns)
-            return p @ (channel * (np.log(channel / (p @ channel)) + slope * distortion)).sum(axis=1)
+            costs = np.log(channel / (p @ channel)) + slope * distortion
+            return p @ (channel * costs).sum(axis=1), (p[:, None] * costs).ravel()
 
         found = minimize(
             objective,
             np.full(rows * columns, 1 / columns),
             method="SLSQP",
             bounds=[(1e-12, 1.0)] * (rows * columns),
-            constraints={"type": "eq", "fun": lambda flat: flat.reshape(rows, columns).sum(axis=1) - 1.0},
+            jac=True,
+            constraints={
+                "type": "eq",
+                "fun": lambda flat: flat.reshape(rows, columns).sum(axis=1) - 1.0,
+                "jac": lambda flat: np.repeat(np.eye(rows), columns, axis=1),
+            },
             options={"ftol": 1e-12, "maxiter": 1000},
         )
         point = blahut_arimoto(p, distortion, slope)
@@ -176,7 +174,7 @@ class TestBlahutArimoto:
         single = blahut_arimoto([0.8, 0.2], hamming(2), 0.0)
         single = dataclasses.replace(single, distortion=single.distortion + offset)
         found = dataclasses.replace(single, slope=1.0, distortion=single.distortion - lower, gap=1e-12)
-        point = theory._better_with_single_output(found, single, tolerance=1e-9)
+        point = _better_with_single_output(found, single, tolerance=1e-9)
         assert (point is found) is keeps
         assert keeps or point.distortion == single.distortion
 
@@ -212,7 +210,7 @@ class TestBlahutArimoto:
         assert np.all(np.isnan(padded.channel[5]))
 
     def test_discretised_gaussian(self):
-        x, _ = grid(2000, 8.0)
+        x, _ = grid(500, 8.0)
         p = np.exp(-0.5 * x**2)
         point = blahut_arimoto(p / p.sum(), np.square(x[:, None] - x), 2.0, tolerance=1e-3, max_iterations=500)
         assert point.gap < 1e-3
@@ -222,14 +220,14 @@ class TestBlahutArimoto:
     def test_discretised_laplacian_converges_as_the_square_of_the_step(self):
         # The masses of the cells, so that the error comes from replacing a cell by its midpoint.
         errors = []
-        for size in (101, 201, 401):
+        for size in (101, 201, 301):
             x, width = grid(size, 20.0)
             edges = np.append(x - 0.5 * width, x[-1] + 0.5 * width)
             cdf = np.where(edges < 0, 0.5 * np.exp(edges), 1.0 - 0.5 * np.exp(-edges))
             mass = np.diff(cdf) / (cdf[-1] - cdf[0])
             point = blahut_arimoto(mass, np.abs(x[:, None] - x), 2.0, tolerance=1e-7)
             errors.append(abs(lagrangian(point) - (math.log(2.0) + 1.0)))  # R + s D at D = 1 / s = 1/2
-        orders = np.log(np.array(errors[:-1]) / errors[1:]) / np.log(np.array([201, 401]) / [101, 201])
+        orders = np.log(np.array(errors[:-1]) / errors[1:]) / np.log(np.array([201, 301]) / [101, 201])
         np.testing.assert_allclose(orders, 2.0, atol=0.1)
 
     def test_dit_agrees(self):
@@ -249,13 +247,13 @@ class TestBlahutArimoto:
         ("changes", "message"),
         [
             ({"p_x": [0.7, 0.2]}, "sum to 1"),
-            ({"p_x": [1.2, -0.2]}, "probabilities >= 0"),
-            ({"p_x": [np.nan, 1.0]}, "p_x"),
+            ({"p_x": [1.2, -0.2]}, r"p_x\[0\]=1.2"),
+            ({"p_x": [np.nan, 1.0]}, r"p_x\[0\]=nan"),
             ({"p_x": [[0.5, 0.5]]}, "shape"),
             ({"p_x": [0.5, 0.3, 0.2]}, "shape"),
             ({"distortion": [0.0, 1.0]}, "shape"),
-            ({"distortion": [[0.0, -1.0], [1.0, 0.0]]}, "negative"),
-            ({"distortion": [[0.0, np.nan], [1.0, 0.0]]}, "NaN"),
+            ({"distortion": [[0.0, -1.0], [1.0, 0.0]]}, r"distortion\[0, 1\]=-1"),
+            ({"distortion": [[0.0, np.nan], [1.0, 0.0]]}, r"distortion\[0, 1\]=nan"),
             ({"distortion": [[np.inf, np.inf], [1.0, 0.0]]}, "only inf in row 0"),
             ({"slope": -1.0}, "slope"),
             ({"slope": math.nan}, "slope"),
@@ -263,7 +261,7 @@ class TestBlahutArimoto:
             ({"max_iterations": 0}, "max_iterations"),
             ({"initial_output": [1.0]}, "initial_output"),
             ({"initial_output": [-1.0, 2.0], "slope": 0.0}, "initial_output"),
-            ({"p_x": [], "distortion": np.zeros((0, 2))}, "shapes"),
+            ({"p_x": [], "distortion": np.zeros((0, 2))}, "shape"),
         ],
     )
     def test_bad_input(self, changes, message):
@@ -307,220 +305,3 @@ class TestCurve:
             assert point.distortion <= 0.2 + 1e-9
             assert point.converged
             assert point.rate == pytest.approx(float(bernoulli_hamming_rd(0.2, min(point.distortion, 0.2))), abs=1e-9)
-
-
-class TestInformationBottleneck:
-    def test_binary_symmetric_channel(self):
-        # Mrs. Gerber's lemma: T is X through another symmetric channel.
-        p_xy = 0.5 * np.array([[0.9, 0.1], [0.1, 0.9]])
-        entropy = theory.binary_entropy
-
-        def objective(a, beta):
-            mixed = a * 0.9 + (1 - a) * 0.1
-            return (math.log(2) - entropy(a)) - beta * (math.log(2) - entropy(mixed))
-
-        for beta in (1.2, 2.0, 5.0, 20.0):
-            best = minimize_scalar(objective, bounds=(1e-12, 0.5), args=(beta,), method="bounded", options={"xatol": 1e-12})
-            point = information_bottleneck(p_xy, beta)
-            assert point.converged
-            assert point.rate - beta * point.relevance == pytest.approx(min(best.fun, 0.0), abs=1e-6)
-
-    def test_limits_and_descent(self):
-        p_xy = np.random.default_rng(0).dirichlet(np.ones(24)).reshape(6, 4)
-        p_xy = np.vstack([p_xy, np.zeros(4)])  # an x that never occurs
-        independent = p_xy.sum(1, keepdims=True) * p_xy.sum(0, keepdims=True)
-        information = np.sum(p_xy[:6] * np.log(p_xy[:6] / independent[:6]))
-        blunt, sharp = information_bottleneck(p_xy, 0.9), information_bottleneck(p_xy, 1e4)
-        assert blunt.rate == pytest.approx(0.0, abs=1e-6)
-        assert sharp.relevance == pytest.approx(information, abs=1e-4)
-        assert np.all(np.isnan(sharp.encoder[6]))
-        for beta in (0.9, 3.0, 30.0, 1e4):
-            point = information_bottleneck(p_xy, beta)
-            assert np.all(np.diff(point.lagrangians) <= 1e-12 * beta)
-            assert point.relevance <= information + 1e-12
-            assert point.relevance <= point.rate + 1e-12
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [([0.5, 0.5], 1.0), ([[0.5, 0.6]], 1.0), ([[0.5, 0.5]], -1.0), ([[0.5, 0.5]], math.inf), ([[np.nan, 1.0]], 1.0)],
-    )
-    def test_bad_input(self, arguments):
-        with pytest.raises(ValueError, match="Invalid value"):
-            information_bottleneck(*arguments)
-
-
-class TestMutualInformation:
-    def test_of_a_copy_and_of_independent_variables(self):
-        assert theory.mutual_information(np.diag([0.25, 0.75])) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
-        assert theory.mutual_information(np.outer([0.2, 0.8], [0.5, 0.1, 0.4])) == pytest.approx(0.0, abs=1e-15)
-
-    @pytest.mark.parametrize("joint", [[0.5, 0.5], [[0.5, 0.6]], [[1.5, -0.5]]])
-    def test_refuses_what_is_no_law(self, joint):
-        with pytest.raises(ValueError, match="`joint`"):
-            theory.mutual_information(joint)
-
-
-class TestClosedForms:
-    def test_gaussian(self):
-        rates = gaussian_rd([[1.0], [4.0]], [0.0, 0.25, 1.0, 5.0])
-        log2 = math.log(2.0)
-        np.testing.assert_allclose(rates, [[math.inf, log2, 0.0, 0.0], [math.inf, 2 * log2, log2, 0.0]])
-        assert gaussian_rd(0.0, 0.0) == 0.0
-
-    def test_gaussian_vector(self):
-        assert gaussian_vector_rd([1.0], 0.25) == pytest.approx(float(gaussian_rd(1.0, 0.25)))
-        np.testing.assert_allclose(gaussian_vector_rd([3.0, 1.0], [0.0, 4.0, 9.0]), [math.inf, 0.0, 0.0])
-        # All dimensions above the water: the rates of the dimensions add up.
-        variances = np.array([4.0, 2.0, 1.0])
-        assert gaussian_vector_rd(variances, 1.5) == pytest.approx(np.sum(gaussian_rd(variances, 0.5)))
-        # A rotation changes nothing, and the answer minimises the sum over all ways to share D.
-        rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-        covariance = rotation @ np.diag(variances) @ rotation.T
-        for total in (0.3, 2.5, 5.0):
-            best = minimize(
-                lambda d: np.sum(0.5 * np.log(variances / d)),
-                np.minimum(variances, total / 3) * 0.9,
-                bounds=[(1e-9, v) for v in variances],
-                constraints={"type": "ineq", "fun": lambda d, total=total: total - d.sum()},
-                options={"ftol": 1e-14},
-            )
-            assert gaussian_vector_rd(covariance, total) == pytest.approx(best.fun, abs=1e-6)
-        singular = np.array([[1.0, 1.0], [1.0, 1.0]])
-        assert gaussian_vector_rd(singular, 0.5) == pytest.approx(float(gaussian_rd(2.0, 0.5)))
-
-    def test_discrete(self):
-        assert bernoulli_hamming_rd(0.2, 0.0) == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2))
-        np.testing.assert_array_equal(bernoulli_hamming_rd([0.2, 0.8, 0.0, 1.0], [0.2, 0.3, 0.0, 0.0]), 0.0)
-        np.testing.assert_allclose(
-            uniform_hamming_rd(2, [0.0, 0.1, 0.5]), bernoulli_hamming_rd(0.5, [0.0, 0.1, 0.5]), atol=1e-15
-        )
-        assert uniform_hamming_rd(8, 0.0) == pytest.approx(math.log(8))
-        np.testing.assert_allclose(uniform_hamming_rd(8, [7 / 8, 2.0]), 0.0, atol=1e-12)
-
-    def test_laplacian_and_shannon_lower_bound(self):
-        distortion = np.array([0.0, 0.1, 0.5, 1.0])
-        log_ratio = [math.inf, math.log(20.0), math.log(4.0), math.log(2.0)]
-        np.testing.assert_allclose(laplacian_rd(2.0, distortion), log_ratio)
-        np.testing.assert_array_equal(laplacian_rd(1.0, [1.0, 3.0]), 0.0)
-        gaussian_entropy, laplacian_entropy = 0.5 * math.log(2 * math.pi * math.e), math.log(2 * math.e)
-        np.testing.assert_allclose(shannon_lower_bound(gaussian_entropy, distortion), gaussian_rd(1.0, distortion), atol=1e-15)
-        np.testing.assert_allclose(
-            shannon_lower_bound(laplacian_entropy, distortion, "absolute"), laplacian_rd(1.0, distortion), atol=1e-15
-        )
-
-    def test_shannon_lower_bound_is_below_the_exact_curve(self):
-        # Uniform on [-1, 1], squared error: h = log 2.
-        x, _ = grid(400, 1.0)
-        for point in rd_curve(np.full(400, 1 / 400), np.square(x[:, None] - x), [3.0, 10.0, 30.0], tolerance=1e-4):
-            bound = float(shannon_lower_bound(math.log(2.0), point.distortion))
-            assert bound < point.rate - point.gap
-            assert point.rate - bound < 0.2
-
-    @pytest.mark.parametrize(
-        "call",
-        [
-            lambda: gaussian_rd(-1.0, 0.1),
-            lambda: gaussian_rd(1.0, math.nan),
-            lambda: gaussian_vector_rd([1.0, -1.0], 0.1),
-            lambda: gaussian_vector_rd([[1.0, 0.5], [0.0, 1.0]], 0.1),
-            lambda: gaussian_vector_rd([[1.0, 2.0], [2.0, 1.0]], 0.1),
-            lambda: gaussian_vector_rd(np.ones((2, 3)), 0.1),
-            lambda: gaussian_vector_rd([1.0], -0.1),
-            lambda: bernoulli_hamming_rd(1.1, 0.1),
-            lambda: bernoulli_hamming_rd(0.5, -0.1),
-            lambda: uniform_hamming_rd(1, 0.1),
-            lambda: uniform_hamming_rd(2.5, 0.1),
-            lambda: uniform_hamming_rd(math.nan, 0.1),
-            lambda: theory.binary_entropy(1.5),
-            lambda: gaussian_vector_rd(np.zeros((0, 0)), 0.1),
-            lambda: gaussian_vector_rd(1e-9 * np.array([[1.0, 0.9], [0.0, 1.0]]), 1e-11),
-            lambda: information_bottleneck(np.zeros((0, 3)), 1.0),
-            lambda: laplacian_rd(1.0, math.inf),
-            lambda: shannon_lower_bound(math.nan, 0.1),
-            lambda: shannon_lower_bound(1.0, 0.1, "hamming"),
-        ],
-    )
-    def test_bad_input(self, call):
-        with pytest.raises(ValueError, match="Invalid value"):
-            call()
-
-
-class TestTutorialNumbers:
-    """Numbers that an introduction to rate-distortion theory prints."""
-
-    def test_gaussian_at_a_quarter_of_its_variance_is_one_bit(self):
-        assert float(to_bits(gaussian_rd(1.0, 0.25))) == pytest.approx(1.0, abs=1e-12)
-
-    def test_twenty_nats(self):
-        assert round(float(to_bits(20.0)), 2) == 28.85
-
-    def test_binary_source(self):
-        point = blahut_arimoto([0.8, 0.2], hamming(2), 3.85662)
-        assert (round(float(to_bits(point.rate)), 4), round(point.distortion, 4)) == (0.5766, 0.0207)
-
-
-VAE_SHAPES = {"x": (2, 3), "x_recon": (2, 3), "mean": (2, 1), "log_var": (2, 1)}
-
-
-class TestVAERateDistortion:
-    def test_rate_is_the_divergence(self):
-        # KL by quadrature, one dimension at a time.
-        mean, log_var = np.array([[0.5, -1.0]]), np.array([[0.3, -2.0]])
-        z, width = grid(200_000, 15.0)
-        expected = 0.0
-        for m, v in zip(mean[0], np.exp(log_var[0]), strict=True):
-            log_q = -0.5 * np.square(z - m) / v - 0.5 * math.log(2 * math.pi * v)
-            log_p = -0.5 * np.square(z) - 0.5 * math.log(2 * math.pi)
-            expected += np.sum(np.exp(log_q) * (log_q - log_p)) * width
-        terms = vae_rate_distortion(np.zeros((1, 1)), np.zeros((1, 1)), mean, log_var)
-        assert terms.rate[0] == pytest.approx(expected, abs=1e-9)
-
-    def test_sums_over_dimensions_and_beta(self):
-        rng = np.random.default_rng(0)
-        x, y = rng.random((2, 5, 4, 3, 1))
-        mean, log_var = rng.normal(size=(2, 5, 7))
-        rate, distortion, loss = vae_rate_distortion(x, y, mean, log_var, beta=0.5)
-        assert rate.shape == distortion.shape == loss.shape == (5,)
-        np.testing.assert_allclose(distortion, np.square(x - y).sum(axis=(1, 2, 3)))
-        np.testing.assert_allclose(loss, distortion + 0.5 * rate)
-        bernoulli = vae_rate_distortion(x, y, mean, log_var, distortion="bernoulli").distortion
-        np.testing.assert_allclose(bernoulli, -(x * np.log(y) + (1 - x) * np.log(1 - y)).sum(axis=(1, 2, 3)))
-
-    def test_certain_pixels(self):
-        x = np.array([[0.0], [1.0], [1.0]])
-        terms = vae_rate_distortion(x, [[0.0], [1.0], [0.0]], np.zeros((3, 1)), np.zeros((3, 1)), distortion="bernoulli")
-        np.testing.assert_array_equal(terms.distortion, [0.0, 0.0, math.inf])
-
-    def test_slope_is_one_over_twice_the_variance_of_the_decoder(self):
-        # Log likelihood of N(y, sigma^2 I) against the squared error.
-        rng = np.random.default_rng(0)
-        x, y, sigma = rng.normal(size=(4, 6)), rng.normal(size=(4, 6)), 0.7
-        zeros = np.zeros((4, 1))
-        nll = 0.5 * np.square((x - y) / sigma).sum(1) + 6 * math.log(sigma * math.sqrt(2 * math.pi))
-        terms = vae_rate_distortion(x, y, zeros, zeros, beta=2 * sigma**2)
-        np.testing.assert_allclose(np.ptp(nll - terms.loss / (2 * sigma**2)), 0.0, atol=1e-12)
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"x_recon": np.zeros((2, 4))}, "shapes"),
-            ({"mean": np.zeros((2, 2))}, "shapes"),
-            ({"mean": np.zeros((3, 1)), "log_var": np.zeros((3, 1))}, "shapes"),
-            *[({name: np.full(shape, np.nan)}, f"`{name}`.*NaN") for name, shape in VAE_SHAPES.items()],
-            ({"log_var": np.full((2, 1), np.inf)}, "infinite"),
-            ({"x_recon": np.full((2, 3), -0.5)}, r"\[0, 1\]"),
-            ({name: np.zeros((0, *shape[1:])) for name, shape in VAE_SHAPES.items()}, "n >= 1"),
-            ({"x": np.full((2, 3), 1.5)}, r"\[0, 1\]"),
-            ({"beta": -1.0}, "beta"),
-            ({"distortion": "hamming"}, "distortion"),
-        ],
-    )
-    def test_bad_input(self, changes, message):
-        arguments = {
-            "x": np.zeros((2, 3)),
-            "x_recon": np.full((2, 3), 0.5),
-            "mean": np.zeros((2, 1)),
-            "log_var": np.zeros((2, 1)),
-        }
-        with pytest.raises(ValueError, match=message):
-            vae_rate_distortion(**arguments | {"distortion": "bernoulli"} | changes)
