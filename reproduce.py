@@ -139,7 +139,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
     """Refuse options that do not go together, or not with this machine."""
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     constrained = given & {"target_rate", "target_distortion"}
-    reasons = {}
+    reasons: dict[str, str] = {}
     if options.experiment in _APPLY:
         reasons |= dict.fromkeys(given - _APPLY[options.experiment], f"not with --experiment {options.experiment}")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:

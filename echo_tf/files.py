@@ -16,7 +16,7 @@ from echo_tf.errors import CellError, ResultError
 try:
     import fcntl
 except ImportError:  # Windows: folders have no lock there, and nothing tells of a second process
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 

@@ -20,47 +20,50 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def out(reproduce, tmp_path_factory):
-    """Folder of a finished run of one epoch on images of 28x28."""
+def out(reproduce, small_command, tmp_path_factory):
+    """Folder of a finished run."""
     out = tmp_path_factory.mktemp("runs")
-    assert reproduce.main(["--epochs", "1", "--out", str(out)]) == 0
+    assert reproduce.main([*small_command("echo", "vae"), "--out", str(out)]) == 0
     return out
 
 
-ECHO = Path("digits", "echo", "paper-epochs=1-beta=1-seed=0")
+ECHO = Path("vectors", "echo", "paper-epochs=1-beta=1-seed=0")
 
 
-def test_leaves_all_files(out):
-    files = {path.name for path in (out / ECHO).iterdir()}
+def test_images_of_28_by_28(reproduce, tmp_path, capsys):
+    """A known data set: training, files, report, and the model loaded again."""
+    assert reproduce.main(["--method", "echo", "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert re.search(r"\[1/1\] \S+\n    test: rate [\d.]+, distortion [\d.]+, -ELBO [\d.]+ nats", capsys.readouterr().out)
+    folder = tmp_path / "digits" / "echo" / ECHO.name
+    files = {path.name for path in folder.iterdir()}
     assert files == {".lock", "cell.json", "metrics.jsonl", "model.keras", "pictures.npz", "result.json"}
-    report = {path.name for path in (out / "report").iterdir()}
+    report = {path.name for path in (tmp_path / "report").iterdir()}
     tables = {f"comparison{suffix}" for suffix in (".md", ".tex", ".csv")}
-    figures = ("comparison", "training_digits", "reconstructions_digits", "samples_digits")
-    figures = {f"{name}{suffix}" for name in figures for suffix in (".png", ".pdf")}
-    assert report == tables | figures | {"index.html"}
-    result = json.loads((out / ECHO / "result.json").read_text())
+    figures = ("training_digits", "reconstructions_digits", "samples_digits")
+    assert tables | {"index.html"} | {f"{name}{suffix}" for name in figures for suffix in (".png", ".pdf")} <= report
+    result = json.loads((folder / "result.json").read_text())
     assert result["rate_nats"]["mean"] >= result["rate_floor_nats"] == pytest.approx(5.7372, abs=1e-4)
     assert result["evaluated_images"] == 360
-    assert load_model(out / ECHO).generate(3).shape == (3, 28, 28, 1)
-    with np.load(out / ECHO / "pictures.npz", allow_pickle=False) as pictures:
+    assert load_model(folder).generate(3).shape == (3, 28, 28, 1)
+    with np.load(folder / "pictures.npz", allow_pickle=False) as pictures:
         shown = np.rint(255 * load.load_dataset("digits").test[::36, :, :, 0])
         np.testing.assert_array_equal(pictures["originals"], shown)
 
 
-def test_finished_cells_are_skipped(reproduce, out, capsys):
+def test_finished_cells_are_skipped(reproduce, small_command, out, capsys):
     before = (out / ECHO / "result.json").stat().st_mtime_ns
-    assert reproduce.main(["--epochs", "1", "--out", str(out)]) == 0
+    assert reproduce.main([*small_command("echo", "vae"), "--out", str(out)]) == 0
     assert (out / ECHO / "result.json").stat().st_mtime_ns == before
     printed = capsys.readouterr().out
     assert printed.count("finished before") == 2
-    assert "comparison.png" in printed
+    assert "comparison.md" in printed
 
 
 def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
-    assert re.search(r"-ELBO .*\n.*\ndigits +echo ", capsys.readouterr().out)
+    assert re.search(r"-ELBO .*\n.*\nvectors +echo ", capsys.readouterr().out)
     published = {path.name for path in (tmp_path / "results").iterdir() if path.is_file()}
-    assert {"comparison.md", "comparison_digits.png", "index.html"} <= published
+    assert {"comparison.md", "training_vectors.png", "index.html"} <= published
     assert not [name for name in published if name.endswith(".pdf")]  # they stay behind
     again = ["--report", "--out", str(tmp_path / "results" / "cells")]
     assert reproduce.main([*again, "--publish", str(tmp_path / "results")]) == 0
@@ -181,37 +184,40 @@ class TestLightStart:
     """What trains nothing imports neither Keras nor TensorFlow, which take seconds."""
 
     CHECK = """
-import runpy, sys
-sys.argv[0] = "reproduce.py"
-try:
-    runpy.run_path("reproduce.py", run_name="__main__")
-except SystemExit as stop:
-    heavy = sorted({"keras", "tensorflow", "tensorflow_probability", "torch", "jax"} & set(sys.modules))
-    sys.exit(f"imported: {heavy}" if heavy else stop.code)
+import json, runpy, sys
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["reproduce.py", *arguments]
+    try:
+        runpy.run_path("reproduce.py", run_name="__main__")
+    except SystemExit as stop:
+        heavy = sorted({"keras", "tensorflow", "tensorflow_probability", "torch", "jax"} & set(sys.modules))
+        if heavy or stop.code:
+            sys.exit(f"{arguments}: status {stop.code}, imported {heavy}")
 """
 
-    def check(self, *arguments):
-        command = [sys.executable, "-c", self.CHECK, *map(str, arguments)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    def check(self, *lines):
+        lines = json.dumps([[str(argument) for argument in line] for line in lines])
+        done = subprocess.run([sys.executable, "-c", self.CHECK, lines], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def test_help(self):
-        assert "--dataset" in self.check("--help")
+        assert "--dataset" in self.check(["--help"])
 
-    @pytest.mark.parametrize("dataset", ["binary_mnist", "mine.npz"])
-    def test_dry_run(self, tmp_path, dataset):
+    def test_dry_run(self, tmp_path):
         np.savez(tmp_path / "mine.npz", train=np.zeros((9, 4)), test=np.zeros((9, 4)))
-        dataset = tmp_path / dataset if dataset.endswith(".npz") else dataset
-        printed = self.check("--dry-run", "--validate", "--method", "all", "--dataset", dataset)
-        assert len(printed.splitlines()) == 9
+        arguments = ["--dry-run", "--validate", "--method", "all", "--dataset"]
+        printed = self.check([*arguments, "binary_mnist"], [*arguments, tmp_path / "mine.npz"]).splitlines()
+        assert len(printed) == 18
+        assert printed[9] == f"runs/mine/{Path(printed[0]).parent.name}/paper-epochs=200-beta=1-seed=0-holdout=1"
 
     def test_report(self, out, tmp_path):
-        shutil.copytree(out / "digits", tmp_path / "digits")
+        shutil.copytree(out / "vectors", tmp_path / "vectors")
         shutil.copytree(ROOT / "results" / "theory", tmp_path / "theory")
         shutil.copytree(ROOT / "results" / "bottleneck", tmp_path / "bottleneck")
-        for experiment in ("comparison", "theory", "bottleneck"):
-            assert "Look at:" in self.check("--report", "--experiment", experiment, "--out", tmp_path)
+        arguments = ["--report", "--out", tmp_path, "--experiment"]
+        printed = self.check(*([*arguments, experiment] for experiment in ("comparison", "theory", "bottleneck")))
+        assert printed.count("Look at:") == 3
 
     def test_all_names_are_there_after_an_import_of_the_command(self):
         code = (
@@ -406,7 +412,7 @@ class TestErrors:
     def test_output_folder_is_a_file(self, fails, tmp_path):
         path = tmp_path / "file"
         path.write_text("precious")
-        first, *messages = fails("--epochs", "1", "--out", str(path)).splitlines()
+        first, *messages = fails("--out", str(path)).splitlines()
         assert first == "2 of 2 models failed."
         assert len(messages) == 2 and all(str(path) in message for message in messages)
         assert path.read_text() == "precious"
@@ -416,14 +422,15 @@ class TestErrors:
         tmp_path.chmod(0o500)
         assert str(tmp_path) in fails("--epochs", "1", "--out", str(tmp_path / "runs"))
 
-    def test_folder_of_another_configuration(self, fails, out, tmp_path):
+    def test_folder_of_another_configuration(self, fails, small_command, out, tmp_path):
         shutil.copytree(out, tmp_path / "runs")
         path = tmp_path / "mine" / "echo.yaml"
         path.parent.mkdir()
-        path.write_text("channel: {d_max: 50}")
+        path.write_text("network: {latent_dim: 2}\nchannel: {d_max: 8}\ntraining: {batch_size: 20, epochs: 1}")
         before = (tmp_path / "runs" / ECHO / "result.json").read_bytes()
-        message = fails("--epochs", "1", "--method", str(path), "--out", str(tmp_path / "runs"))
-        assert "channel.d_max: 99 there, 50 wanted" in message
+        *data, _, _ = small_command("echo")
+        message = fails(*data, "--method", str(path), "--out", str(tmp_path / "runs"))
+        assert "channel.d_max: 9 there, 8 wanted" in message
         assert (tmp_path / "runs" / ECHO / "result.json").read_bytes() == before
 
     def test_damaged_result(self, fails, out, tmp_path):

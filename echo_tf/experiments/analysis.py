@@ -55,7 +55,7 @@ def analyse(model: keras.Model, images: np.ndarray, *, batch_size: int = 100, pa
 
 def rate_by_dimension(channel: keras.layers.Layer, features: np.ndarray) -> np.ndarray:
     """Mean of the channel's `rate_per_dimension` over the features of some images, in nats, shape `(dim,)`."""
-    return np.mean(ops.convert_to_numpy(channel.rate_per_dimension(features)), axis=0, dtype=np.float64)
+    return ops.convert_to_numpy(channel.rate_per_dimension(features)).mean(axis=0, dtype=np.float64)
 
 
 def marginal_density(values: np.ndarray, points: int = 400, bins: int = 4_000) -> tuple[np.ndarray, np.ndarray]:

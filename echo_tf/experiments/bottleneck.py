@@ -7,8 +7,9 @@
 import itertools
 import logging
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import keras
 import numpy as np
@@ -99,7 +100,7 @@ def build_classifier(
 def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> BottleneckPoint:
     """Train one classifier and measure it on the test set. Labels are integers or strings; those of the test set are known."""
     keras.utils.set_random_seed(seed)
-    images, (classes, labels) = dataset.train, np.unique(dataset.train_labels, return_inverse=True)
+    images, (classes, labels) = dataset.train, np.unique(dataset.labels["train"], return_inverse=True)
     batch_size = min(BATCH_SIZE, len(images))
     count = len(images) // batch_size * batch_size
     steps = EPOCHS * count // batch_size
@@ -115,7 +116,7 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
         layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
 
     layer.echoes_from_batch(True)
-    tests, answers = dataset.test, np.searchsorted(classes, dataset.test_labels)
+    tests, answers = dataset.test, np.searchsorted(classes, dataset.labels["test"])
     rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))
     for p in range(PASSES):
         order = rng.permutation(len(tests))
@@ -164,7 +165,7 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
         raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
-        rows = read_rows(path, {field.name: field.type for field in fields(BottleneckPoint)})
+        rows = read_rows(path, get_type_hints(BottleneckPoint))
         finished = {(row["channel"], row["beta"], row["seed"]) for row in rows}
         for seed, channel, beta in itertools.product(range(seeds), CHANNELS, betas):
             if (channel, beta, seed) not in finished:

@@ -90,7 +90,7 @@ def evaluate(
     Source: paper, section 5. Differs from the released code, which makes one pass and drops the last incomplete batch.
     """
     rng = np.random.default_rng(seed)
-    measured = {}
+    measured: dict[str, np.ndarray] = {}
     try:
         model.channel.echoes_from_batch(True)
         for p in range(passes):

@@ -3,7 +3,6 @@
 This module imports no Keras, so that a worker process has its environment set before TensorFlow looks at it.
 """
 
-import dataclasses
 import itertools
 import logging
 import multiprocessing
@@ -16,6 +15,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 
@@ -66,8 +66,8 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     dataset = load_dataset(task.dataset, task.data_dir, task.raw_dir)
     if task.tensorboard:
         callbacks = (*callbacks, keras.callbacks.TensorBoard(task.folder / "tensorboard"))
-    options = {"split": task.split, "passes": task.passes, "validate": task.validate, "callbacks": callbacks}
-    return run_cell(Cell.from_dict(task.cell), dataset, task.out, **options)
+    cell, options = Cell.from_dict(task.cell), {name: getattr(task, name) for name in ("split", "passes", "validate")}
+    return run_cell(cell, dataset, task.out, callbacks=callbacks, **options)
 
 
 class LocalProcesses:
@@ -116,7 +116,8 @@ def _prepare_worker(log: Path) -> None:
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 
@@ -155,9 +156,9 @@ class RayCluster:
         )(run_task)
 
     def __call__(self, task: Task) -> dict:
-        paths = {name: value.absolute() for name, value in vars(task).items() if isinstance(value, Path)}
+        values: dict[str, Any] = {n: v.absolute() if isinstance(v, Path) else v for n, v in vars(task).items()}
         try:
-            return self._ray.get(self._run.remote(dataclasses.replace(task, **paths)))
+            return self._ray.get(self._run.remote(Task(**values)))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:  # the machine died, or the worker, once more than it was retried
@@ -192,7 +193,8 @@ def run_all(
     Yields:
         Each task with its result, or with the expected error that ended it. The others go on.
     """
-    waiting, running = iter(tasks), {}
+    waiting = iter(tasks)
+    running: dict[futures.Future, Task] = {}
     with futures.ThreadPoolExecutor(at_once) as threads:
         try:
             while True:

@@ -21,6 +21,7 @@ def run_here(tasks: list[Task]) -> Iterator[tuple[Task, dict | Exception]]:
     """Run tasks one after the other in this process, with a bar of the steps of each; yields as `run_all` does."""
     for task in tasks:
         with contextlib.ExitStack() as stack:  # clears the bar, however the training ends
+            outcome: dict | Exception
             try:
                 outcome = run_task(task, (steps_bar(stack, short_name(task)),))
             except EXPECTED_ERRORS as error:

@@ -5,8 +5,9 @@ Keras is imported where something is computed with it, so that a report on the f
 
 import itertools
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def run(folder: Path, seeds: int) -> None:
                 logger.info("making %s", name)
                 write_rows(folder / name, make())
         learned = folder / LEARNED
-        rows = read_rows(learned, {field.name: field.type for field in fields(LearnedPoint)})
+        rows = read_rows(learned, get_type_hints(LearnedPoint))
         finished = {(row["source"], row["channel"], row["seed"]) for row in rows}
         for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
             if (source.name, channel, seed) not in finished:

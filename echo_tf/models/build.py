@@ -15,6 +15,8 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
+_ECHO_OPTIONS = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+
 
 def build_model(
     config: Config | dict | str, shape: tuple[int, ...] = IMAGE_SHAPE, steps_per_epoch: int | None = None
@@ -40,6 +42,8 @@ def build_model(
     network, constraint, mmd = config.network, config.constraint, config.mmd
     networks = NETWORKS[network_for(network.kind, shape)]
     encoder, decoder = networks(shape, network.latent_dim, dtype=config.training.dtype_policy)
+    penalty = MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, _seed(config, PENALTY_SEED)) if mmd.weight else None
+    target = (constraint.quantity, constraint.target_nats, constraint.gain)
     model = RateDistortionModel(
         encoder,
         decoder,
@@ -47,10 +51,8 @@ def build_model(
         prior=_prior(config, shape),
         beta=config.beta,
         distortion=Gaussian(config.distortion.sd) if config.distortion.kind == "gaussian" else Bernoulli(),
-        penalty=MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, _seed(config, PENALTY_SEED)) if mmd.weight else None,
-        constraint=BetaConstraint(constraint.quantity, constraint.target_nats, constraint.gain)
-        if constraint.quantity != "none"
-        else None,
+        penalty=penalty,
+        constraint=None if constraint.quantity == "none" else BetaConstraint(*target),
     )
     model.build((None, *shape))
     model.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
@@ -64,18 +66,8 @@ def _seed(config: Config, shift: int) -> int:
 def _channel(config: Config) -> Channel:
     channel, units, seed = config.channel, config.network.latent_dim, config.seed
     if channel.kind == "echo":
-        return EchoDense(
-            units,
-            rate_weight=None,  # the rate enters the objective in the model's own loss
-            d_max=channel.d_max,
-            max_mean=channel.max_mean,
-            sampler=channel.sampler,
-            replace=channel.replace,
-            multiplicative=channel.multiplicative,
-            parametrisation=channel.parametrisation,
-            mean_scale=channel.mean_scale,
-            seed=seed,
-        )
+        options = {name: getattr(channel, name) for name in _ECHO_OPTIONS}
+        return EchoDense(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
     if channel.kind == "gaussian":
         return GaussianChannel(units, shared_noise=channel.shared_noise, seed=seed)
     iaf = IAFChannel(units, config.flow.steps, _hidden(config), shared_noise=channel.shared_noise, seed=seed)

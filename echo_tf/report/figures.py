@@ -16,6 +16,7 @@ from echo_tf.report.style import legend, method_look, pyplot, save
 
 Analyses = list[tuple[Result, Analysis]]
 
+# Pictures of a model, by the name of their array, and what they are.
 PICTURES = {"reconstructions": "means of 10 reconstructions", "samples": "samples from the marginal"}
 # Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
 MATCHED_QUANTILES = (0.15, 0.5, 0.85)
@@ -78,9 +79,9 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
     for axis, (key, name) in zip(axes, quantities.items(), strict=True):
         for lines, look in zip(metrics, looks(trained), strict=True):
             dashed = {**look, "marker": "", "linestyle": "--", "label": f"{look['label']}, validation"}
-            for of_split, style in ((key, {"markevery": 0.1, **look}), (f"validation_{key}", dashed)):
-                points = [(line["epoch"], line[of_split]) for line in lines if of_split in line]
-                if points or of_split == key:  # a model without any is in the legend
+            for quantity, style in ((key, {"markevery": 0.1, **look}), (f"validation_{key}", dashed)):
+                points = [(line["epoch"], line[quantity]) for line in lines if quantity in line]
+                if points or quantity == key:  # a model without any is in the legend
                     axis.plot(*np.reshape(points, (-1, 2)).T, linewidth=1.2, markersize=4, **style)
         axis.set(title=name, xlabel="epoch", ylabel="nats per example")
         if max(lengths) >= 5 * min(lengths):  # else the short schedules would be a line at the margin

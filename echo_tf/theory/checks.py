@@ -86,7 +86,7 @@ def broadcast(**arguments: tuple) -> list[np.ndarray]:
 def law(name: str, values: ArrayLike, ndim: int) -> np.ndarray:
     """Probabilities that sum to 1 but for the rounding of their type, divided by their sum.
 
-    Those below the smallest normal number, 2e-308, have lost digits and count as 0.
+    Those below the smallest normal number, 2e-308, count as 0: the inverse of some of them is no float.
     """
     array = numbers(name, values, 0, 1, ndim=ndim)
     total = array.sum()

@@ -226,9 +226,7 @@ def _minimise(
         if revived.any() or not np.array_equal(np.isfinite(log_output), used):
             log_q = log_output - np.log(np.exp(log_output).sum())
         else:
-            channel = kernel[:, used] * np.exp(log_q[used]) / np.exp(np.maximum(log_z, math.log(UNDERFLOW)))[:, None]
-            lost = log_z < math.log(UNDERFLOW)
-            channel[lost] = np.exp(log_q[used] + log_kernel[lost][:, used] - log_z[lost, None])
+            channel = kernel[:, used] * np.exp(log_q[used]) / np.exp(log_z)[:, None]
             log_q[used], steps, step_limit = _accelerate(p_x, channel, log_q[used], log_c[used], step_limit)
             iterations += steps
 

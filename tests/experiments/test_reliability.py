@@ -327,6 +327,7 @@ class TestStopping:
         (checkpoint,) = tmp_path.glob("*/*/*/checkpoint.keras")
         assert zip_damage(checkpoint) is None
 
+    @pytest.mark.slow
     def test_full_disk_is_one_message(self, reproduce, small_command, tmp_path, capsys):
         arguments = [*small_command("vae"), "--out", str(tmp_path / "runs")]
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -21,14 +21,14 @@ def digits():
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes a number of the model in every step."""
+    """Notes numbers of the model in every step."""
 
     def __init__(self, look):
         super().__init__()
         self.look, self.seen = look, []
 
     def on_train_batch_end(self, batch, logs=None):
-        self.seen.append(float(self.look(self.model)))
+        self.seen.append([float(number) for number in self.look(self.model)])
 
 
 class TestImageBatches:
@@ -97,7 +97,6 @@ def assert_resumed_training_is_the_same(settings, dataset, folder):
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("echo", {}),
         ("echo", {"constraint": {"quantity": "rate", "target_nats": 60.0}}),
         ("info_vae", {"training": {"beta_warmup": 1.0}}),
     ],
@@ -113,15 +112,13 @@ def test_interrupted_training_of_the_convolutions(tmp_path, digits, policy):
     assert_resumed_training_is_the_same(load_config("echo", channel={"d_max": 9}, training=settings), digits, tmp_path)
 
 
-def test_seed_decides_all_numbers(tmp_path, vectors, tiny):
-    def trained(name, seed):
-        (tmp_path / name).mkdir()
-        return state(train(tiny("echo", epochs=1, seed=seed), vectors, tmp_path / name))
-
-    first, again, other = trained("first", 1), trained("again", 1), trained("other", 2)
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+def test_another_seed_gives_other_numbers(tmp_path, vectors, tiny):
+    models = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        models.append(train(tiny(epochs=1, seed=seed), vectors, tmp_path / str(seed)))
+    for first, other in zip(*(model.trainable_variables for model in models), strict=True):
+        assert not np.array_equal(first, other)
 
 
 def test_metrics_are_per_epoch_and_in_nats(tmp_path, vectors, tiny):
@@ -150,27 +147,23 @@ def test_precision_that_the_processor_lacks_is_named(tmp_path, vectors, monkeypa
     assert ("--dtype-policy float32" in caplog.text) is warns
 
 
-@pytest.mark.parametrize(("renormalise_at", "renormalising"), [(0.5, True), (1.0, False)])
-def test_channel_renormalises_on_time(tmp_path, vectors, tiny, renormalise_at, renormalising):
-    watch = Watch(lambda model: model.channel.standardiser.renormalising)
-    train(tiny("echo", epochs=2, channel={"renormalise_at": renormalise_at}), vectors, tmp_path, callbacks=[watch])
-    assert watch.seen == [0.0] * 3 + [float(renormalising)] * 3
+def test_channel_renormalises_on_time(tmp_path, vectors, tiny):
+    watch = Watch(lambda model: [model.channel.standardiser.renormalising])
+    train(tiny("echo", epochs=2, channel={"renormalise_at": 0.5}), vectors, tmp_path, callbacks=[watch])
+    np.testing.assert_array_equal(watch.seen, [[0.0]] * 3 + [[1.0]] * 3)
 
 
-def test_beta_warms_up_epoch_by_epoch(tmp_path, vectors, tiny):
-    watch = Watch(lambda model: model.beta)
-    train(tiny(epochs=4, beta=3.0, training={"beta_warmup": 0.5}), vectors, tmp_path, callbacks=[watch])
-    np.testing.assert_allclose(watch.seen, [1.5] * 3 + [3.0] * 9)
+def test_beta_warms_up_epoch_by_epoch_and_a_channel_need_not_renormalise(tmp_path, vectors, tiny):
+    watch = Watch(lambda model: [model.beta, model.channel.standardiser.renormalising])
+    options = {"channel": {"renormalise_at": 1.0}, "training": {"beta_warmup": 0.5}}
+    train(tiny("echo", epochs=4, beta=3.0, **options), vectors, tmp_path, callbacks=[watch])
+    np.testing.assert_allclose(watch.seen, [[1.5, 0.0]] * 3 + [[3.0, 0.0]] * 9)
 
 
-@pytest.mark.parametrize(
-    ("quantity", "target", "rises"), [("rate", 4.0, True), ("rate", 200.0, False), ("distortion", 1.0, False)]
-)
-def test_constraint_moves_beta_in_training_only(tmp_path, vectors, tiny, quantity, target, rises):
-    constraint = {"quantity": quantity, "target_nats": target}
-    model = train(tiny("echo", epochs=1, constraint=constraint), vectors, tmp_path)
+def test_constraint_moves_beta_in_training_only(tmp_path, vectors, tiny):
+    model = train(tiny("echo", epochs=1, constraint={"quantity": "rate", "target_nats": 4.0}), vectors, tmp_path)
     beta = float(model.beta)
-    assert (beta > 1) == rises
+    assert beta > 1
     model.evaluate(vectors.train, batch_size=20, verbose=0)
     assert float(model.beta) == beta
 
@@ -180,12 +173,12 @@ def test_constraint_moves_beta_in_training_only(tmp_path, vectors, tiny, quantit
     [(4, 0.5, [0.0, 0.5, 1.0, 1.0]), (2, 0.1, [0.0, 1.0])],  # for an epoch at least
 )
 def test_penalty_warms_up_from_nothing(tmp_path, vectors, tiny, epochs, warmup, shares):
-    watch = Watch(lambda model: model.penalty.weight)
+    watch = Watch(lambda model: [model.penalty.weight])
     train(tiny(epochs=epochs, mmd={"weight": 10.0, "warmup": warmup}), vectors, tmp_path, callbacks=[watch])
-    np.testing.assert_allclose(watch.seen, np.repeat(shares, 3) * 10.0)
+    np.testing.assert_allclose(np.ravel(watch.seen), np.repeat(shares, 3) * 10.0)
 
 
-@pytest.mark.parametrize("method", ["echo", "info_vae"])
+@pytest.mark.parametrize("method", ["echo", pytest.param("info_vae", marks=pytest.mark.slow)])
 def test_validation_leaves_no_trace(method, tmp_path, vectors, tiny):
     """Renormalised from the second epoch on, when Echo's moments are those of its reservoir."""
     models = []

@@ -31,12 +31,22 @@ class TestInformationBottleneck:
         blunt, sharp = information_bottleneck(p_xy, 0.9), information_bottleneck(p_xy, 1e4)
         assert blunt.rate == pytest.approx(0.0, abs=1e-6)
         assert sharp.relevance == pytest.approx(information, abs=1e-4)
+        assert information_bottleneck(p_xy, 1e300).relevance == pytest.approx(information, abs=1e-12)
         assert np.all(np.isnan(sharp.encoder[6]))
+        p_xy[6, 0] = 5e-324  # below what normal floats hold
+        assert np.all(np.isnan(information_bottleneck(p_xy, 1e4).encoder[6]))
         for beta in (0.9, 3.0, 30.0, 1e4):
             point = information_bottleneck(p_xy, beta)
             assert np.all(np.diff(point.lagrangians) <= 1e-12 * beta)
             assert point.relevance <= information + 1e-12
             assert point.relevance <= point.rate + 1e-12
+
+    def test_clusters_that_died_do_not_come_back(self):
+        # The logarithm of their probability is of the size of beta, and the differences of two such have lost all digits.
+        joint = np.random.default_rng(1).dirichlet(np.ones(12)).reshape(4, 3)
+        point = information_bottleneck(joint, 1e20)
+        assert np.all(np.diff(point.lagrangians) <= 1e-12 * 1e20)
+        assert point.relevance > mutual_information(joint) - 0.01  # two clusters merge in the first step
 
     @pytest.mark.parametrize(
         "arguments",

@@ -1,6 +1,8 @@
 """What every function of theory takes and refuses, and the tolerances of types."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,9 +109,9 @@ def test_covariances_have_the_tolerance_of_their_type(dtype, rtol):
     assert theory.gaussian_vector_rd(list(covariance), 3.0) == rate
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(np.float64, 1e-6), (np.float32, 1e-3), (np.float16, 0.1)])
+@pytest.mark.parametrize(("dtype", "error"), [(np.float64, 1e-6), (np.float32, 1e-3), (np.float16, 0.1), (np.int16, 1)])
 def test_covariances_are_refused_beyond_it(dtype, error):
-    covariance = np.eye(2, dtype=dtype)
+    covariance = (1 if dtype != np.int16 else 1_000) * np.eye(2, dtype=dtype)
     with pytest.raises(ValueError, match="symmetric"):
         theory.gaussian_vector_rd(covariance + np.array([[0, error], [0, 0]], dtype), 0.1)
     with pytest.raises(ValueError, match="semidefinite"):
@@ -156,5 +158,12 @@ def test_probabilities_may_exceed_1_by_rounding(dtype):
 def test_values_at_the_ends_of_the_range_of_floats():
     assert theory.gaussian_vector_rd([1e308, 1e308], 1e308) == pytest.approx(math.log(2.0))
     assert theory.shannon_lower_bound(0.0, 1e308) == 0.0
+    assert theory.laplacian_rd(1e308, 1e-308) == pytest.approx(616 * math.log(10.0))
     assert theory.vae_rate_distortion([[1e200]], [[0.0]], [[1e200]], [[800.0]], beta=0.0) == (math.inf, math.inf, math.inf)
     assert theory.vae_rate_distortion([[0.0]], [[0.0]], [[0.0]], [[800.0]], beta=0.0).loss == 0.0
+
+
+def test_the_import_is_light():
+    code = "import sys; from echo_tf import theory; from echo_tf.theory import sources; print(*sys.modules, sep='\\n')"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"keras", "tensorflow", "scipy.stats", "scipy.spatial"} & set(modules)
