@@ -65,3 +65,9 @@ def small_command(vectors, tmp_path_factory):
         return ["--dataset", str(folder / "vectors.npz"), "--method", *(str(folder / f"{name}.yaml") for name in methods)]
 
     return arguments
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports of tables only: drawing takes longer than a small training."""
+    monkeypatch.setattr("echo_tf.report.write.plot_all", lambda *arguments: [])

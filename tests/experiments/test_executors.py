@@ -120,7 +120,9 @@ def leave_ray():
 
 
 @pytest.mark.parametrize("options", EXECUTORS)
-def test_a_sweep_is_the_same_wherever_it_runs(reproduce, small_command, one_by_one, tmp_path, options, capsys, monkeypatch):
+def test_a_sweep_is_the_same_wherever_it_runs(
+    reproduce, small_command, without_figures, one_by_one, tmp_path, options, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert reproduce.main([*small_command("echo", "vae"), *SWEEP, "--out", ".", *options]) == 0
     expected = {path.relative_to(one_by_one): science(path.parent) for path in one_by_one.rglob("result.json")}
