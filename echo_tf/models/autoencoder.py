@@ -177,7 +177,8 @@ class RateDistortionModel(keras.Model):
         if x is None or hasattr(x, "__next__"):
             return
         x = some_examples(x, 1) if not hasattr(x, "shape") else ops.convert_to_numpy(x)
-        found, expected = x.shape[1:], self.encoder.input_shape[1:] if self.encoder.built else x.shape[1:]
+        # Subclassed encoders, and those that are not built, do not know their shape.
+        found, expected = x.shape[1:], getattr(self.encoder, "input_shape", x.shape)[1:]
         if len(found) != len(expected) or any(size not in (None, n) for n, size in zip(found, expected, strict=True)):
             raise ValueError(
                 f"Expected examples of shape {tuple(expected)}, as the encoder takes them. Received: {found}. Add a last axis "
