@@ -22,25 +22,31 @@ import keras, numpy as np
 import echo_tf
 
 with np.load(sys.argv[1] + "/arrays.npz") as arrays:
-    images, z = arrays["images"], arrays["z"]
+    x, z = arrays["x"], arrays["z"]
 answers = {"backend": keras.backend.backend()}
 for method in sys.argv[2:]:
     model = keras.saving.load_model(f"{sys.argv[1]}/{method}.keras")
     if model.prior is None:
-        density = model.channel.statistics(model.encoder(images))[0]
+        density = model.channel.statistics(model.encoder(x))[0]
     elif method.endswith("vamp"):
         density = model.prior.log_prob(z, *model._components())
     else:
         density = model.prior.log_prob(z)
     before = [np.asarray(weight) for weight in model.trainable_weights]
-    history = model.fit(images, batch_size=10, epochs=1, verbose=0).history
+    history = model.fit(x, batch_size=10, epochs=1, verbose=0).history
     answers[method] = {
         "density": np.asarray(density).tolist(),
         "unchanged": [w.path for w, b in zip(model.trainable_weights, before) if np.array_equal(np.asarray(w), b)],
         "loss": float(history["loss"][-1]),
         "generated": list(model.generate(3).shape),
-        "predicted": sorted(model.predict(images, batch_size=10, verbose=0)),
+        "predicted": sorted(model.predict(x, batch_size=10, verbose=0)),
     }
+# A model as it is built here, with the networks of the paper and beta under a constraint.
+images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
+constraint = {"quantity": "distortion", "target_nats": 100.0}
+model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}, constraint=constraint))
+model.fit(images, batch_size=10, verbose=0)
+answers["paper"] = [list(model.reconstruct(images[:2], samples=2).shape), float(np.asarray(model.beta))]
 print(json.dumps(answers))
 """
 
@@ -51,18 +57,21 @@ METHODS = ("echo", "iaf_maf", "vae_vamp", "info_vae")
 @needs("jax")
 def test_models_go_on_from_the_same_files(tmp_path):
     rng = np.random.default_rng(0)
-    images, z = rng.uniform(size=(20, 28, 28, 1)).astype("float32"), rng.normal(size=(5, 32)).astype("float32")
-    np.savez(tmp_path / "arrays.npz", images=images, z=z)
+    x, z = rng.uniform(size=(20, 6)).astype("float32"), rng.normal(size=(5, 4)).astype("float32")
+    np.savez(tmp_path / "arrays.npz", x=x, z=z)
     expected = {}
+    small = {
+        "network": {"kind": "mlp", "latent_dim": 4},
+        "channel": {"d_max": 9},
+        "prior": {"components": 5},
+        "flow": {"hidden_units": 32},
+    }
     for method in METHODS:
-        config = echo_tf.load_config(
-            method, channel={"d_max": 9}, prior={"components": 5}, flow={"hidden_units": 32}, training={"batch_size": 10}
-        )
-        model = echo_tf.build_model(config)
-        model.fit(images, batch_size=10, verbose=0)
+        model = echo_tf.build_model(echo_tf.load_config(method, **small), (6,))
+        model.fit(x, batch_size=10, verbose=0)
         model.save(tmp_path / f"{method}.keras")
         if model.prior is None:
-            expected[method] = model.channel.statistics(model.encoder(images))[0]
+            expected[method] = model.channel.statistics(model.encoder(x))[0]
         elif method == "vae_vamp":
             expected[method] = model.prior.log_prob(z, *model._components())
         else:
@@ -77,11 +86,13 @@ def test_models_go_on_from_the_same_files(tmp_path):
     assert run.returncode == 0, run.stderr
     answers = json.loads(run.stdout.splitlines()[-1])
     assert answers.pop("backend") == "jax"
+    shape, beta = answers.pop("paper")
+    assert shape == [2, 28, 28, 1] and beta < 1.0  # too much distortion: the rate becomes cheaper
     for method, answer in answers.items():
         np.testing.assert_allclose(answer["density"], expected[method], rtol=1e-4, atol=1e-4)
         assert answer["unchanged"] == []
         assert np.isfinite(answer["loss"])
-        assert answer["generated"] == [3, 28, 28, 1]
+        assert answer["generated"] == [3, 6]
         assert {"z", "parameters", "rate", "distortion"} <= set(answer["predicted"])
 
 
@@ -107,14 +118,31 @@ for name in ("echo", "maps", "matrix"):
         z = echo_tf.MatrixEchoLayer(d_max=19, rate_weight=0.5, seed=0)([mean, raw])
     model = keras.Model(inputs, layers.Dense(1)(z))
     model.compile("adam", loss="mse")
-    rows = x if name == "matrix" else np.concatenate([x, x[:1]])  # a last batch of one, where there is a reservoir
+    rows = np.concatenate([x, x[:1]])  # a last batch of one
     logs = model.fit(rows, rows[:, :1], batch_size=40, epochs=2, verbose=0).history
     model(x[:40], training=True)
     answers[name] = {
         "loss": float(logs["loss"][-1]),
         "added": [float(loss) for loss in model.losses],
-        "alone": [] if name == "matrix" else [float(model.predict(x[:1], verbose=0)[0, 0]) for _ in range(3)],
+        "alone": [float(model.predict(x[:1], verbose=0)[0, 0]) for _ in range(3)],
     }
+
+    channel = next(layer for layer in model.layers if hasattr(layer, "rate_weight"))
+    anneal = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(channel, "rate_weight", 50.0 * epoch))
+    answers[name]["annealed"] = model.fit(x, x[:, :1], batch_size=40, epochs=2, callbacks=[anneal], verbose=0).history["loss"]
+    model.save(sys.argv[1] + "/model.keras")
+    loaded = keras.saving.load_model(sys.argv[1] + "/model.keras").get_layer(channel.name)
+    answers[name]["saved"] = float(loaded.rate_weight)
+
+    encoder = keras.Model(inputs, z)
+    before = [np.array(keras.ops.convert_to_numpy(weight)) for weight in encoder.weights]
+    encoder.trainable = False
+    head = keras.Sequential([encoder, layers.Dense(1)])
+    head.compile("sgd", loss="mse")
+    head.fit(x[:40], x[:40, :1] + 1.0, batch_size=20, verbose=0)
+    after = [keras.ops.convert_to_numpy(weight) for weight in encoder.weights]
+    paths = [weight.path for weight in encoder.weights]
+    answers[name]["moved"] = [p for p, a, b in zip(paths, after, before) if not np.array_equal(a, b)]
 print(json.dumps(answers))
 """
 
@@ -122,9 +150,9 @@ print(json.dumps(answers))
 @pytest.mark.parametrize(
     "backend", [pytest.param("jax", marks=[pytest.mark.jax, needs("jax")]), pytest.param("torch", marks=needs("torch"))]
 )
-def test_layers_in_models_of_others(backend):
+def test_layers_in_models_of_others(backend, tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", DROP_IN],
+        [sys.executable, "-c", DROP_IN, str(tmp_path)],
         env=os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -136,4 +164,6 @@ def test_layers_in_models_of_others(backend):
     for answer in answers.values():
         (added,) = answer["added"]  # once
         assert answer["loss"] > added > 0
-        assert len(set(answer["alone"])) == len(answer["alone"])  # fresh noise for one example alone
+        assert len(set(answer["alone"])) == 3  # fresh noise for one example alone
+        assert answer["annealed"][1] > answer["annealed"][0] + 20 and answer["saved"] == 50.0
+        assert answer["moved"] == []  # by training on the frozen encoder

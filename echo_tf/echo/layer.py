@@ -60,8 +60,8 @@ class BareEchoLayer(WeightedRateLayer):
         """Fill the reservoir from data, with one pass over them.
 
         Args:
-            data: What the layer is called with, a pair of arrays, or an iterable of such batches. A random sample of them all is
-                kept, so they may be sorted; fewer than the reservoir holds are repeated, which makes noise drawn from it
+            data: What the layer is called with, a pair of arrays, or an iterable of such batches. A random sample of them all
+                is kept, so they may be sorted; fewer than the reservoir holds are repeated, which makes noise drawn from it
                 approximate.
             seed: Integer, for the sample.
 

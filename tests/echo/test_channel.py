@@ -18,7 +18,7 @@ UNITS, FEATURES = 3, 5
 
 @keras.saving.register_keras_serializable(package="tests")
 class UniformChannel(Channel):
-    """The least that a channel must have: `z = tanh(h) + uniform noise of width 1`, whose rate is that of an additive channel."""
+    """The least that a channel must have: `z = tanh(h) + uniform noise of width 1`, with the rate of an additive channel."""
 
     has_density = False
 

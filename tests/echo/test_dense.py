@@ -81,7 +81,7 @@ class TestChannel:
         layer, x = trained(parametrisation="centred", mean_scale=4.0, max_mean=2.0)
         layer.mean_head.bias.assign(3.0 * np.ones(3))  # |f| near 1, so that a centred one passes it
         raw = np.tanh(np.asarray(layer.mean_head(x)) / 4.0)
-        mean, log_scale = layer.statistics(x)
+        mean, _ = layer.statistics(x)
         np.testing.assert_allclose(mean, raw - raw.mean(axis=0), rtol=1e-4, atol=1e-5)
         for training in (True, False):
             assert np.all(np.isfinite(layer(x, training=training)))
@@ -338,7 +338,14 @@ class TestPersistence:
     def test_save_and_load(self, tmp_path, caplog):
         caplog.set_level(logging.WARNING)
         inputs = keras.Input((8,))
-        options = {"mean_scale": 2.0, "reservoir_size": 30, "echoes": "reservoir", "rate_weight": 0.5, "seed": 0, "max_mean": 2.0}
+        options = {
+            "mean_scale": 2.0,
+            "reservoir_size": 30,
+            "echoes": "reservoir",
+            "rate_weight": 0.5,
+            "seed": 0,
+            "max_mean": 2.0,
+        }
         layer = EchoDense(3, d_max=9, multiplicative=True, name="channel", **options)
         model = keras.Model(inputs, layer(inputs))
         x = features(40)
@@ -354,6 +361,7 @@ class TestPersistence:
         for one, other in zip(layer.variables, copy.variables, strict=True):
             other.assign(one)  # the states of the generators too
         np.testing.assert_array_equal(layer(x[:1]), copy(x[:1]))
+        tf.function(copy)(x[:1])  # which cannot see that the reservoir is filled
         assert not caplog.records
 
     def test_weights_set_after_training_decide_about_the_reservoir(self):

@@ -230,7 +230,10 @@ class TestWarning:
 class TestRefusals:
     @pytest.mark.parametrize(
         "arguments",
-        [{"d_max": 0}, {"sampler": "x"}, {"echoes": "x"}, {"reservoir_size": 9}, {"max_mean": 0}, *({"seed": s} for s in TOO_LARGE)],
+        [
+            *({"d_max": 0}, {"sampler": "x"}, {"echoes": "x"}, {"reservoir_size": 9}, {"max_mean": 0}),
+            *({"seed": seed} for seed in TOO_LARGE),
+        ],
     )
     def test_arguments(self, arguments):
         (name,) = arguments
@@ -270,7 +273,14 @@ class TestPersistence:
     def test_save_and_load(self, tmp_path):
         mean, log_scale = keras.Input((4,)), keras.Input((4,))
         layer = EchoLayer(
-            d_max=9, max_mean=2.0, sampler="gather", multiplicative=True, reservoir_size=30, echoes="reservoir", seed=5, name="a"
+            d_max=9,
+            max_mean=2.0,
+            sampler="gather",
+            multiplicative=True,
+            reservoir_size=30,
+            echoes="reservoir",
+            seed=5,
+            name="a",
         )
         model = keras.Model([mean, log_scale], layer([mean, log_scale]))
         layer(inputs(20), training=True)
@@ -284,4 +294,3 @@ class TestPersistence:
         copy.source.reservoir.seed_generator.state.assign(layer.source.reservoir.seed_generator.state)
         one = inputs(1)
         np.testing.assert_array_equal(loaded(one), model(one))
-

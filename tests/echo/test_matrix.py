@@ -525,7 +525,10 @@ class TestMatrixEchoLayer:
         with pytest.raises(ValueError, match="Expected \\[mean, raw\\]"):
             MatrixEchoLayer(d_max=9)([np.zeros(shape, "float32") for shape in shapes])
 
-    @pytest.mark.parametrize("arguments", [{"d_max": 0}, {"d_max": 1.5}, {"max_mean": 0.0}, {"max_mean": math.inf}, {"seed": 2**32}, {"reservoir_size": 99}])
+    @pytest.mark.parametrize(
+        "arguments",
+        [{"d_max": 0}, {"d_max": 1.5}, {"max_mean": 0.0}, {"max_mean": math.inf}, {"seed": 2**32}, {"reservoir_size": 99}],
+    )
     def test_invalid(self, arguments):
         with pytest.raises(ValueError, match="Invalid value received for argument"):
             MatrixEchoLayer(**arguments)

@@ -7,9 +7,7 @@ from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 
 
-@pytest.mark.parametrize(
-    ("options", "squared_bandwidth"), [({}, None), ({"bandwidth": "fixed", "fixed_bandwidth": 5.0}, 25.0)]
-)
+@pytest.mark.parametrize(("options", "squared_bandwidth"), [({}, None), ({"bandwidth": "fixed", "fixed_bandwidth": 5.0}, 25.0)])
 def test_penalty_follows_its_options_and_moves_the_encodings(options, squared_bandwidth):
     penalty = MMDPenalty(999.0, seed=1, **options)
     z = tf.constant(np.random.default_rng(0).normal(1.0, 1.0, (10, 32)).astype("float32"))

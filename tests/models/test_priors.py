@@ -66,7 +66,8 @@ class TestVampPrior:
 
     @pytest.mark.parametrize("noise", [0.0, 0.5])
     def test_start_at_the_mean(self, noise):
-        prior, data = vamp(50, start="mean", start_noise=noise), np.random.default_rng(0).uniform(size=(10, 4)).astype("float32")
+        prior = vamp(50, start="mean", start_noise=noise)
+        data = np.random.default_rng(0).uniform(size=(10, 4)).astype("float32")
         prior.start_from(data)
         values = np.asarray(prior.pseudo_inputs)
         if not noise:
