@@ -285,13 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from echo_tf.report.publish import publish_files
-    from echo_tf.report.write import write_report
-
+    missed = False
     if options.experiment in _APPLY:
+        from echo_tf.report.publish import publish_files
+
         logging.getLogger("echo_tf").setLevel(logging.INFO)  # each model that is trained is named
         paths = publish_files((run_theory if options.experiment == "theory" else run_bottleneck)(options), options.publish)
-        missed = False
     else:
         if not options.report:
             cells = plan_cells(options)
@@ -299,6 +298,8 @@ def _run(options: argparse.Namespace) -> int:
                 print(*(cell.folder(options.out) for cell in cells), sep="\n")
                 return EXIT_OK
             (train_and_analyse_cells if options.experiment == "analysis" else train_cells)(options, cells)
+        from echo_tf.report.write import write_report
+
         report = write_report(options.out, publish=options.publish, readme=options.readme)
         print(f"\n{report.text}\n")
         paths, missed = report.paths, options.strict and any(row.misses for row in report.rows)

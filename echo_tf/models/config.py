@@ -80,6 +80,8 @@ def _sentence(cls: type, error: ValidationError) -> str:
     first = error.errors()[0]
     if isinstance(raised := first.get("ctx", {}).get("error"), ConfigError):
         return str(raised)
+    if not first["loc"]:
+        return f"a key is no text that can be written ({first['msg']})"
     *groups, name = (str(place) for place in first["loc"] if place != "function-before[_number(), float]")
     key = ".".join([*groups, name])
     if first["type"] == "unexpected_keyword_argument":

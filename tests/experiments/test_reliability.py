@@ -348,7 +348,7 @@ def test_killed_at_twenty_random_moments(small_command, tmp_path):
 
     Whenever a run comes to its end, its results are compared and a new one begins. Equality is exact: see `train`.
     """
-    command = [sys.executable, "reproduce.py", *small_command("vae", "echo"), "--epochs", "40", "--rate-samples", "2"]
+    command = [sys.executable, "reproduce.py", *small_command("echo"), "--epochs", "20", "--rate-samples", "2"]
 
     def start(out):
         return subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -363,7 +363,7 @@ def test_killed_at_twenty_random_moments(small_command, tmp_path):
     expected = {
         path.parent.relative_to(tmp_path / "undisturbed"): science(path.parent) for path in tmp_path.rglob("result.json")
     }
-    assert len(expected) == 2
+    assert len(expected) == 1
     moments, kills, runs = random.Random(0), 0, 0
     while kills < 20:
         out = tmp_path / f"killed-{runs}"

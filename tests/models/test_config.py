@@ -84,6 +84,7 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("channel:\n  replace: 1", "Expected a valid boolean"),
         ("distortion:\n  sd: 0", "Expected greater than 0"),
         ("1: 2", "unknown key `1`"),
+        ('{"\\uD800": 1}', "no text that can be written"),
         ("constraint:\n  quantity: loss", "Expected 'none', 'rate' or 'distortion'"),
         ("constraint:\n  quantity: rate", "`constraint.target_nats` with a constraint. Expected more than 0"),
         ("constraint:\n  quantity: rate\n  target_nats: 5.7", "at least the rate floor of this Echo channel, 5.74"),
