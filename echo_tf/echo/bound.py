@@ -4,11 +4,10 @@ import math
 from numbers import Integral
 
 import numpy as np
-from scipy.optimize import brentq
 
 
 def check_d_max(d_max: int) -> None:
-    """Raise `ValueError` for what is no number of echoes."""
+    """Raise `ValueError` unless `d_max` is an integer of at least 1."""
     if not isinstance(d_max, Integral) or d_max < 1:
         raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
 
@@ -44,6 +43,8 @@ def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> f
             raise ValueError(
                 f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value}"
             )
+    from scipy.optimize import brentq  # half of the start of `reproduce.py --dry-run`, which may not need it
+
     log_target = math.log(precision / max_mean)
 
     # In the logit t of r both log r and log(1 - r) keep full precision at either end, and the left side increases.

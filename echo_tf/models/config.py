@@ -354,7 +354,7 @@ def _resolve(method: str, values: dict, dataset: str | None, overrides: dict) ->
     from_file = to_dict(config_from_dict({"method": method, **_merge(_BY_DATASET.get(dataset or "", {}), values)}))
     for section in (*by_dataset.values(), *by_protocol.values()):
         config_from_dict(_merge(from_file, section))  # so that a mistake shows whatever is asked for
-    protocol = overrides.get("protocol", from_file["protocol"])
+    protocol = str(overrides.get("protocol", from_file["protocol"]))
     if protocol in PROTOCOLS and protocol != from_file["protocol"] and protocol not in by_protocol:
         raise ConfigError(
             f"no values for the protocol {protocol!r}. It has: {', '.join([from_file['protocol'], *by_protocol])}"

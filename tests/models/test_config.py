@@ -143,6 +143,8 @@ def test_digits_has_fewer_epochs_unless_somebody_says_otherwise(tmp_path):
 
 def test_python_values_are_checked_as_those_of_a_file():
     config = load_config("echo")
+    with pytest.raises(ConfigError, match="Expected 'paper' or 'released'"):
+        load_config("vae", protocol=[])
     for change in ({"beta": 10**400}, {"seed": 10**400}, {"seed": 2**32}, {"beta": math.nan}, {"seed": True}):
         with pytest.raises(ConfigError, match=f"Invalid value for `{next(iter(change))}`"):
             dataclasses.replace(config, **change)
