@@ -21,7 +21,7 @@ _NAMES = {
     "models.build": "build_model",
     "models.channels": "GaussianChannel IAFChannel",
     "models.config": "Config load_config",
-    "models.distortions": "Gaussian",
+    "models.distortions": "Bernoulli Gaussian",
     "models.losses": "bernoulli_distortion gaussian_kl mean_rate mmd",
     "models.penalties": "BetaConstraint MMDPenalty",
     "models.priors": "MAFPrior VampPrior",
