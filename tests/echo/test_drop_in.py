@@ -27,10 +27,18 @@ FAST = (
     ("custom train_step", "mixed_bfloat16", False, 40),
     ("feature maps", "float32", False, 40),
 )
-COMBINATIONS = [
-    pytest.param(*values, marks=[] if values in FAST else pytest.mark.slow)
-    for values in itertools.product(STYLES, POLICIES, JIT, BATCHES)
+# Every style under every policy, so that any two values of two settings meet in one of them.
+COVERING = [
+    (style, policy, JIT[i % 2], BATCHES[i // 2 % 2]) for i, (style, policy) in enumerate(itertools.product(STYLES, POLICIES))
 ]
+COMBINATIONS = [*FAST, *(pytest.param(*values, marks=pytest.mark.slow) for values in COVERING if values not in FAST)]
+
+
+def test_any_two_values_meet():
+    for first, second in itertools.combinations(range(4), 2):
+        values = ([*STYLES], POLICIES, JIT, BATCHES)
+        met = {(combination[first], combination[second]) for combination in COVERING}
+        assert met == set(itertools.product(values[first], values[second]))
 
 
 def data(n=80):
