@@ -101,6 +101,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--split", choices=["test", "validation"], default="test", help="images for the final evaluation (default: test)")
     draws = "draws of z for each image in the final evaluation, and terms of the importance-sampled bound (default: 5)"
     add("--rate-samples", **_number(int, 2, 1_000_000), default=5, help=draws)
+    law = "source of Echo noise in the evaluation: training examples, or as in the paper the batch (default: reservoir)"
+    add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
     add("--validate", action="store_true", help="also measure a validation split after every epoch")
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
@@ -184,10 +186,10 @@ def train_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
     tasks = []
     for cell in cells:
         folder = cell.folder(options.out)
-        if is_finished(cell, options.out, options.split, options.rate_samples):
+        if is_finished(cell, options.out, options.split, options.rate_samples, options.echoes):
             print(f"{folder}: finished before")
             continue
-        settings = shared | {"passes": options.rate_samples, "tensorboard": options.tensorboard}
+        settings = shared | {"passes": options.rate_samples, "echoes": options.echoes, "tensorboard": options.tensorboard}
         tasks.append(Task(cell=cell.to_dict(), folder=folder, **settings))
     if not tasks:
         return

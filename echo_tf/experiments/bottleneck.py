@@ -115,7 +115,6 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
         encoder = keras.Model(model.input, layer.input)
         layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
 
-    layer.echoes_from_batch(True)
     tests, answers = dataset.test, np.searchsorted(classes, dataset.labels["test"])
     rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))
     for p in range(PASSES):

@@ -69,13 +69,18 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def evaluate(
-    model: keras.Model, images: np.ndarray, *, batch_size: int = 100, passes: int = PASSES, seed: int = 0
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    batch_size: int = 100,
+    passes: int = PASSES,
+    seed: int = 0,
+    echoes: str = "reservoir",
 ) -> Evaluation:
     """Measure rate and distortion, one draw of `z` per image and pass.
 
     In every pass the images are shuffled and cut into `n // batch_size` batches of nearly equal size, none of them smaller than
-    `batch_size` unless `n` is. Echo takes its echoes from the batch here, as in the paper, not from its reservoir. Neither beta
-    nor any penalty enters.
+    `batch_size` unless `n` is. Neither beta nor any penalty enters.
 
     Args:
         model: A trained `RateDistortionModel`.
@@ -83,16 +88,19 @@ def evaluate(
         batch_size: Integer. The paper's 100.
         passes: Integer >= 1.
         seed: Integer, seeds the shuffles. The noise is that of the model's own generator.
+        echoes: What Echo noise is made from: `"reservoir"`, of training examples, as wherever else a trained model is used; or
+            `"batch"`, the other images of the batch, as in the paper. Channels without echoes do not look at it.
 
     Returns:
         The `Evaluation`.
 
-    Source: paper, section 5. Differs from the released code, which makes one pass and drops the last incomplete batch.
+    Source: paper, section 5. Differs from the paper by default: see `echoes`. Differs from the released code, which makes one
+        pass and drops the last incomplete batch.
     """
     rng = np.random.default_rng(seed)
     measured: dict[str, np.ndarray] = {}
     try:
-        model.channel.echoes_from_batch(True)
+        model.channel.echoes_from_batch(echoes == "batch")
         for p in range(passes):
             order = rng.permutation(len(images))
             for rows in np.array_split(order, max(1, len(images) // batch_size)):

@@ -39,7 +39,7 @@ class Task:
         folder: Its folder.
         out, data_dir, raw_dir: Folders, as for `reproduce.py`.
         dataset: Name of the data set, or the path of a `.npz` file.
-        split, passes, validate: As for `run_cell`.
+        split, passes, echoes, validate: As for `run_cell`.
         tensorboard: Boolean, write event files into the cell's folder.
     """
 
@@ -51,6 +51,7 @@ class Task:
     raw_dir: Path | None = None
     split: str = "test"
     passes: int = 5
+    echoes: str = "reservoir"
     validate: bool = False
     tensorboard: bool = False
 
@@ -66,7 +67,7 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     dataset = load_dataset(task.dataset, task.data_dir, task.raw_dir)
     if task.tensorboard:
         callbacks = (*callbacks, keras.callbacks.TensorBoard(task.folder / "tensorboard"))
-    cell, options = Cell.from_dict(task.cell), {name: getattr(task, name) for name in ("split", "passes", "validate")}
+    cell, options = Cell.from_dict(task.cell), {name: getattr(task, name) for name in ("split", "passes", "echoes", "validate")}
     return run_cell(cell, dataset, task.out, callbacks=callbacks, **options)
 
 

@@ -76,9 +76,9 @@ def steps_bar(stack: contextlib.ExitStack, name: str):
         async_safe = True
 
         def on_train_begin(self, logs=None):
-            steps = self.params["steps"]
-            finished = int(self.model.optimizer.iterations.numpy()) if self.model.optimizer.built else 0
-            bar = make_bar(total=steps * self.params["epochs"], initial=finished, unit="step", desc=name)
+            finished, self.train_function = int(self.model.optimizer.iterations.numpy()), self.model.train_function
+            total = self.params["epochs"] * self.train_function.steps_per_epoch
+            bar = make_bar(total=total, initial=finished, unit="step", desc=name)
             self.bar = stack.enter_context(bar)
 
         def on_train_batch_begin(self, batch, logs=None):
@@ -86,7 +86,7 @@ def steps_bar(stack: contextlib.ExitStack, name: str):
                 raise KeyboardInterrupt
 
         def on_train_batch_end(self, batch, logs=None):
-            self.bar.update()
+            self.bar.update(len(self.train_function.losses))
 
         def on_epoch_end(self, epoch, logs=None):
             values = {"epoch": epoch + 1, "rate": f"{logs['rate']:.1f}", "distortion": f"{logs['distortion']:.1f}"}

@@ -71,6 +71,7 @@ class Result:
         passes: Number of draws of `z` for each image; `None` in results of early versions.
         importance_bound_nats: Mean of the bound of -log p(x) from so many draws; `None` for channels without a density.
         rate_floor_nats: Least rate of the channel; `None` where there is none.
+        echoes: `"reservoir"` or `"batch"`, what Echo noise was made from in the evaluation; early versions had batches only.
         rate_by_dimension_nats: Mean rate of every latent dimension; empty for channels without a floor.
         final_beta: Where a constraint ended; `None` without one.
     """
@@ -84,6 +85,7 @@ class Result:
     passes: int | None = None
     importance_bound_nats: float | None = None
     rate_floor_nats: float | None = None
+    echoes: str = "batch"
     rate_by_dimension_nats: tuple[float, ...] = ()
     final_beta: float | None = None
 
@@ -134,7 +136,7 @@ def _load(path: Path) -> tuple[Result, str | None]:
     if not all(map(math.isfinite, (*mean.values(), *se.values()))):
         raise ValueError("incomplete")
     of_cell = ("warm_start", *(field.name for field in dataclasses.fields(Cell)))
-    named = ("split", "source", "passes", "rate_floor_nats", "final_beta")
+    named = ("split", "source", "passes", "rate_floor_nats", "echoes", "final_beta")
     result = Result(
         cell=Cell.from_dict({name: values[name] for name in of_cell if name in values}),
         folder=path.parent,
@@ -165,8 +167,10 @@ def _damaged(path: Path, damage: str | None, split: str) -> dict[Path, str]:
     return {path: damage for path, damage in found.items() if damage}
 
 
-def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0) -> bool:
-    """Whether the result of this very cell, from at least so many passes, is on disk and undamaged, with its pictures.
+def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0, echoes: str = "reservoir") -> bool:
+    """Whether the result of this very cell is on disk and undamaged, with its pictures.
+
+    It is from at least so many passes, and that of an Echo channel, which alone has a floor, from these `echoes`.
 
     Raises:
         CellError: the folder holds a cell with another configuration.
@@ -174,9 +178,11 @@ def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0) -> 
     folder = cell.folder(out)
     check_same_cell(cell, folder)
     try:
-        return pictures_path(folder, split).exists() and (read_result(result_path(folder, split)).passes or 0) >= passes
+        result = read_result(result_path(folder, split))
     except (ResultError, FileNotFoundError):
         return False
+    is_law = result.rate_floor_nats is None or result.echoes == echoes
+    return pictures_path(folder, split).exists() and (result.passes or 0) >= passes and is_law
 
 
 def check_same_cell(cell: Cell, folder: Path) -> None:
@@ -211,6 +217,7 @@ class Analysis:
     """Analysis of one model on one set of images.
 
     Attributes:
+        echoes: `"reservoir"` or `"batch"`, what Echo noise was made from in the evaluation; early versions had batches only.
         rate_by_dimension_nats: Mean rate of every latent dimension, `(dim,)`. See `analysis.rate_by_dimension`.
         shown: Indices of the dimensions with the largest rates, in falling order, `(shown,)`.
         grid: Values of `z` in each of them, `(shown, points)`.

@@ -32,6 +32,7 @@ def run_cell(
     *,
     split: str = "test",
     passes: int = PASSES,
+    echoes: str = "reservoir",
     validate: bool = False,
     callbacks: Callbacks = (),
 ) -> dict:
@@ -47,6 +48,7 @@ def run_cell(
         split: Images for the final evaluation: `"test"`, or `"validation"` to decide between variants without reading the
             test set. Both may be asked for, one after the other; the cell is trained once.
         passes: Integer >= 2, draws of `z` for each image.
+        echoes: `"reservoir"` or `"batch"`, see `evaluate`.
         validate: Boolean, also measure the validation split after every epoch of the training.
         callbacks: Further Keras callbacks for the training.
 
@@ -64,13 +66,13 @@ def run_cell(
         raise ConfigError(f"Invalid value for `passes`. Expected at least 2, for a standard error. Received: {passes}")
     folder = cell.folder(out)
     path = records.result_path(folder, split)
-    if records.is_finished(cell, out, split, passes):
+    if records.is_finished(cell, out, split, passes, echoes):
         return json.loads(path.read_text(encoding="utf-8"))
     dataset = _data_of(cell, dataset)
     images = dataset.images(split)  # a split that is missing is found before the training
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if records.is_finished(cell, out, split, passes):  # another process was faster
+        if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
             return json.loads(path.read_text(encoding="utf-8"))
         for damaged, damage in records.damages(folder, split).items():
             set_aside(damaged, damage)
@@ -81,7 +83,7 @@ def run_cell(
             "split": split,
             "source": dataset.source,
             "training_images": len(dataset.raw("train")),
-            **_evaluated(cell, model, images, passes),
+            **_evaluated(cell, model, images, passes, echoes),
             "training_seconds": round(sum(line["seconds"] for line in records.read_metrics(folder)), 1),
             "environment": environment(),
         }
@@ -112,15 +114,16 @@ def _trained_model(cell: Cell, dataset: Dataset, folder: Path, validate: bool, c
     return model
 
 
-def _evaluated(cell: Cell, model: keras.Model, images: np.ndarray, passes: int) -> dict:
+def _evaluated(cell: Cell, model: keras.Model, images: np.ndarray, passes: int, echoes: str) -> dict:
     """What the evaluation of a trained model adds to its result."""
-    evaluation = evaluate(model, images, batch_size=cell.evaluation_batch, passes=passes, seed=cell.config.seed)
+    options = {"batch_size": cell.evaluation_batch, "passes": passes, "seed": cell.config.seed}
+    evaluation = evaluate(model, images, echoes=echoes, **options)
     result = {"evaluated_images": len(images), **evaluation.summary(), "passes": passes}
     if cell.config.constraint.quantity != "none":
         result["final_beta"] = float(ops.convert_to_numpy(model.beta))
     if model.channel.rate_floor:
         rates = rate_by_dimension(model.channel, model.features(images))
-        result["rate_floor_nats"] = model.channel.rate_floor
+        result["echoes"], result["rate_floor_nats"] = echoes, model.channel.rate_floor
         result["rate_by_dimension_nats"] = [round(float(rate), 5) for rate in rates]
     return result
 

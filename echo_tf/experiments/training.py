@@ -12,59 +12,25 @@ import numpy as np
 from keras import ops
 
 from echo_tf.data.dataset import Dataset
-from echo_tf.errors import ConfigError, TrainingError
+from echo_tf.errors import TrainingError
 from echo_tf.experiments.processor import lacks_bfloat16
 from echo_tf.experiments.records import CHECKPOINT, METRICS, read_metrics
+from echo_tf.experiments.steps import (
+    CALL_STEPS_ON_ACCELERATOR,
+    CALL_STEPS_ON_CPU,
+    BatchOrders,
+    CompiledSteps,
+    compiled_steps,
+    on_cpu,
+)
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
+from echo_tf.models.autoencoder import REFRESH_EXAMPLES
 from echo_tf.models.build import build_model
 from echo_tf.models.config import Config
 
 logger = logging.getLogger(__name__)
 
 Callbacks = Sequence[keras.callbacks.Callback]
-
-
-class ImageBatches(keras.utils.PyDataset):
-    """Shuffled batches of stored examples as float32, without the last incomplete one.
-
-    The order is a function of seed and epoch, so that a resumed training sees the same batches as an uninterrupted one.
-    Incomplete batches are left out, as in the released code: Echo needs `d_max` other examples.
-
-    Args:
-        images: Array of shape `(n, ...)`, uint8 or float32.
-        white: Stored value that stands for 1.0.
-        batch_size: Integer.
-        seed: Integer.
-
-    Raises:
-        ConfigError: fewer than `batch_size` images.
-    """
-
-    def __init__(self, images: np.ndarray, white: int, batch_size: int, seed: int):
-        super().__init__()
-        if len(images) < batch_size:
-            raise ConfigError(
-                f"Invalid value for `training.batch_size`. Expected at most {len(images)}, the number of training images. "
-                f"Received: {batch_size}"
-            )
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.scale = np.float32(1.0 / white)
-        self.start(epoch=0)
-
-    def start(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, counted from 0."""
-        self.epoch = epoch
-        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.images))
-
-    def __len__(self):
-        return len(self.images) // self.batch_size
-
-    def __getitem__(self, index):
-        rows = self.order[index * self.batch_size :][: self.batch_size]
-        return self.images[rows].astype(np.float32) * self.scale
-
-    def on_epoch_end(self):
-        self.start(self.epoch + 1)
 
 
 class _Schedule(keras.callbacks.Callback):
@@ -93,21 +59,26 @@ class _Schedule(keras.callbacks.Callback):
 
 
 class _StopAtNonFinite(keras.callbacks.Callback):
-    """Raise `TrainingError` at the first step whose loss is NaN or infinite, before the epoch is recorded.
+    """Raise `TrainingError` at the first call with a step whose loss is NaN or infinite, before the epoch is recorded.
 
-    The loss in the logs is the mean over the epoch so far, which stays non-finite from that step on. Keras has made it a
-    Python float by then, whatever the callbacks (on TensorFlow at every step, on JAX in another thread if all callbacks are
-    `async_safe`), so that looking at it costs nothing.
+    The loss in the logs is the mean over the epoch so far, which stays non-finite from that step on.
     """
 
     async_safe = True
 
+    def __init__(self, train_function: CompiledSteps):
+        super().__init__()
+        self.train_function = train_function  # `self.model` would fetch its state from the device
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+        self.epoch, self.steps = epoch, 0
 
     def on_train_batch_end(self, batch, logs=None):
+        losses = self.train_function.losses
         if not math.isfinite(logs["loss"]):
-            self._stop(f"The loss is {logs['loss']} in batch {batch + 1} of epoch {self.epoch + 1}")
+            step = self.steps + int(np.argmin(np.isfinite(ops.convert_to_numpy(losses)))) + 1
+            self._stop(f"The loss is {float(logs['loss'])} in batch {step} of epoch {self.epoch + 1}")
+        self.steps += len(losses)
 
     def on_epoch_end(self, epoch, logs=None):
         weights = {
@@ -115,7 +86,7 @@ class _StopAtNonFinite(keras.callbacks.Callback):
         }  # the last step may have spoilt them
         for name, value in {**logs, **weights}.items():
             if not np.all(np.isfinite(value)):
-                self._stop(f"{name} is not finite after epoch {epoch + 1}, whose last batch is {self.params['steps']}")
+                self._stop(f"{name} is not finite after epoch {epoch + 1}, whose last batch is {self.steps}")
 
     def _stop(self, what: str):
         kept = f"The checkpoint of epoch {self.epoch} is kept: the same training goes on from there." if self.epoch else ""
@@ -173,12 +144,6 @@ def load_saved(path: Path) -> keras.Model | None:
         ) from None
 
 
-def _on_tensorflow_cpu() -> bool:
-    return keras.backend.backend() == "tensorflow" and all(
-        device.startswith("cpu") for device in keras.distribution.list_devices()
-    )
-
-
 def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = False, callbacks: Callbacks = ()) -> keras.Model:
     """Train a model, or go on with a training that was interrupted.
 
@@ -203,35 +168,46 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
 
     Raises:
         DataError: `validate` without a validation split.
-        ConfigError: fewer training images than a batch needs.
+        ConfigError: fewer training images than a batch needs, or a backend other than TensorFlow and JAX.
         TrainingError: loss or weights became NaN or infinite, or the checkpoint cannot be loaded.
         OSError: `folder` cannot be written.
     """
     validation = dataset.images("validation") if validate else None
-    if config.training.dtype_policy == "mixed_bfloat16" and _on_tensorflow_cpu() and lacks_bfloat16():
+    if (
+        config.training.dtype_policy == "mixed_bfloat16"
+        and keras.backend.backend() == "tensorflow"
+        and on_cpu()
+        and lacks_bfloat16()
+    ):
         logger.warning(
             "%s: this processor has no AVX-512, without which a step in mixed_bfloat16 takes many times as long as in float32. "
             "Train with --dtype-policy float32 here.",
             folder,
         )
     keras.utils.set_random_seed(config.seed)
-    batches = ImageBatches(dataset.raw("train"), dataset.white, config.training.batch_size, config.seed)
+    images = dataset.raw("train")
+    call_steps = CALL_STEPS_ON_CPU if on_cpu() else CALL_STEPS_ON_ACCELERATOR
+    orders = BatchOrders(len(images), config.training.batch_size, config.seed, call_steps)
+    sample = images[orders.order[:REFRESH_EXAMPLES]] / np.float32(dataset.white)
     model, finished = load_saved(folder / CHECKPOINT), 0
     if model is None:
-        model = build_model(config, dataset.shape, steps_per_epoch=len(batches))
+        model = build_model(config, dataset.shape, steps_per_epoch=orders.steps)
         model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step a second time, for its variables
     else:
-        finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // len(batches)
-        batches.start(finished)
+        finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // orders.steps
+        orders.start(finished)
         logger.info("%s: resumed after %d epochs", folder, finished)
-    model.fit(
-        batches,
+    train_function = model.train_function = compiled_steps(model, images, dataset.white, orders.steps)
+    keras.Model.fit(  # that of the model would take orders for examples
+        model,
+        orders,
         epochs=config.training.epochs,
         initial_epoch=finished,
         validation_data=validation,
         validation_batch_size=config.training.batch_size,
-        callbacks=[_Schedule(config), _StopAtNonFinite(), _Recorder(folder), *callbacks],
-        shuffle=False,  # ImageBatches does
+        callbacks=[model.follow(sample), _Schedule(config), _StopAtNonFinite(train_function), _Recorder(folder), *callbacks],
+        shuffle=False,  # the orders are
         verbose=0,
     )
+    model.train_function = None
     return model

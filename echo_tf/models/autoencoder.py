@@ -160,10 +160,14 @@ class RateDistortionModel(keras.Model):
         data = x
         if hasattr(x, "shape"):
             data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it
+        callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
+        return super().fit(x, y, batch_size, *args, callbacks=[self.follow(data), *callbacks], **kwargs)
+
+    def follow(self, data: Any) -> "RefreshChannel":
+        """Ready the prior for a training on `data`; the callback that renews the channel, for loops other than `fit` of it."""
         if self.prior is not None and self.prior.needs_start and not ops.convert_to_numpy(self.prior.started) > 0:
             self._start_prior(data)
-        callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
-        return super().fit(x, y, batch_size, *args, callbacks=[_RefreshChannel(data), *callbacks], **kwargs)
+        return RefreshChannel(data)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.evaluate`. Raises `ValueError` as `fit`."""
@@ -257,7 +261,7 @@ class RateDistortionModel(keras.Model):
         return cls(**{**config, **parts})
 
 
-class _RefreshChannel(keras.callbacks.Callback):
+class RefreshChannel(keras.callbacks.Callback):
     """Renew what the channel stores for each validation and at the end of training.
 
     After a validation all is as before it, the states of the noise too, so that a training that is watched goes as one that

@@ -150,6 +150,14 @@ class TestIsFinished:
         assert not is_finished(CELL, tmp_path, passes=6)
         assert not is_finished(CELL, tmp_path, "validation")
 
+    @pytest.mark.parametrize(("recorded", "law"), [({"echoes": "reservoir"}, "reservoir"), ({}, "batch")])  # early: batches
+    def test_of_an_echo_channel_with_the_law_asked_for(self, folder, tmp_path, recorded, law):
+        write(folder, values(rate_floor_nats=5.7, **recorded))
+        assert [is_finished(CELL, tmp_path, echoes=asked) for asked in ("reservoir", "batch")] == [
+            law == "reservoir",
+            law == "batch",
+        ]
+
     @pytest.mark.parametrize("name", ["result.json", "pictures.npz"])
     @pytest.mark.parametrize("damage", [True, False])
     def test_not_without_one_of_them(self, folder, tmp_path, name, damage):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from echo_tf.echo.dense import EchoDense
 from echo_tf.models import losses
-from echo_tf.models.autoencoder import RateDistortionModel, _RefreshChannel, some_examples
+from echo_tf.models.autoencoder import RateDistortionModel, RefreshChannel, some_examples
 from echo_tf.models.channels import GaussianChannel, IAFChannel
 from echo_tf.models.distortions import Gaussian
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
@@ -167,14 +167,14 @@ class TestReservoir:
         assert model.generate(2).shape == (2, 6)
         model.refresh_channel(x[:20])
         assert_holds(reservoir.mean, self.means(model, x[:20]))
-        callback = _RefreshChannel(tf.data.Dataset.from_tensor_slices(x).batch(10))
+        callback = RefreshChannel(tf.data.Dataset.from_tensor_slices(x).batch(10))
         callback.set_model(model)
         callback.on_train_end()
         assert_holds(reservoir.mean, self.means(model, x))
 
     def test_a_validation_leaves_no_trace(self, trained_echo):
         model, x = trained_echo.model, trained_echo.x
-        callback = _RefreshChannel(table(40, seed=1))
+        callback = RefreshChannel(table(40, seed=1))
         callback.set_model(model)
         before = [variable.numpy() for variable in model.variables]
         callback.on_test_begin()
