@@ -27,6 +27,19 @@ def check_positive(name: str, value: Any) -> None:
         )
 
 
+def not_negative(name: str, value: Any) -> float:
+    """A number, or what holds one, as a float. Raises `ValueError` for what is not finite and at least 0."""
+    try:
+        number = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(
+            f"Invalid value received for argument `{name}`. Expected a finite number >= 0. Received: {name}={value!r}"
+        )
+    return number
+
+
 def check_seed(seed: Any) -> None:
     """Raise `ValueError` for what cannot seed a generator: Keras accepts larger integers and fails at the first draw."""
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS):

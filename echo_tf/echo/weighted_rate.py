@@ -1,12 +1,11 @@
 """The weight that a layer gives to its own rate in the loss of the model around it."""
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from echo_tf.echo.checks import Tensor
+from echo_tf.echo.checks import Tensor, not_negative
 
 
 class WeightedRateLayer(keras.layers.Layer):
@@ -25,7 +24,7 @@ class WeightedRateLayer(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._weight_variable = None
         if rate_weight is not None:
-            initial = keras.initializers.Constant(_checked(rate_weight))
+            initial = keras.initializers.Constant(not_negative("rate_weight", rate_weight))
             self._weight_variable = self.add_weight(shape=(), initializer=initial, trainable=False, name="rate_weight")
 
     @property
@@ -37,7 +36,7 @@ class WeightedRateLayer(keras.layers.Layer):
     def rate_weight(self, value: Any) -> None:
         if self._weight_variable is None:
             raise ValueError(f"{self.name} was made with rate_weight=None. Make it with a number to change that later.")
-        self._weight_variable.assign(_checked(value))
+        self._weight_variable.assign(not_negative("rate_weight", value))
 
     def add_rate_loss(self, rate: Tensor) -> None:
         """Add the weighted mean of a rate of shape `(batch,)` to the loss of the model, if there is a weight."""
@@ -48,15 +47,3 @@ class WeightedRateLayer(keras.layers.Layer):
     def get_config(self):
         weight = None if self._weight_variable is None else float(ops.convert_to_numpy(self._weight_variable))
         return {**super().get_config(), "rate_weight": weight}
-
-
-def _checked(value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise ValueError(
-            f"Invalid value received for argument `rate_weight`. Expected a finite number >= 0. Received: rate_weight={value!r}"
-        )
-    return number

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
-from echo_tf.echo.checks import Tensor
+from echo_tf.echo.checks import Tensor, not_negative
 from echo_tf.models.distortions import DistortionFunction, check_data, decoded_mean, make_distortion
 from echo_tf.models.losses import gaussian_log_density
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
@@ -77,15 +77,15 @@ class RateDistortionModel(keras.Model):
                 f"Invalid value received for argument `prior`. Expected None with {type(channel).__name__}, which has no "
                 "density q(z|x): its rate is exact with its own marginal."
             )
-        if isinstance(beta, bool) or not 0 <= beta < math.inf:
-            raise ValueError(f"Invalid value received for argument `beta`. Expected a number >= 0. Received: beta={beta!r}")
         self.encoder, self.decoder = (
             network if isinstance(network, keras.Model) else keras.Sequential([network]) for network in (encoder, decoder)
         )
         self.channel, self.penalty, self.constraint = channel, penalty, constraint
         self.prior: Any = prior
         self.distortion = make_distortion(distortion)
-        self.beta = self.add_weight(shape=(), initializer=keras.initializers.Constant(beta), trainable=False, name="beta")
+        self.beta = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(not_negative("beta", beta)), trainable=False, name="beta"
+        )
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
         self.penalty_metric = None if penalty is None else keras.metrics.Mean(name="mmd")

@@ -377,9 +377,9 @@ class TestRefusals:
             with pytest.raises(ValueError, match="`prior`. Expected None with EchoDense, which has no density"):
                 RateDistortionModel(*networks(), EchoDense(DIM), prior=prior)
 
-    @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), True])
+    @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), True, "1"])
     def test_beta(self, beta):
-        with pytest.raises(ValueError, match="`beta`. Expected a number >= 0"):
+        with pytest.raises(ValueError, match="`beta`. Expected a finite number >= 0"):
             RateDistortionModel(*networks(), EchoDense(DIM), beta=beta)
 
     def test_distortions(self):
