@@ -13,6 +13,7 @@ MODULES = (
     "echo_tf.echo.layer",
     "echo_tf.echo.dense",
     "echo_tf.echo.matrix",
+    "echo_tf.echo.matrix_dense",
     "echo_tf.models.channels",
     "echo_tf.models.flows",
     "echo_tf.models.losses",

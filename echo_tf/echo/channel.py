@@ -10,12 +10,12 @@ from echo_tf.echo.weighted_rate import WeightedRateLayer
 
 
 class Density(NamedTuple):
-    """`q(z|x)` at a draw `z = T(base)`, `base ~ N(mean, exp(log_var))`, where a channel has a density.
+    """`q(z|x)` at a draw `z = T(base)`, where a channel has a density. `base` is Gaussian.
 
     Attributes:
         base: `z` before the flow `T`; `z` itself where there is none. Shape `(batch, dim)`.
         mean: Mean of `base`. Same shape.
-        log_var: Logarithm of the variance of `base`. Same shape.
+        log_var: Logarithm of the variance of every dimension of `base`. Same shape.
         log_det: `log |det dz/dbase|`, shape `(batch,)`, 0 without a flow.
         at_draw: `log q(base|x)` at this draw; `at_draw - log_det` is `log q(z|x)`. Nats, `(batch,)`.
         expected: `E log q(base|x)` over draws where there is a formula, else `at_draw`. Nats, `(batch,)`.
@@ -49,6 +49,8 @@ class Channel(WeightedRateLayer):
     Attributes:
         units: Dimension of `z`.
         has_density: Boolean, whether `q(z|x)` has a density, so that a rate can refer to another marginal than the channel's.
+        has_components: Boolean, whether that density is a Gaussian with independent dimensions, or a flow of one, so that
+            `statistics` gives the mean and log variance of which a mixture of `q(z|x)` is made.
         has_memory: Boolean, whether the channel stores something about the training data, which `adapt` renews.
         rate_floor: Least rate in nats.
 
@@ -62,6 +64,7 @@ class Channel(WeightedRateLayer):
 
     units: int
     has_density = True
+    has_components = True
     has_memory = False
     rate_floor = 0.0
 

@@ -24,6 +24,9 @@ from echo_tf.echo.layer import BareEchoLayer
 from echo_tf.echo.noise import echo_recurrence
 from echo_tf.echo.source import EchoSource
 
+# Most steps of the iteration for the covariance of z, which is exact up to 33 dimensions; see `matrix_moments`.
+MOMENT_STEPS = 64
+
 
 def matrix_ring_noise(
     mean: Tensor, scale: Tensor, order: Tensor, d_max: int, *, count: Tensor | None = None, behind: Tensor | None = None
@@ -62,7 +65,7 @@ def matrix_ring_noise(
         )
     order = ops.convert_to_tensor(order)
     means, scales = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)
-    places = echo_recurrence(means, scales, d_max, count=count, behind=behind, apply=_product, compose=ops.matmul)
+    places = echo_recurrence(means, scales, d_max, count=count, behind=behind, apply=product, compose=ops.matmul)
     return ops.take(places, ops.argsort(order), axis=0)
 
 
@@ -70,6 +73,97 @@ def matrix_noise(mean: Tensor, scale: Tensor, d_max: int, *, seed: Seed = None, 
     """`matrix_ring_noise` of a random order; the counterpart of `diagonal_noise`, whose `options` it does not have."""
     order = keras.random.shuffle(ops.arange(ops.shape(mean)[0]), seed=seed)
     return matrix_ring_noise(mean, scale, order, d_max, count=count, behind=behind)
+
+
+def matrix_gather_noise(mean: Tensor, scale: Tensor, orders: Tensor, d_max: int) -> Tensor:
+    """Echo noise of every example for matrices `S`, from its own list of echoes: the sum itself, last echo first.
+
+    Args:
+        mean: `f(x)`. Shape `(batch, ..., m)`, float.
+        scale: `S(x)`, `r` included. Shape `(batch, ..., m, m)`.
+        orders: Row i lists the echoes of example i. Shape `(examples, d_max)` or wider, integer.
+        d_max: Integer >= 1, number of echoes.
+
+    Returns:
+        Noise `e`. Shape `(examples, ..., m)`. O(examples d_max m^2) time.
+
+    Source: paper, equations 2 and 3.
+    """
+    noise = ops.take(mean, orders[:, d_max - 1], axis=0)
+    for place in range(d_max - 2, -1, -1):
+        echo = orders[:, place]
+        noise = ops.take(mean, echo, axis=0) + product(ops.take(scale, echo, axis=0), noise)
+    return noise
+
+
+def matrix_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of `z` (and of the noise) in closed form, for `x` uniform over the given examples.
+
+    Since `e` is independent of `x` and has the law of `z`, `E z = (I - E S)^-1 E f`, and the covariance solves
+    `C = E[g g'] + E[S C S']` with `g = f - (I - S) E z`. For triangular `S` entry (i, j) of `E[S C S']` holds `C_ij` with the
+    factor `E[s_ii s_jj]`, and apart from it only entries above or left of (i, j). So the iteration that solves every equation
+    for its own entry is at the solution after `2 m - 1` steps, and close to it much sooner.
+
+    Args:
+        mean: `f(x)`. Shape `(n, ..., m)`, float.
+        scale: `S(x)`, lower-triangular, `r` included. Shape `(n, ..., m, m)`.
+
+    Returns:
+        `(E z, Var z)`, each of shape `(..., m)`.
+
+    Source: ours, from Lemma 2.2 of the paper.
+    """
+    dim = mean.shape[-1]
+    z_mean = ops.squeeze(
+        ops.solve_triangular(
+            ops.eye(dim, dtype=mean.dtype) - ops.mean(scale, axis=0), ops.expand_dims(ops.mean(mean, axis=0), -1), lower=True
+        ),
+        -1,
+    )
+    deviation = mean - z_mean + product(scale, ops.broadcast_to(z_mean, ops.shape(mean)))  # z - E z = deviation + S (e - E e)
+    diagonal = ops.diagonal(scale, axis1=-2, axis2=-1)
+    own, others = _mean_product(deviation, deviation), 1.0 - _mean_product(diagonal, diagonal)
+    covariance = own / others
+    for _ in range(min(2 * dim - 2, MOMENT_STEPS)):
+        sent = ops.einsum("n...ij,...jk,n...lk->...il", scale, covariance, scale) / ops.cast(ops.shape(mean)[0], mean.dtype)
+        covariance = covariance + (own + sent - covariance) / others
+    return z_mean, ops.diagonal(covariance, axis1=-2, axis2=-1)
+
+
+def below_head(units: int) -> keras.layers.Layer:
+    """Head for the `m (m - 1) / 2` entries below the diagonal of a matrix, which are 0 at the start."""
+    entries = units * (units - 1) // 2
+    if not entries:
+        return _NoEntries(name="below")
+    return keras.layers.Dense(entries, kernel_initializer="zeros", dtype="float32", name="below")
+
+
+class _NoEntries(keras.layers.Layer):
+    """The head of a matrix with a single entry; Keras has no `Dense` without units."""
+
+    def call(self, inputs):
+        return inputs[..., :0]
+
+
+def lower_triangular(diagonal: Tensor, below: Tensor) -> Tensor:
+    """Lower-triangular matrices from their entries.
+
+    Args:
+        diagonal: Shape `(..., m)`.
+        below: The entries below the diagonal in a fixed order, which is not that of the rows. Shape `(..., m (m - 1) / 2)`.
+
+    Returns:
+        Shape `(..., m, m)`.
+    """
+    dim = diagonal.shape[-1]
+    lower = ops.expand_dims(diagonal, -1) * ops.eye(dim, dtype=diagonal.dtype)
+    if dim == 1:
+        return lower
+    # Written once forwards, without its first rows, and once backwards, the list fills a square whose lower half has every
+    # entry once. Faster than to gather the entries, whose gradient is a scatter.
+    square = ops.concatenate([below[..., dim - 1 :], ops.flip(below, axis=-1)], axis=-1)
+    square = ops.tril(ops.reshape(square, (*ops.shape(below)[:-1], dim - 1, dim - 1)))
+    return lower + ops.pad(square, [(0, 0)] * (len(below.shape) - 1) + [(1, 0), (0, 1)])
 
 
 def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
@@ -124,9 +218,14 @@ def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
     return scale, log_abs_det
 
 
-def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+def product(matrix: Tensor, vector: Tensor) -> Tensor:
     """`A v` for matrices of shape `(..., m, m)` and vectors `(..., m)`."""
     return ops.squeeze(ops.matmul(matrix, ops.expand_dims(vector, -1)), -1)
+
+
+def _mean_product(left: Tensor, right: Tensor) -> Tensor:
+    """`E[a b']`, shape `(n, ..., m)` twice to `(..., m, m)`."""
+    return ops.mean(ops.expand_dims(left, -1) * ops.expand_dims(right, -2), axis=0)
 
 
 def _triangular_dim(raw: Tensor) -> int:
@@ -205,7 +304,7 @@ class MatrixEchoLayer(BareEchoLayer):
         return scale, -log_abs_det
 
     def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
-        return _product(scale, noise)
+        return product(scale, noise)
 
     def norm_bound(self, dim: int) -> float:
         """`r = max_scale(d_max, sqrt(dim) * max_mean)`, the bound of `||S(x)||_2` for `dim` dimensions."""

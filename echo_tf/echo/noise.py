@@ -226,18 +226,27 @@ def diagonal_noise(
 
 
 def independent_noise(
-    mean: Tensor, log_scale: Tensor, d_max: int, draws: int, batch_size: int, *, replace: bool = False, seed: int = 0
+    mean: Tensor,
+    scale: Tensor,
+    d_max: int,
+    draws: int,
+    batch_size: int,
+    *,
+    replace: bool = False,
+    seed: int = 0,
+    gather: Callable[..., Tensor] = gather_noise,
 ) -> np.ndarray:
     """Independent draws of the noise, each from the echoes of a random batch of its own.
 
     Args:
         mean: `f(x)`. Shape `(n, ..., dim)`, n >= batch_size.
-        log_scale: `log s(x)`, `log r` included. Same shape.
+        scale: What `gather` takes with it: `log s(x)`, `log r` included, of the same shape.
         d_max: Integer, number of echoes; at most `batch_size` (`batch_size - 1` others, were there an example to send).
         draws: Number of draws.
         batch_size: Examples of a batch. With replacement echoes are drawn from all of it, else each occurs once.
         replace: Boolean, see `echo_noise`.
         seed: Integer.
+        gather: `gather_noise`, or a function like it: `(mean, scale, orders, d_max)`.
 
     Returns:
         Shape `(draws, ..., dim)`.
@@ -249,7 +258,7 @@ def independent_noise(
         batches = np.array([rng.choice(len(mean), batch_size, replace=False) for _ in range(count)])
         if replace:
             batches = np.take_along_axis(batches, rng.integers(0, batch_size, (count, d_max)), axis=1)
-        noise.append(ops.convert_to_numpy(gather_noise(mean, log_scale, batches, d_max)))
+        noise.append(ops.convert_to_numpy(gather(mean, scale, batches, d_max)))
     return np.concatenate(noise)
 
 

@@ -22,8 +22,9 @@ class EchoSource(keras.layers.Layer):
     """Noise for pairs `(f, S)` of a batch, and the reservoir that makes any batch size possible.
 
     In training: `e = (echoes from the batch) + (product of their scales) * (noise from the reservoir, without gradient)`, with
-    the others of the batch as echoes, up to `d_max`. At inference: noise from the reservoir. With an empty reservoir its part
-    is 0, and inference takes the echoes from the batch.
+    the others of the batch as echoes, up to `d_max`. Behind `d_max` echoes the second term is 0 but for rounding, and left out.
+    At inference: noise from the reservoir. With an empty reservoir its part is 0, and inference takes the echoes from the
+    batch.
 
     Args:
         noise: `diagonal_noise`, or a function like it: `(mean, scale, d_max, sampler=, replace=, seed=, count=, behind=)`.
@@ -68,14 +69,31 @@ class EchoSource(keras.layers.Layer):
     def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
         """Fresh noise for every example, `scale` with `r`. In training the pairs are stored, for later batches."""
         self._check_batch(mean.shape[0], training)
-        earlier = ops.stop_gradient(self.reservoir.draw(ops.shape(mean)[0]))
+        from_reservoir = not training or self.echoes == "reservoir"
+        earlier = self._earlier(mean, is_needed=from_reservoir)
         noise = self._from_batch(mean, scale, earlier)
-        if not training or self.echoes == "reservoir":
+        if from_reservoir:
             from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
             noise = ops.where(from_batch, noise, earlier)
         if training:
             self.reservoir.store(mean, scale)
         return noise
+
+    def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor:
+        """Noise from the reservoir for every example; 0 if it is not needed and the batch has `d_max` others for each.
+
+        Noise of matrices from a thousand pairs costs more than that from the batch.
+        """
+        batch = ops.shape(mean)[0]
+
+        def draw():
+            return ops.stop_gradient(self.reservoir.draw(batch))
+
+        if is_needed:
+            return draw()
+        if mean.shape[0] is not None:
+            return draw() if batch <= self.d_max else ops.zeros_like(mean)
+        return ops.cond(batch <= self.d_max, draw, lambda: ops.zeros_like(mean))
 
     def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time
@@ -90,6 +108,17 @@ class EchoSource(keras.layers.Layer):
             )
         passes = -(-n // self.reservoir.size)
         return ops.concatenate([self.reservoir.draw(self.reservoir.size) for _ in range(passes)])[:n]
+
+    def truncation(self) -> float:
+        """How much of the noise is cut after `d_max` echoes: the root mean square of what would come behind them.
+
+        In standard deviations of the noise, and of the dimension where it is largest. From the pairs of the reservoir; the
+        draws are always the same.
+        """
+        mean, scale = self.reservoir.pairs
+        noise = self._noise(mean, scale, seed=0)
+        cut = self._noise(ops.zeros_like(mean), scale, behind=noise, seed=1)
+        return float(ops.max(ops.sqrt(ops.mean(ops.square(cut), axis=0)) / (ops.std(noise, axis=0) + keras.config.epsilon())))
 
     def _check_batch(self, batch: int | None, training: bool) -> None:
         if batch == 0:

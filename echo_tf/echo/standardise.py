@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.checks import Tensor
+from echo_tf.echo.matrix import matrix_moments
 from echo_tf.echo.noise import echo_moments
 from echo_tf.echo.reservoir import Reservoir
 
@@ -13,6 +14,11 @@ FEWEST_FOR_MOMENTS = 8
 
 # Guards the division by the standard deviation of a dimension whose signal has died; far below that of one in use.
 VARIANCE_EPSILON = 1e-6
+
+# Least weight of a batch in the running moments, which makes them as young as a reservoir of 1,000 after batches of 100. With
+# smaller ones they lag behind the heads: after five epochs of digits the -ELBO was 445 nats with 0.03, 409 with 0.1, 387 with
+# 0.2, and 361 without renormalisation.
+NEWEST = 0.2
 
 
 class Standardiser(keras.layers.Layer):
@@ -53,6 +59,52 @@ class Standardiser(keras.layers.Layer):
     def by_stored(self, z: Tensor) -> Tensor:
         """`z` standardised by the stored moments."""
         return _standardise(z, ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.variance))
+
+
+class RunningStandardiser(Standardiser):
+    """The same for matrices `S(x)`, whose moments in closed form are too dear for a training step.
+
+    In training the moments are the mean and variance of the `z` of the batch, with gradient. On a ring they are as precise as
+    the closed form. The stored ones are averages of these over some `1 / NEWEST` steps, until `set_moments` puts those in
+    closed form in their place. A batch of fewer than `FEWEST_FOR_MOMENTS` is standardised by the stored ones alone.
+
+    Measured on two CPU cores for 100 examples of 32 dimensions, with gradients, in milliseconds: 8.3 for the whole
+    channel, 0.1 of it for these moments; in closed form 6 for six steps of `matrix_moments`, 25 for twenty-four.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+
+    def set_moments(self, mean: Tensor, scale: Tensor) -> None:
+        """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included."""
+        for variable, value in zip((self.mean, self.variance), matrix_moments(mean, scale), strict=True):
+            variable.assign(value)
+        self.steps.assign(1.0 / NEWEST)
+
+    def transform(
+        self, z: Tensor, mean: Tensor, scale: Tensor, reservoir: Reservoir, *, training: bool, always_renormalise: bool = False
+    ) -> Tensor:
+        """`z` standardised."""
+        by_batch = _standardise(z, *ops.moments(z, axes=0))
+        if not training:
+            return ops.where(reservoir.filled > 0, self.by_stored(z), by_batch)
+        self._average(*(ops.stop_gradient(value) for value in ops.moments(z, axes=0)))
+        stored = self.by_stored(z)
+        renormalised = by_batch + ops.stop_gradient(stored - by_batch)
+        enough = ops.shape(z)[0] >= FEWEST_FOR_MOMENTS
+        return ops.where(enough, ops.where(self.renormalising > 0, renormalised, by_batch), stored)
+
+    def _average(self, mean: Tensor, variance: Tensor) -> None:
+        """Let the moments of a batch into the stored ones. A batch with a number that is not finite is dropped."""
+        newest = ops.maximum(1.0 / (self.steps + 1.0), NEWEST)
+        shift = mean - self.mean
+        # The variance about the new mean, so that it is not too small where the batch says little of the mean.
+        following = (1.0 - newest) * (self.variance + newest * ops.square(shift)) + newest * variance
+        is_sound = ops.all(ops.isfinite(following))
+        self.mean.assign(ops.where(is_sound, self.mean + newest * shift, self.mean))
+        self.variance.assign(ops.where(is_sound, following, self.variance))
+        self.steps.assign(ops.where(is_sound, self.steps + 1.0, self.steps))
 
 
 def _with_earlier(mean: Tensor, log_scale: Tensor, reservoir: Reservoir) -> tuple[Tensor, ...]:

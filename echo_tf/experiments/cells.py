@@ -49,7 +49,7 @@ class Cell:
     def evaluation_batch(self) -> int:
         """Examples of a batch in the evaluation: as many as in training, and enough for the echoes of each."""
         channel, batch = self.config.channel, self.config.training.batch_size
-        return max(batch, channel.d_max + 1) if channel.kind == "echo" and not channel.replace else batch
+        return max(batch, channel.d_max + 1) if channel.is_echo and not channel.replace else batch
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

@@ -141,7 +141,7 @@ def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
 def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
     """Raise `CellError` if a split has too few images for the noise of an Echo model, which is made from a batch of them."""
     images = len(_data_of(cell, dataset).raw(split))
-    if cell.config.channel.kind == "echo" and images < cell.evaluation_batch:
+    if cell.config.channel.is_echo and images < cell.evaluation_batch:
         raise CellError(
             f"{cell.config.method}: its noise is made from {cell.evaluation_batch:,} images, and the {split} split of "
             f"{cell.dataset} has {images:,}. Analyse it on a larger data set, or a method of smaller batches."

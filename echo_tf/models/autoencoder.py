@@ -32,7 +32,8 @@ class RateDistortionModel(keras.Model):
     Args:
         encoder: Keras model or layer, examples of any shape to features.
         decoder: Keras model or layer, `z` to the parameters of `p(x|z)`, in the shape of the examples.
-        channel: `EchoDense`, `GaussianChannel`, `IAFChannel`, or another `Channel`. Its own `rate_weight` is not used here.
+        channel: `EchoDense`, `MatrixEchoDense`, `GaussianChannel`, `FullGaussianChannel`, `IAFChannel`, or another
+            `Channel`. Its own `rate_weight` is not used here.
         prior: Marginal that the rate refers to: `None` for the channel's own, `VampPrior`, or `MAFPrior`.
         beta: Float >= 0, multiplies the rate. `model.beta` is a variable.
         distortion: `"bernoulli"` (the decoder gives log odds of pixels in [0, 1]); `"gaussian"` or `Gaussian(sd)` (it gives
@@ -41,8 +42,9 @@ class RateDistortionModel(keras.Model):
         constraint: `BetaConstraint`, or `None`. With it beta changes in training until rate or distortion is at its target.
 
     Raises:
-        ValueError: a prior beside a channel without density; invalid arguments; in `fit` and `evaluate`, examples of another
-            shape than the encoder's, or outside the range of the distortion; targets or `sample_weight`.
+        ValueError: a prior beside a channel without density, or one that does not fit it; invalid arguments; in `fit` and
+            `evaluate`, examples of another shape than the encoder's, or outside the range of the distortion; targets or
+            `sample_weight`.
 
     Source: paper, equation 8 (objective) and section 5 (Bernoulli decoder).
 
@@ -76,6 +78,11 @@ class RateDistortionModel(keras.Model):
             raise ValueError(
                 f"Invalid value received for argument `prior`. Expected None with {type(channel).__name__}, which has no "
                 "density q(z|x): its rate is exact with its own marginal."
+            )
+        if prior is not None and prior.needs_components and not channel.has_components:
+            raise ValueError(
+                f"Invalid value received for argument `prior`. Expected None or a MAFPrior with {type(channel).__name__}: a "
+                f"{type(prior).__name__} is made for Gaussians with independent dimensions."
             )
         self.encoder, self.decoder = (
             network if isinstance(network, keras.Model) else keras.Sequential([network]) for network in (encoder, decoder)

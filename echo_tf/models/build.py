@@ -3,8 +3,9 @@
 from echo_tf.echo.channel import Channel
 from echo_tf.echo.checks import SEEDS
 from echo_tf.echo.dense import EchoDense
+from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.models.autoencoder import RateDistortionModel
-from echo_tf.models.channels import GaussianChannel, IAFChannel
+from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.config import Config, config_from_dict, load_config
 from echo_tf.models.distortions import Bernoulli, Gaussian
 from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS, network_for
@@ -68,6 +69,10 @@ def _channel(config: Config) -> Channel:
     if channel.kind == "echo":
         options = {name: getattr(channel, name) for name in _ECHO_OPTIONS}
         return EchoDense(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
+    if channel.kind == "echo_matrix":
+        return MatrixEchoDense(units, rate_weight=None, d_max=channel.d_max, seed=seed)
+    if channel.kind == "gaussian_full":
+        return FullGaussianChannel(units, seed=seed)
     if channel.kind == "gaussian":
         return GaussianChannel(units, shared_noise=channel.shared_noise, seed=seed)
     iaf = IAFChannel(units, config.flow.steps, _hidden(config), shared_noise=channel.shared_noise, seed=seed)

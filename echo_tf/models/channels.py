@@ -1,4 +1,4 @@
-"""Channels whose noise is Gaussian: that of the VAE, and an inverse autoregressive flow of it.
+"""Channels whose noise is Gaussian: that of the VAE, the same with full covariance, and an inverse autoregressive flow of it.
 
 Their rate is that of the channel's own marginal N(0, I). Another one (`priors.py`) goes with the density that `draw` gives.
 """
@@ -8,6 +8,7 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Density, Draw
 from echo_tf.echo.checks import Tensor, check_seed
+from echo_tf.echo.matrix import below_head, lower_triangular, product
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
 
@@ -102,6 +103,88 @@ class GaussianChannel(Channel):
     def get_config(self):
         names = ("units", "shared_noise", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class FullGaussianChannel(Channel):
+    """Gaussian channel with a full covariance and a standard normal marginal: the rival of `MatrixEchoDense`.
+
+    `z = mean(h) + L(h) n`, `n ~ N(0, I)`, with lower-triangular `L`: its diagonal is `exp(log_sd(h))`, and the `m (m - 1) / 2`
+    entries below are a third linear head, whose kernel and bias start at 0. The rate is the analytic
+    `KL(N(mean, L L') || N(0, I)) = 1/2 ( |L|_F^2 + |mean|^2 - m ) - sum_j log_sd_j`, an upper bound of `I(X; Z)` in nats.
+
+    Args:
+        units: Integer, dimension `m` of `z`.
+        rate_weight: Float or `None`, see `WeightedRateLayer`.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Call arguments and returns: as `GaussianChannel`.
+
+    Source: Kingma & Welling 2019, section 2.5.1.
+
+    Example:
+        >>> z, rate = FullGaussianChannel(8)(keras.ops.ones((4, 16)), return_rate=True)
+        >>> tuple(z.shape), tuple(rate.shape)
+        ((4, 8), (4,))
+    """
+
+    has_components = False
+
+    def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
+        super().__init__(rate_weight, **kwargs)
+        check_seed(seed)
+        self.units, self.seed = units, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
+        self.log_sd_head = keras.layers.Dense(units, dtype="float32", name="log_sd")
+        self.below_head = below_head(units)
+
+    def build(self, input_shape):
+        for head in (self.mean_head, self.log_sd_head, self.below_head):
+            head.build(input_shape)
+
+    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
+        log_sd = self.log_sd_head(inputs)
+        return self.mean_head(inputs), log_sd, lower_triangular(ops.exp(log_sd), self.below_head(inputs))
+
+    def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
+        mean, log_sd, factor = self.statistics(inputs)
+        noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)
+        z = mean + product(factor, noise)
+        log_det = ops.sum(log_sd, axis=-1)
+        rate = 0.5 * ops.sum(_row_squares(factor) + ops.square(mean) - 1.0, axis=-1) - log_det
+        density = Density(
+            base=z,
+            mean=mean,
+            log_var=ops.log(_row_squares(factor)),
+            log_det=ops.zeros_like(log_det),
+            at_draw=gaussian_log_density(noise, 0.0, 0.0) - log_det,
+            expected=-gaussian_entropy(2.0 * log_sd),  # it depends on the determinant alone
+        )
+        return Draw(z, rate, density)
+
+    def rate_per_dimension(self, inputs: Tensor) -> Tensor:
+        """Shares of the rate in nats that sum to it, shape `(batch, units)`: dimension j given those before it."""
+        mean, log_sd, factor = self.statistics(inputs)
+        return 0.5 * (_row_squares(factor) + ops.square(mean) - 1.0) - log_sd
+
+    def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every dimension of `q(z|x)`, each of shape `(batch, units)`."""
+        mean, _, factor = self.statistics(inputs)
+        return mean, ops.sqrt(_row_squares(factor))
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
+        return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "seed": self.seed}
+
+
+def _row_squares(factor: Tensor) -> Tensor:
+    """Diagonal of `L L'`: the variance of every dimension."""
+    return ops.sum(ops.square(factor), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

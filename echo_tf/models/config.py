@@ -38,6 +38,10 @@ _RETIRED = {
     "network.encoder": "conv",
 }
 
+# Options of a channel that some kinds do not have, and that would be ignored without a word.
+_DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_MISSING = {"echo_matrix": _DIAGONAL_ONLY, "gaussian_full": ("shared_noise",)}
+
 
 T = TypeVar("T")
 
@@ -107,19 +111,26 @@ class NetworkConfig:
 
 @_settings
 class ChannelConfig:
-    """Noise channel. See `EchoDense`, `GaussianChannel` and `IAFChannel`."""
+    """Noise channel. See `EchoDense`, `MatrixEchoDense`, `GaussianChannel`, `FullGaussianChannel` and `IAFChannel`."""
 
-    kind: Literal["echo", "gaussian", "iaf"] = "echo"  # iaf: a flow of the Gaussian one
+    # iaf: a flow of the Gaussian one
+    kind: Literal["echo", "echo_matrix", "gaussian", "gaussian_full", "iaf"] = "echo"
     shared_noise: StrictBool = False  # gaussian and iaf: one noise vector for the whole batch
-    # Echo only
+    # Both kinds of Echo
     d_max: Count = 99  # paper, section 5: batch - 1, which makes r = 0.8359
+    renormalise_at: Fraction = 0.8  # fraction of the epochs after which the channel renormalises; 1: never
+    # Echo with a diagonal S(x) only
     max_mean: Annotated[Number, Field(ge=1)] = 1.0  # bound of |f| that r is made for; 2 is that of centred means
     sampler: Literal["ring", "gather"] = "ring"
     replace: StrictBool = False
     multiplicative: StrictBool = False  # paper, footnote 1
     parametrisation: Literal["standardised", "literal", "centred"] = "standardised"
     mean_scale: Positive = 1.0
-    renormalise_at: Fraction = 0.8  # fraction of the epochs after which EchoDense renormalises; 1: never
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether the noise is Echo's, with a diagonal or a triangular `S(x)`."""
+        return self.kind in ("echo", "echo_matrix")
 
 
 @_settings
@@ -215,17 +226,27 @@ class Config:
     def rate_floor(self) -> float:
         """Least rate of the channel in nats: `-m log r` for Echo, 0 for the others."""
         channel = self.channel
-        return (
-            -self.network.latent_dim * math.log(max_scale(channel.d_max, channel.max_mean)) if channel.kind == "echo" else 0.0
-        )
+        return -self.network.latent_dim * math.log(max_scale(channel.d_max, channel.max_mean)) if channel.is_echo else 0.0
 
     @model_validator(mode="after")
     def _check_combinations(self):
-        channel, constraint, is_echo = self.channel, self.constraint, self.channel.kind == "echo"
-        if is_echo and self.prior.kind != "own":
+        channel, constraint = self.channel, self.constraint
+        for field in dataclasses.fields(channel):
+            value = getattr(channel, field.name)
+            if field.name in _MISSING.get(channel.kind, ()) and value != field.default:
+                raise ConfigError(
+                    f"Invalid value for `channel.{field.name}` with the channel {channel.kind}, which has no such option. "
+                    f"Expected {field.default!r}. Received: {value!r}"
+                )
+        if channel.is_echo and self.prior.kind != "own":
             raise ConfigError(
                 f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
                 "its noise as the marginal, and any other would raise it. Use own."
+            )
+        if channel.kind == "gaussian_full" and self.prior.kind == "vamp":
+            raise ConfigError(
+                "Invalid value for `prior.kind` with the channel gaussian_full: 'vamp'. A VampPrior is made for Gaussians with "
+                "independent dimensions. Use own or maf."
             )
         if constraint.quantity != "none":
             for key, value in (("constraint.target_nats", constraint.target_nats), ("beta", self.beta)):
@@ -246,7 +267,12 @@ class Config:
                 f"Invalid value for `mmd.weight` with the marginal {self.prior.kind!r}: {self.mmd.weight}. The penalty draws "
                 "the encodings towards N(0, I), the rate towards the learned marginal. Use 0, or prior.kind own."
             )
-        if self.mmd.weight and is_echo and channel.sampler == "ring":
+        if self.mmd.weight and channel.kind == "echo_matrix":
+            raise ConfigError(
+                f"Invalid value for `mmd.weight` with the channel echo_matrix: {self.mmd.weight}. The penalty is a statistic "
+                "of the batch, and the noise of one example is the output of another. Expected 0."
+            )
+        if self.mmd.weight and channel.kind == "echo" and channel.sampler == "ring":
             raise ConfigError(
                 "Invalid value for `channel.sampler` with an MMD penalty: 'ring'. The penalty is a statistic of the batch, and "
                 "on a ring the noise of one example is the output of the next. Use gather."

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import echo_tf.echo.dense
-from echo_tf.echo.dense import CENTRING, EchoDense, _pull_to_centre
+import echo_tf.echo.heads
+from echo_tf.echo.dense import EchoDense
+from echo_tf.echo.heads import CENTRING, _pull_to_centre
 from echo_tf.echo.noise import echo_moments
 
 
@@ -297,7 +298,7 @@ class TestPullToCentre:
 class TestTraining:
     @pytest.mark.parametrize("n", [1, 20])
     def test_an_output_rises_with_its_own_signal(self, n, monkeypatch, repeated):
-        monkeypatch.setattr(echo_tf.echo.dense, "CENTRING", 0.0)
+        monkeypatch.setattr(echo_tf.echo.heads, "CENTRING", 0.0)
         layer, _ = trained(batch=100, reservoir_size=100)
         statistics = layer.statistics
 

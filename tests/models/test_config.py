@@ -69,7 +69,7 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("seed: -1", "`seed`. Expected greater than or equal to 0"),
         ("training:\n  epochs: 99999999999999999999", "`training.epochs`. Expected less than 2147483648"),
         ("seed: 1.5", "`seed`. Expected a valid integer"),
-        ("channel:\n  kind: gauss", "`channel.kind`. Expected 'echo', 'gaussian' or 'iaf'"),
+        ("channel:\n  kind: gauss", "`channel.kind`. Expected 'echo', 'echo_matrix', 'gaussian', 'gaussian_full' or 'iaf'"),
         ("channel:\n  sampler: loop", "Expected 'ring' or 'gather'"),
         ("training:\n  batch_size: 1", "`training.batch_size`. Expected greater than or equal to 2"),
         ("training:\n  learning_rate: 0", "Expected greater than 0"),

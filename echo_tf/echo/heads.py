@@ -1,0 +1,126 @@
+"""What the Echo channels with heads of their own share: the pull of the means, standardisation, reservoir, `adapt`."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.channel import Channel, Draw
+from echo_tf.echo.checks import Tensor, concatenated
+from echo_tf.echo.noise import gather_noise, independent_noise
+from echo_tf.echo.source import EchoSource
+from echo_tf.echo.standardise import Standardiser
+
+logger = logging.getLogger(__name__)
+
+# Weight of the pull of E f towards 0. With S(x) constant the objective does not depend on E f at all.
+CENTRING = 3.0
+
+
+class EchoWithHeads(Channel):
+    """An Echo channel that makes `f(x)` and `S(x)` from features.
+
+    A subclass has a `source` and a `standardiser`, which is `None` where `z` itself is the output; it implements `encode`,
+    `attenuate` and `build`.
+    """
+
+    has_density = False
+    has_memory = True
+    source: EchoSource
+    standardiser: Standardiser | None
+    gather: Callable[..., Tensor] = staticmethod(gather_noise)  # noise from given echoes
+
+    def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`f(x)`; `S(x)` with `r`, in the form that the source takes; rate by dimension in nats, `(batch, ..., units)`."""
+        raise NotImplementedError
+
+    def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
+        """`S(x) e`."""
+        raise NotImplementedError
+
+    def output(self, z: Tensor) -> Tensor:
+        """What the channel returns for a standardised `z`: itself."""
+        return z
+
+    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The first two of `encode`."""
+        return self.encode(inputs)[:2]
+
+    def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
+        training = bool(training) and self.trainable  # a frozen layer is in inference mode, as in Keras
+        mean, scale, rates = self.encode(inputs)
+        if self.standardiser is not None and training:
+            mean = _pull_to_centre(mean)
+        z = mean + self.attenuate(scale, self.source.noise(mean, scale, training))
+        if self.standardiser is not None:
+            options = {"training": training, "always_renormalise": self.source.echoes == "reservoir"}
+            z = self.standardiser.transform(z, mean, scale, self.source.reservoir, **options)
+        return Draw(self.output(z), ops.sum(rates, axis=tuple(range(1, len(rates.shape)))))
+
+    def rate_per_dimension(self, inputs: Tensor) -> Tensor:
+        return self.encode(inputs)[2]
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal law of the output: those of `EchoLayer.sample_marginal`, standardised like `z`."""
+        z = self.source.sample_marginal(n)
+        return self.output(z if self.standardiser is None else self.standardiser.by_stored(z))
+
+    def noise_samples(self, inputs: Tensor, draws: int, batch_size: int, seed: int = 0) -> np.ndarray:
+        """Independent draws of the noise `e`, before any standardisation; see `independent_noise`."""
+        pairs = self.statistics(ops.convert_to_tensor(inputs))
+        source = self.source
+        return independent_noise(*pairs, source.d_max, draws, batch_size, replace=source.replace, seed=seed, gather=self.gather)
+
+    def adapt(self, data: Any, seed: int = 0) -> None:
+        """Renew reservoir and moments with the pairs of given examples under the present parameters, in one pass.
+
+        Args:
+            data: Features of training examples, shape `(n, ..., features)`, or an iterable of batches of them; some 10,000 make
+                the moments precise, which are those of all. Of the reservoir see `EchoLayer.adapt`.
+            seed: Integer, for the sample that the reservoir keeps.
+
+        Raises:
+            ValueError: fewer than two examples, or features that are not finite.
+        """
+        features = concatenated(data)
+        if not self.built:
+            self.build((None, *features.shape[1:]))
+        mean, scale = self.statistics(features)
+        self.source.reservoir.fill(mean, scale, seed)
+        if self.standardiser is not None:
+            self.standardiser.set_moments(mean, scale)
+
+    def renormalise(self) -> None:
+        """From now on, standardise in training by the stored moments, with the gradient of those of the batch.
+
+        Moments of 100 examples jitter, which costs distortion as channel noise does. While the heads move fast the stored ones
+        lag too far behind: call this when the learning rate is small, as `train` does after four fifths of the epochs.
+        """
+        if self.standardiser is not None:
+            self.standardiser.renormalising.assign(1.0)
+
+    def echoes_from_batch(self, yes: bool) -> None:
+        self.source.batch_at_inference.assign(float(yes))
+
+    def warn_of_loss_scaling(self) -> None:
+        """Warn where the gradient that is added to that of `f` comes to nothing."""
+        if self.standardiser is not None and keras.config.dtype_policy().name == "mixed_float16":
+            logger.warning(
+                "%s: where the loss is scaled, as Keras does under the policy mixed_float16, the pull of the means to the "
+                "centre is lost, and they may drift until they saturate. Use mixed_bfloat16.",
+                self.name,
+            )
+
+
+@ops.custom_gradient
+def _pull_to_centre(mean: Tensor):
+    """The identity, whose gradient adds that of `CENTRING * sum_j (batch mean of f_j)^2`, a penalty left out of the loss."""
+    pull = 2.0 * CENTRING * ops.mean(mean, axis=0) / ops.cast(ops.shape(mean)[0], mean.dtype)
+
+    def gradient(*arguments, upstream=None):
+        return (arguments[0] if upstream is None else upstream) + pull
+
+    return mean, gradient
