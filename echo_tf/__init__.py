@@ -21,6 +21,7 @@ _NAMES = {
     "models.autoencoder": "RateDistortionModel",
     "models.build": "build_model",
     "models.channels": "FullGaussianChannel GaussianChannel IAFChannel",
+    "models.gaussian_echo": "GaussianEcho",
     "models.config": "Config load_config",
     "models.distortions": "Bernoulli Gaussian",
     "models.losses": "bernoulli_distortion gaussian_kl mean_rate mmd",

@@ -15,6 +15,7 @@ MODULES = (
     "echo_tf.echo.matrix",
     "echo_tf.echo.matrix_dense",
     "echo_tf.models.channels",
+    "echo_tf.models.gaussian_echo",
     "echo_tf.models.flows",
     "echo_tf.models.losses",
     "echo_tf.models.distortions",

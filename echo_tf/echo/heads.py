@@ -41,6 +41,10 @@ class EchoWithHeads(Channel):
         """`S(x) e`."""
         raise NotImplementedError
 
+    def as_matrix(self, scale: Tensor) -> Tensor:
+        """`S(x)` as matrices of shape `(batch, ..., units, units)`."""
+        return self.attenuate(ops.expand_dims(scale, -1), ops.eye(self.units))
+
     def output(self, z: Tensor) -> Tensor:
         """What the channel returns for a standardised `z`: itself."""
         return z

@@ -97,7 +97,7 @@ def matrix_gather_noise(mean: Tensor, scale: Tensor, orders: Tensor, d_max: int)
 
 
 def matrix_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of `z` (and of the noise) in closed form, for `x` uniform over the given examples.
+    """Mean and covariance of `z` (and of the noise) in closed form, for `x` uniform over the given examples.
 
     Since `e` is independent of `x` and has the law of `z`, `E z = (I - E S)^-1 E f`, and the covariance solves
     `C = E[g g'] + E[S C S']` with `g = f - (I - S) E z`. For triangular `S` entry (i, j) of `E[S C S']` holds `C_ij` with the
@@ -109,7 +109,7 @@ def matrix_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         scale: `S(x)`, lower-triangular, `r` included. Shape `(n, ..., m, m)`.
 
     Returns:
-        `(E z, Var z)`, each of shape `(..., m)`.
+        `(E z, Cov z)`, of shapes `(..., m)` and `(..., m, m)`.
 
     Source: ours, from Lemma 2.2 of the paper.
     """
@@ -127,7 +127,7 @@ def matrix_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(min(2 * dim - 2, MOMENT_STEPS)):
         sent = ops.einsum("n...ij,...jk,n...lk->...il", scale, covariance, scale) / ops.cast(ops.shape(mean)[0], mean.dtype)
         covariance = covariance + (own + sent - covariance) / others
-    return z_mean, ops.diagonal(covariance, axis1=-2, axis2=-1)
+    return z_mean, covariance
 
 
 def below_head(units: int) -> keras.layers.Layer:

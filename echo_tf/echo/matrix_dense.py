@@ -104,6 +104,9 @@ class MatrixEchoDense(EchoWithHeads):
     def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
         return product(scale, noise)
 
+    def as_matrix(self, scale: Tensor) -> Tensor:
+        return scale
+
     @property
     def rate_floor(self) -> float:  # type: ignore[override]
         return -self.units * self.log_max_scale

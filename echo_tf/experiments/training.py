@@ -25,7 +25,7 @@ from echo_tf.experiments.steps import (
 )
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
 from echo_tf.models.autoencoder import REFRESH_EXAMPLES
-from echo_tf.models.build import build_model
+from echo_tf.models.build import build_gaussian_phase, build_model
 from echo_tf.models.config import Config
 
 logger = logging.getLogger(__name__)
@@ -195,19 +195,26 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
         model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step a second time, for its variables
     else:
         finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // orders.steps
-        orders.start(finished)
         logger.info("%s: resumed after %d epochs", folder, finished)
-    train_function = model.train_function = compiled_steps(model, images, dataset.white, orders.steps)
-    keras.Model.fit(  # that of the model would take orders for examples
-        model,
-        orders,
-        epochs=config.training.epochs,
-        initial_epoch=finished,
-        validation_data=validation,
-        validation_batch_size=config.training.batch_size,
-        callbacks=[model.follow(sample), _Schedule(config), _StopAtNonFinite(train_function), _Recorder(folder), *callbacks],
-        shuffle=False,  # the orders are
-        verbose=0,
-    )
-    model.train_function = None
+    epochs, echo_epochs = config.training.epochs, config.echo_epochs
+    for until in sorted({echo_epochs or epochs, epochs}):
+        if finished >= until:
+            continue
+        if finished == echo_epochs and not model.channel.has_density:
+            model = build_gaussian_phase(model, config, sample, orders.steps)
+        orders.start(finished)
+        model.train_function = compiled_steps(model, images, dataset.white, orders.steps)
+        own = [model.follow(sample), _Schedule(config), _StopAtNonFinite(model.train_function), _Recorder(folder)]
+        keras.Model.fit(  # that of the model would take orders for examples
+            model,
+            orders,
+            epochs=until,
+            initial_epoch=finished,
+            validation_data=validation,
+            validation_batch_size=config.training.batch_size,
+            callbacks=[*own, *callbacks],
+            shuffle=False,  # the orders are
+            verbose=0,
+        )
+        model.train_function, finished = None, until
     return model

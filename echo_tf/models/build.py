@@ -1,5 +1,7 @@
 """From a configuration to a model: assembles the parts, nothing more."""
 
+import numpy as np
+
 from echo_tf.echo.channel import Channel
 from echo_tf.echo.checks import SEEDS
 from echo_tf.echo.dense import EchoDense
@@ -8,6 +10,7 @@ from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.config import Config, config_from_dict, load_config
 from echo_tf.models.distortions import Bernoulli, Gaussian
+from echo_tf.models.gaussian_echo import with_gaussian_noise
 from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS, network_for
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
@@ -49,7 +52,7 @@ def build_model(
         encoder,
         decoder,
         _channel(config),
-        prior=_prior(config, shape),
+        prior=None if config.channel.is_echo else _prior(config, shape),
         beta=config.beta,
         distortion=Gaussian(config.distortion.sd) if config.distortion.kind == "gaussian" else Bernoulli(),
         penalty=penalty,
@@ -58,6 +61,24 @@ def build_model(
     model.build((None, *shape))
     model.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
     return model
+
+
+def build_gaussian_phase(
+    model: RateDistortionModel, config: Config, x: np.ndarray, steps_per_epoch: int
+) -> RateDistortionModel:
+    """The model from `channel.gaussian_at` on, made of one that was trained with Echo noise until then. Its step goes on.
+
+    Args:
+        model: The trained model.
+        config: Its configuration.
+        x: Some 10,000 training examples.
+        steps_per_epoch: Integer.
+    """
+    twin = with_gaussian_noise(model, x, _prior(config, x.shape[1:]), config.seed)
+    twin.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
+    twin.optimizer.build(twin.trainable_variables)
+    twin.optimizer.iterations.assign(model.optimizer.iterations)
+    return twin
 
 
 def _seed(config: Config, shift: int) -> int:

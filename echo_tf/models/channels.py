@@ -105,27 +105,12 @@ class GaussianChannel(Channel):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-@keras.saving.register_keras_serializable(package="echo_tf")
-class FullGaussianChannel(Channel):
-    """Gaussian channel with a full covariance and a standard normal marginal: the rival of `MatrixEchoDense`.
+class CorrelatedGaussianChannel(Channel):
+    """A Gaussian channel `z = mean + L n`, `n ~ N(0, I)`, with full covariance `L L'` and a standard normal marginal.
 
-    `z = mean(h) + L(h) n`, `n ~ N(0, I)`, with lower-triangular `L`: its diagonal is `exp(log_sd(h))`, and the `m (m - 1) / 2`
-    entries below are a third linear head, whose kernel and bias start at 0. The rate is the analytic
+    `L` is lower-triangular, and `log_sd` the logarithm of its diagonal. The rate is the analytic
     `KL(N(mean, L L') || N(0, I)) = 1/2 ( |L|_F^2 + |mean|^2 - m ) - sum_j log_sd_j`, an upper bound of `I(X; Z)` in nats.
-
-    Args:
-        units: Integer, dimension `m` of `z`.
-        rate_weight: Float or `None`, see `WeightedRateLayer`.
-        seed: Integer or `None`, seeds the layer's own generator.
-
-    Call arguments and returns: as `GaussianChannel`.
-
-    Source: Kingma & Welling 2019, section 2.5.1.
-
-    Example:
-        >>> z, rate = FullGaussianChannel(8)(keras.ops.ones((4, 16)), return_rate=True)
-        >>> tuple(z.shape), tuple(rate.shape)
-        ((4, 8), (4,))
+    A subclass implements `statistics`.
     """
 
     has_components = False
@@ -135,18 +120,10 @@ class FullGaussianChannel(Channel):
         check_seed(seed)
         self.units, self.seed = units, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
-        self.log_sd_head = keras.layers.Dense(units, dtype="float32", name="log_sd")
-        self.below_head = below_head(units)
-
-    def build(self, input_shape):
-        for head in (self.mean_head, self.log_sd_head, self.below_head):
-            head.build(input_shape)
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
-        log_sd = self.log_sd_head(inputs)
-        return self.mean_head(inputs), log_sd, lower_triangular(ops.exp(log_sd), self.below_head(inputs))
+        raise NotImplementedError
 
     def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
         mean, log_sd, factor = self.statistics(inputs)
@@ -180,6 +157,45 @@ class FullGaussianChannel(Channel):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class FullGaussianChannel(CorrelatedGaussianChannel):
+    """Gaussian channel with a full covariance and a standard normal marginal: the rival of `MatrixEchoDense`.
+
+    `z = mean(h) + L(h) n`, `n ~ N(0, I)`, with lower-triangular `L`: its diagonal is `exp(log_sd(h))`, and the `m (m - 1) / 2`
+    entries below are a third linear head, whose kernel and bias start at 0. The rate is the analytic
+    `KL(N(mean, L L') || N(0, I)) = 1/2 ( |L|_F^2 + |mean|^2 - m ) - sum_j log_sd_j`, an upper bound of `I(X; Z)` in nats.
+
+    Args:
+        units: Integer, dimension `m` of `z`.
+        rate_weight: Float or `None`, see `WeightedRateLayer`.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Call arguments and returns: as `GaussianChannel`.
+
+    Source: Kingma & Welling 2019, section 2.5.1.
+
+    Example:
+        >>> z, rate = FullGaussianChannel(8)(keras.ops.ones((4, 16)), return_rate=True)
+        >>> tuple(z.shape), tuple(rate.shape)
+        ((4, 8), (4,))
+    """
+
+    def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
+        super().__init__(units, rate_weight=rate_weight, seed=seed, **kwargs)
+        self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
+        self.log_sd_head = keras.layers.Dense(units, dtype="float32", name="log_sd")
+        self.below_head = below_head(units)
+
+    def build(self, input_shape):
+        for head in (self.mean_head, self.log_sd_head, self.below_head):
+            head.build(input_shape)
+
+    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
+        log_sd = self.log_sd_head(inputs)
+        return self.mean_head(inputs), log_sd, lower_triangular(ops.exp(log_sd), self.below_head(inputs))
 
 
 def _row_squares(factor: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ class ChannelConfig:
     # Both kinds of Echo
     d_max: Count = 99  # paper, section 5: batch - 1, which makes r = 0.8359
     renormalise_at: Fraction = 0.8  # fraction of the epochs after which the channel renormalises; 1: never
+    # Fraction of the epochs after which the noise becomes Gaussian, so that a marginal can be learnt (`GaussianEcho`); 1: never
+    gaussian_at: Fraction = 1.0
     # Echo with a diagonal S(x) only
     max_mean: Annotated[Number, Field(ge=1)] = 1.0  # bound of |f| that r is made for; 2 is that of centred means
     sampler: Literal["ring", "gather"] = "ring"
@@ -223,10 +225,17 @@ class Config:
     training: TrainingConfig = _group(TrainingConfig)
 
     @property
+    def echo_epochs(self) -> int:
+        """Epochs with Echo noise."""
+        return round(self.channel.gaussian_at * self.training.epochs) if self.channel.is_echo else 0
+
+    @property
     def rate_floor(self) -> float:
-        """Least rate of the channel in nats: `-m log r` for Echo, 0 for the others."""
+        """Least rate of the channel in nats: `-m log r` for Echo, as long as its noise is its own; else 0."""
         channel = self.channel
-        return -self.network.latent_dim * math.log(max_scale(channel.d_max, channel.max_mean)) if channel.is_echo else 0.0
+        if not channel.is_echo or channel.gaussian_at < 1:
+            return 0.0
+        return -self.network.latent_dim * math.log(max_scale(channel.d_max, channel.max_mean))
 
     @model_validator(mode="after")
     def _check_combinations(self):
@@ -238,10 +247,15 @@ class Config:
                     f"Invalid value for `channel.{field.name}` with the channel {channel.kind}, which has no such option. "
                     f"Expected {field.default!r}. Received: {value!r}"
                 )
-        if channel.is_echo and self.prior.kind != "own":
+        if channel.gaussian_at < 1 and (channel.parametrisation != "standardised" or channel.multiplicative or self.mmd.weight):
+            raise ConfigError(
+                "Invalid value for `channel.gaussian_at` with an MMD penalty, or a z that is not standardised. Expected 1. "
+                f"Received: {channel.gaussian_at}"
+            )
+        if channel.is_echo and (self.prior.kind == "vamp" or (self.prior.kind == "maf" and channel.gaussian_at == 1)):
             raise ConfigError(
                 f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
-                "its noise as the marginal, and any other would raise it. Use own."
+                "its noise as the marginal, and any other would raise it. Use own; or maf and channel.gaussian_at below 1."
             )
         if channel.kind == "gaussian_full" and self.prior.kind == "vamp":
             raise ConfigError(

@@ -1,0 +1,107 @@
+"""A trained Echo channel with its noise made Gaussian, which has a density, so that its marginal can be learnt."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.checks import Tensor
+from echo_tf.echo.heads import EchoWithHeads
+from echo_tf.echo.matrix import matrix_moments
+from echo_tf.models.autoencoder import RateDistortionModel
+from echo_tf.models.channels import CorrelatedGaussianChannel
+from echo_tf.models.priors import MAFPrior
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class GaussianEcho(CorrelatedGaussianChannel):
+    """Signal and scale of an Echo channel, with Gaussian noise of the mean `M` and the covariance `C C'` that Echo's had.
+
+    `z = C^-1 (f(x) + S(x) (M + C n) - M)`, `n ~ N(0, I)`: a Gaussian encoder with full covariance, whitened, so that averaged
+    over the data `z` has mean 0 and covariance I. Its rate with the marginal N(0, I) is then Echo's, `-E log det S(x)` nats.
+    But Gaussian noise has the larger entropy, so this is no more than an upper bound of `I(X; Z)`, which a learnt marginal
+    lowers. Echo's own marginal leaves nothing to learn.
+
+    `M` and `C` are constants, set by `match`; `f` and `S` go on learning.
+
+    Args:
+        echo: `MatrixEchoDense`, or `EchoDense` without `multiplicative` and `centred`.
+        seed: Integer or `None`, seeds the layer's own generator.
+
+    Call arguments and returns: as `CorrelatedGaussianChannel`.
+
+    Source: ours.
+
+    Example:
+        >>> from echo_tf import MatrixEchoDense
+        >>> features = np.random.default_rng(0).normal(size=(200, 16)).astype("float32")
+        >>> channel = GaussianEcho(MatrixEchoDense(8))
+        >>> channel.match(features)
+        >>> z, rate = channel(features, return_rate=True)
+        >>> tuple(z.shape), tuple(rate.shape)
+        ((200, 8), (200,))
+    """
+
+    def __init__(self, echo: EchoWithHeads, *, seed: int | None = None, **kwargs):
+        super().__init__(echo.units, seed=seed, **kwargs)
+        self.echo = echo
+
+    def build(self, input_shape):
+        if not self.echo.built:
+            self.echo.build(input_shape)
+            self.echo.built = True  # it is not called, only its methods are
+        self.noise_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="noise_mean")
+        factor = {"shape": (self.units, self.units), "initializer": "identity", "trainable": False}
+        self.noise_factor = self.add_weight(name="noise_factor", **factor)
+        self.whitening = self.add_weight(name="whitening", **factor)
+
+    def match(self, features: Tensor) -> None:
+        """Set `M` and `C` to those of Echo's noise for the features of training examples, shape `(n, features)`."""
+        if not self.built:
+            self.build((None, *features.shape[1:]))
+        mean, scale = self.echo.statistics(features)
+        mean, covariance = matrix_moments(mean, self.echo.as_matrix(scale))
+        factor = ops.cholesky(covariance)
+        self.noise_mean.assign(mean)
+        self.noise_factor.assign(factor)
+        self.whitening.assign(ops.solve_triangular(factor, ops.eye(self.units, dtype=factor.dtype), lower=True))
+
+    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and `log_sd`, each of shape `(batch, m)`, and `L = C^-1 S C` of shape `(batch, m, m)`."""
+        mean, scale, rates = self.echo.encode(inputs)
+        scale, noise_mean = self.echo.as_matrix(scale), ops.convert_to_tensor(self.noise_mean)
+        deviation = mean + ops.squeeze(ops.matmul(scale, noise_mean[:, None]), -1) - noise_mean
+        whitening = ops.convert_to_tensor(self.whitening)
+        factor = ops.matmul(whitening, ops.matmul(scale, ops.convert_to_tensor(self.noise_factor)))
+        return ops.matmul(deviation, ops.transpose(whitening)), -rates, factor
+
+    def get_config(self):
+        config = super().get_config()
+        del config["units"]
+        return {**config, "echo": keras.saving.serialize_keras_object(self.echo)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("echo")), **config)
+
+
+def with_gaussian_noise(model: RateDistortionModel, x: np.ndarray, prior: MAFPrior | None, seed: int) -> RateDistortionModel:
+    """The autoencoder of a trained Echo model with a `GaussianEcho` in the place of its channel, not compiled.
+
+    In front of the decoder a linear layer undoes the whitening, so that it is given what it has been trained on.
+
+    Args:
+        model: A trained model with an Echo channel and standardised `z`.
+        x: Some 10,000 training examples, whose noise is matched.
+        prior: The new marginal; `None` for N(0, I).
+        seed: Integer, for the noise.
+    """
+    channel, units = GaussianEcho(model.channel, seed=seed), model.channel.units
+    channel.match(model.features(x))
+    sd = ops.sqrt(ops.sum(ops.square(ops.convert_to_tensor(channel.noise_factor)), axis=-1))
+    unwhiten = keras.layers.Dense(units, use_bias=False, dtype="float32", name="unwhiten")
+    decoder = keras.Sequential([keras.Input((units,)), unwhiten, model.decoder])
+    unwhiten.kernel.assign(ops.transpose(ops.convert_to_tensor(channel.noise_factor)) / sd)
+    options = {"beta": float(ops.convert_to_numpy(model.beta)), "distortion": model.distortion}
+    twin = RateDistortionModel(model.encoder, decoder, channel, prior=prior, **options)
+    twin.build((None, *x.shape[1:]))
+    return twin
