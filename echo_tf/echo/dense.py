@@ -109,7 +109,7 @@ class EchoDense(EchoWithHeads):
     def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
         return self.echo.attenuate(scale, noise)
 
-    def output(self, z: Tensor) -> Tensor:
+    def finished(self, z: Tensor) -> Tensor:
         return ops.exp(z) if self.multiplicative else z
 
     @property

@@ -45,7 +45,7 @@ class EchoWithHeads(Channel):
         """`S(x)` as matrices of shape `(batch, ..., units, units)`."""
         return self.attenuate(ops.expand_dims(scale, -1), ops.eye(self.units))
 
-    def output(self, z: Tensor) -> Tensor:
+    def finished(self, z: Tensor) -> Tensor:
         """What the channel returns for a standardised `z`: itself."""
         return z
 
@@ -62,7 +62,7 @@ class EchoWithHeads(Channel):
         if self.standardiser is not None:
             options = {"training": training, "always_renormalise": self.source.echoes == "reservoir"}
             z = self.standardiser.transform(z, mean, scale, self.source.reservoir, **options)
-        return Draw(self.output(z), ops.sum(rates, axis=tuple(range(1, len(rates.shape)))))
+        return Draw(self.finished(z), ops.sum(rates, axis=tuple(range(1, len(rates.shape)))))
 
     def rate_per_dimension(self, inputs: Tensor) -> Tensor:
         return self.encode(inputs)[2]
@@ -70,7 +70,7 @@ class EchoWithHeads(Channel):
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal law of the output: those of `EchoLayer.sample_marginal`, standardised like `z`."""
         z = self.source.sample_marginal(n)
-        return self.output(z if self.standardiser is None else self.standardiser.by_stored(z))
+        return self.finished(z if self.standardiser is None else self.standardiser.by_stored(z))
 
     def noise_samples(self, inputs: Tensor, draws: int, batch_size: int, seed: int = 0) -> np.ndarray:
         """Independent draws of the noise `e`, before any standardisation; see `independent_noise`."""

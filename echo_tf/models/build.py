@@ -75,6 +75,8 @@ def build_gaussian_phase(
         steps_per_epoch: Integer.
     """
     twin = with_gaussian_noise(model, x, _prior(config, x.shape[1:]), config.seed)
+    if twin.prior is not None:
+        twin.prior.flow.start_at_identity()  # a random start would cost hundreds of nats, and the encoder
     twin.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
     twin.optimizer.build(twin.trainable_variables)
     twin.optimizer.iterations.assign(model.optimizer.iterations)

@@ -109,6 +109,11 @@ class AutoregressiveFlow(keras.layers.Layer):
         for network in self.networks:
             network.build()
 
+    def start_at_identity(self) -> None:
+        """Set the last kernels to 0, so that `T` is the identity until it learns otherwise."""
+        for network in self.networks:
+            network.kernels[-1].assign(ops.zeros_like(network.kernels[-1]))
+
     def call(self, x):
         bijector = self._bijector()
         log_det = bijector.inverse_log_det_jacobian(x, event_ndims=1)  # of shifts a scalar, 0

@@ -300,14 +300,14 @@ class TestTraining:
     def test_an_output_rises_with_its_own_signal(self, n, monkeypatch, repeated):
         monkeypatch.setattr(echo_tf.echo.heads, "CENTRING", 0.0)
         layer, _ = trained(batch=100, reservoir_size=100)
-        statistics = layer.statistics
+        encode = layer.encode
 
         def gradient():
             shift = tf.zeros((n, 3))
             with tf.GradientTape() as tape:
                 tape.watch(shift)
-                mean, log_scale = statistics(tf.random.stateless_normal((n, 8), layer.echo.source.seed_generator.next()))
-                monkeypatch.setattr(layer, "statistics", lambda _: (mean + shift, log_scale))
+                mean, *others = encode(tf.random.stateless_normal((n, 8), layer.echo.source.seed_generator.next()))
+                monkeypatch.setattr(layer, "encode", lambda _: (mean + shift, *others))
                 first = tf.reduce_sum(layer.draw(None, training=True).z[0])
             return tape.gradient(first, shift)[0]
 
