@@ -90,13 +90,13 @@ class RunningStandardiser(Standardiser):
         by_batch = _standardise(z, *ops.moments(z, axes=0))
         if not training:
             return ops.where(reservoir.filled > 0, self.by_stored(z), by_batch)
-        self._average(*(ops.stop_gradient(value) for value in ops.moments(z, axes=0)))
+        self.average(*(ops.stop_gradient(value) for value in ops.moments(z, axes=0)))
         stored = self.by_stored(z)
         renormalised = by_batch + ops.stop_gradient(stored - by_batch)
         enough = ops.shape(z)[0] >= FEWEST_FOR_MOMENTS
         return ops.where(enough, ops.where(self.renormalising > 0, renormalised, by_batch), stored)
 
-    def _average(self, mean: Tensor, variance: Tensor) -> None:
+    def average(self, mean: Tensor, variance: Tensor) -> None:
         """Let the moments of a batch into the stored ones. A batch with a number that is not finite is dropped."""
         newest = ops.maximum(1.0 / (self.steps + 1.0), NEWEST)
         shift = mean - self.mean

@@ -1,5 +1,6 @@
 """From a configuration to a model: assembles the parts, nothing more."""
 
+import keras
 import numpy as np
 
 from echo_tf.echo.channel import Channel
@@ -79,8 +80,17 @@ def build_gaussian_phase(
         twin.prior.flow.start_at_identity()  # a random start would cost hundreds of nats, and the encoder
     twin.compile(optimizer=make_optimizer(config.training, steps_per_epoch))
     twin.optimizer.build(twin.trainable_variables)
-    twin.optimizer.iterations.assign(model.optimizer.iterations)
+    # With the moments of Adam too: without them its first steps are long ones, whatever the gradient.
+    known = {_own_path(variable): variable for variable in model.optimizer.variables}
+    for variable in twin.optimizer.variables:
+        if (before := known.get(_own_path(variable))) is not None:
+            variable.assign(before)
     return twin
+
+
+def _own_path(variable: keras.Variable) -> str:
+    """Path of a variable of an optimizer without the name of that one."""
+    return variable.path.partition("/")[2]
 
 
 def _seed(config: Config, shift: int) -> int:

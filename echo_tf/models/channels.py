@@ -121,20 +121,20 @@ class CorrelatedGaussianChannel(Channel):
         self.units, self.seed = units, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
         raise NotImplementedError
 
     def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
-        mean, log_sd, factor = self.statistics(inputs)
+        mean, log_sd, factor = self.statistics(inputs, bool(training) and self.trainable)
         noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)
         z = mean + product(factor, noise)
         log_det = ops.sum(log_sd, axis=-1)
-        rate = 0.5 * ops.sum(_row_squares(factor) + ops.square(mean) - 1.0, axis=-1) - log_det
+        rate = 0.5 * ops.sum(row_squares(factor) + ops.square(mean) - 1.0, axis=-1) - log_det
         density = Density(
             base=z,
             mean=mean,
-            log_var=ops.log(_row_squares(factor)),
+            log_var=ops.log(row_squares(factor)),
             log_det=ops.zeros_like(log_det),
             at_draw=gaussian_log_density(noise, 0.0, 0.0) - log_det,
             expected=-gaussian_entropy(2.0 * log_sd),  # it depends on the determinant alone
@@ -144,12 +144,12 @@ class CorrelatedGaussianChannel(Channel):
     def rate_per_dimension(self, inputs: Tensor) -> Tensor:
         """Shares of the rate in nats that sum to it, shape `(batch, units)`: dimension j given those before it."""
         mean, log_sd, factor = self.statistics(inputs)
-        return 0.5 * (_row_squares(factor) + ops.square(mean) - 1.0) - log_sd
+        return 0.5 * (row_squares(factor) + ops.square(mean) - 1.0) - log_sd
 
     def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every dimension of `q(z|x)`, each of shape `(batch, units)`."""
         mean, _, factor = self.statistics(inputs)
-        return mean, ops.sqrt(_row_squares(factor))
+        return mean, ops.sqrt(row_squares(factor))
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
@@ -192,13 +192,13 @@ class FullGaussianChannel(CorrelatedGaussianChannel):
         for head in (self.mean_head, self.log_sd_head, self.below_head):
             head.build(input_shape)
 
-    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
         log_sd = self.log_sd_head(inputs)
         return self.mean_head(inputs), log_sd, lower_triangular(ops.exp(log_sd), self.below_head(inputs))
 
 
-def _row_squares(factor: Tensor) -> Tensor:
+def row_squares(factor: Tensor) -> Tensor:
     """Diagonal of `L L'`: the variance of every dimension."""
     return ops.sum(ops.square(factor), axis=-1)
 

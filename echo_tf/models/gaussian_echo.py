@@ -7,8 +7,9 @@ from keras import ops
 from echo_tf.echo.checks import Tensor
 from echo_tf.echo.heads import EchoWithHeads
 from echo_tf.echo.matrix import matrix_moments
+from echo_tf.echo.standardise import RunningStandardiser
 from echo_tf.models.autoencoder import RateDistortionModel
-from echo_tf.models.channels import CorrelatedGaussianChannel
+from echo_tf.models.channels import CorrelatedGaussianChannel, row_squares
 from echo_tf.models.priors import MAFPrior
 
 
@@ -16,12 +17,14 @@ from echo_tf.models.priors import MAFPrior
 class GaussianEcho(CorrelatedGaussianChannel):
     """Signal and scale of an Echo channel, with Gaussian noise of the mean `M` and the covariance `C C'` that Echo's had.
 
-    `z = C^-1 (f(x) + S(x) (M + C n) - M)`, `n ~ N(0, I)`: a Gaussian encoder with full covariance, whitened, so that averaged
-    over the data `z` has mean 0 and covariance I. Its rate with the marginal N(0, I) is then Echo's, `-E log det S(x)` nats.
-    But Gaussian noise has the larger entropy, so this is no more than an upper bound of `I(X; Z)`, which a learnt marginal
-    lowers. Echo's own marginal leaves nothing to learn.
+    `y = C^-1 (f(x) + S(x) (M + C n) - M)`, `n ~ N(0, I)`, and the output `z = (y - E y) / sd(y)` in every dimension: a Gaussian
+    encoder with full covariance. `M` and `C` are constants, set by `match`, which whitens: over the data `z` has at first mean 0
+    and covariance I, and its rate with the marginal N(0, I) is Echo's, `-E log det S(x)` nats. But Gaussian noise has the
+    larger entropy, so this is no more than an upper bound of `I(X; Z)`, which a learnt marginal lowers. Echo's own marginal
+    leaves nothing to learn.
 
-    `M` and `C` are constants, set by `match`; `f` and `S` go on learning.
+    `f` and `S` go on learning. Nothing holds the mean and the scale of `y` but the standardisation, as nothing did in Echo: the
+    moments are those of the batch in training, in closed form, and stored ones at inference, which `adapt` makes precise.
 
     Args:
         echo: `MatrixEchoDense`, or `EchoDense` without `multiplicative` and `centred`.
@@ -41,9 +44,11 @@ class GaussianEcho(CorrelatedGaussianChannel):
         ((200, 8), (200,))
     """
 
+    has_memory = True
+
     def __init__(self, echo: EchoWithHeads, *, seed: int | None = None, **kwargs):
         super().__init__(echo.units, seed=seed, **kwargs)
-        self.echo = echo
+        self.echo, self.standardiser = echo, RunningStandardiser(name="standardiser")
 
     def build(self, input_shape):
         if not self.echo.built:
@@ -53,6 +58,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
         factor = {"shape": (self.units, self.units), "initializer": "identity", "trainable": False}
         self.noise_factor = self.add_weight(name="noise_factor", **factor)
         self.whitening = self.add_weight(name="whitening", **factor)
+        self.standardiser.build((None, self.units))
 
     def match(self, features: Tensor) -> None:
         """Set `M` and `C` to those of Echo's noise for the features of training examples, shape `(n, features)`."""
@@ -64,15 +70,39 @@ class GaussianEcho(CorrelatedGaussianChannel):
         self.noise_mean.assign(mean)
         self.noise_factor.assign(factor)
         self.whitening.assign(ops.solve_triangular(factor, ops.eye(self.units, dtype=factor.dtype), lower=True))
+        self.adapt(features)
 
-    def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and `log_sd`, each of shape `(batch, m)`, and `L = C^-1 S C` of shape `(batch, m, m)`."""
+    def statistics(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
+        mean, log_sd, factor = self._whitened(inputs)
+        stored = self.standardiser
+        centre, variance = ops.convert_to_tensor(stored.mean), ops.convert_to_tensor(stored.variance)
+        if training:
+            batch = _moments(mean, factor)
+            stored.average(*map(ops.stop_gradient, batch))
+            centre, variance = (
+                ops.where(stored.renormalising > 0, own + ops.stop_gradient(late - own), own)
+                for own, late in zip(batch, (centre, variance), strict=True)
+            )
+        sd = ops.sqrt(variance)
+        return (mean - centre) / sd, log_sd - ops.log(sd), factor / sd[:, None]
+
+    def _whitened(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of `y`."""
         mean, scale, rates = self.echo.encode(inputs)
         scale, noise_mean = self.echo.as_matrix(scale), ops.convert_to_tensor(self.noise_mean)
         deviation = mean + ops.squeeze(ops.matmul(scale, noise_mean[:, None]), -1) - noise_mean
         whitening = ops.convert_to_tensor(self.whitening)
         factor = ops.matmul(whitening, ops.matmul(scale, ops.convert_to_tensor(self.noise_factor)))
         return ops.matmul(deviation, ops.transpose(whitening)), -rates, factor
+
+    def adapt(self, data: Tensor, seed: int = 0) -> None:
+        mean, _, factor = self._whitened(data)
+        for variable, value in zip((self.standardiser.mean, self.standardiser.variance), _moments(mean, factor), strict=True):
+            variable.assign(value)
+
+    def renormalise(self) -> None:
+        self.standardiser.renormalising.assign(1.0)
 
     def get_config(self):
         config = super().get_config()
@@ -82,6 +112,11 @@ class GaussianEcho(CorrelatedGaussianChannel):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config.pop("echo")), **config)
+
+
+def _moments(mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every dimension of a mixture of `N(mean, L L')` over the batch."""
+    return ops.mean(mean, axis=0), ops.var(mean, axis=0) + ops.mean(row_squares(factor), axis=0)
 
 
 def with_gaussian_noise(model: RateDistortionModel, x: np.ndarray, prior: MAFPrior | None, seed: int) -> RateDistortionModel:
