@@ -17,16 +17,14 @@ from keras import ops
 from scipy import stats
 
 from echo_tf.data.dataset import Dataset
-from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import ConfigError, DataError
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.source_models import CHANNELS, make_channel
 from echo_tf.files import locked, read_rows, write_rows
-from echo_tf.models.channels import GaussianChannel
 from echo_tf.models.losses import mean_rate
 
 logger = logging.getLogger(__name__)
 
-CHANNELS = ("echo", "gaussian")
 BETAS = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.7)
 
 # A label is worth log 10 = 2.3 nats: with 999 echoes the floor of Echo is 0.16 nats, with 99 it would be 1.4. A batch is the
@@ -68,7 +66,7 @@ def build_classifier(
 
     Args:
         shape: Shape of one example.
-        channel: `"echo"`, with all other examples of a batch as echoes, or `"gaussian"`.
+        channel: One of `CHANNELS`; Echo has all other examples of a batch as echoes.
         beta: Weight of the rate.
         classes: Number of labels.
         seed: Integer, for the noise.
@@ -82,11 +80,7 @@ def build_classifier(
     h = keras.layers.Flatten()(examples)
     for units in HIDDEN:
         h = keras.layers.Dense(units, activation="relu")(h)
-    if channel == "echo":
-        layer = EchoDense(LATENT_DIM, rate_weight=None, d_max=batch_size - 1, seed=seed, name="channel")
-    else:
-        layer = GaussianChannel(LATENT_DIM, seed=seed, name="channel")
-    z, rate = layer(h, return_rate=True)
+    z, rate = make_channel(channel, LATENT_DIM, batch_size - 1, seed)(h, return_rate=True)
     model = keras.Model(examples, {"logits": keras.layers.Dense(classes, name="logits")(z), "rate": rate})
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
@@ -111,13 +105,12 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
         targets = {"logits": labels[order], "rate": np.zeros(count)}
         model.fit(images[order], targets, batch_size=batch_size, shuffle=False, verbose=0)
     layer = model.get_layer("channel")
-    if layer.has_memory:
-        encoder = keras.Model(model.input, layer.input)
-        layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
-
+    encoder = keras.Model(model.input, layer.input)
+    layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
     layer.echoes_from_batch(True)
+
     tests, answers = dataset.test, np.searchsorted(classes, dataset.labels["test"])
-    rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))
+    rate, cross_entropy, right = np.empty((3, PASSES, len(tests)))
     for p in range(PASSES):
         order = rng.permutation(len(tests))
         outputs = model.predict(tests[order], batch_size=batch_size, verbose=0)
