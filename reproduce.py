@@ -188,7 +188,7 @@ def train_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
             print(f"{folder}: finished before")
             continue
         settings = shared | {"passes": options.rate_samples, "tensorboard": options.tensorboard}
-        tasks.append(Task(cell=cell.to_dict(), folder=folder, **settings))
+        tasks.append(Task(cell=cell, folder=folder, **settings))
     if not tasks:
         return
     load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once

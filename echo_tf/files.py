@@ -97,9 +97,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CellError(
-                f"{folder} is in use by another process. Wait until that has ended, or use another --out."
-            ) from None
+            raise CellError(f"{folder} is in use by another process. Wait for its end, or use another --out.") from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s cannot be locked (%s). See to it that no second process works in it.", folder, error)
         for temporary in folder.glob(".[0-9]*.*"):  # see `replacing`

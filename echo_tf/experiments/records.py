@@ -133,10 +133,9 @@ def _load(path: Path) -> tuple[Result, str | None]:
     mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
     if not all(map(math.isfinite, (*mean.values(), *se.values()))):
         raise ValueError("incomplete")
-    of_cell = ("warm_start", *(field.name for field in dataclasses.fields(Cell)))
     named = ("split", "source", "passes", "rate_floor_nats", "final_beta")
     result = Result(
-        cell=Cell.from_dict({name: values[name] for name in of_cell if name in values}),
+        cell=Cell.from_dict(values),
         folder=path.parent,
         mean=mean,
         se=se,
