@@ -151,9 +151,8 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
     if wrong := [beta for beta in betas if not 0 <= beta < math.inf]:
         raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
     if dataset.train_labels is None or dataset.test_labels is None:
-        raise DataError(
-            f"{dataset.name} has no labels for train and test. Use fashion_mnist or digits, or add them to your own .npz file."
-        )
+        remedy = "Use fashion_mnist or digits, or add them to your own .npz file."
+        raise DataError(f"{dataset.name} has no labels for train and test. {remedy}")
     if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
         raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
     path.parent.mkdir(parents=True, exist_ok=True)

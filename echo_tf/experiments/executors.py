@@ -174,12 +174,11 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-def run_all(
-    tasks: list[Task],
-    executor: LocalProcesses | RayCluster,
-    at_once: int,
-    watch: Callable[[list[Task]], None] = lambda running: None,
-) -> Iterator[tuple[Task, dict | Exception]]:
+Executor = LocalProcesses | RayCluster
+Outcomes = Iterator[tuple[Task, dict | Exception]]
+
+
+def run_all(tasks: list[Task], executor: Executor, at_once: int, watch: Callable[[list[Task]], None]) -> Outcomes:
     """Run tasks in their order, and yield them as they end.
 
     Args:

@@ -2,11 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from echo_tf.experiments.executors import EXPECTED_ERRORS, LocalProcesses, RayCluster, Task, run_all, run_task
+from echo_tf.experiments.executors import EXPECTED_ERRORS, Executor, Outcomes, Task, run_all, run_task
 from echo_tf.experiments.records import read_metrics
 
 # Numbers of the signals that asked this process to stop.
@@ -19,7 +18,7 @@ def stop(number: int, frame) -> None:
     raise KeyboardInterrupt
 
 
-def run_here(tasks: list[Task]) -> Iterator[tuple[Task, dict | Exception]]:
+def run_here(tasks: list[Task]) -> Outcomes:
     """Run tasks one after the other in this process, with a bar of the steps of each; yields as `run_all` does."""
     for task in tasks:
         with contextlib.ExitStack() as stack:  # clears the bar, however the training ends
@@ -31,9 +30,7 @@ def run_here(tasks: list[Task]) -> Iterator[tuple[Task, dict | Exception]]:
         yield task, outcome
 
 
-def run_elsewhere(
-    tasks: list[Task], executor: LocalProcesses | RayCluster, at_once: int
-) -> Iterator[tuple[Task, dict | Exception]]:
+def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcomes:
     """Run tasks in other processes, with one bar of the epochs of all; yields as `run_all` does."""
     epochs = {task.folder: task.cell.config.training.epochs for task in tasks}
     done = {task.folder: len(read_metrics(task.folder)) for task in tasks}

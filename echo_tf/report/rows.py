@@ -114,11 +114,6 @@ class Row(Result):
             return "not comparable"
         return "agrees" if abs(self.difference_nats) <= max(TOLERANCE_NATS, 2 * self.se["neg_elbo_nats"]) else "differs"
 
-    @property
-    def misses(self) -> bool:
-        """Whether the paper's value was compared and missed."""
-        return self.verdict == "differs"
-
 
 def _mean(values: Sequence) -> float | None:
     return None if None in values else float(np.mean(values))

@@ -43,6 +43,10 @@ class InThreads:
 CELL = Cell("digits", load_config("vae", dataset="digits"))
 
 
+def ignore(running):
+    """Watches nothing."""
+
+
 def task(name):
     return Task(cell=CELL, folder=Path(name), out=Path("."), dataset="digits")
 
@@ -59,14 +63,14 @@ class TestRunAll:
     @pytest.mark.parametrize("at_once", [1, 3, 10])
     def test_runs_each_once_and_so_many_at_the_same_time(self, at_once):
         executor, tasks = InThreads(), [task(str(i)) for i in range(6)]
-        outcomes = {task.folder: outcome for task, outcome in run_all(tasks, executor, at_once)}
+        outcomes = {task.folder: outcome for task, outcome in run_all(tasks, executor, at_once, ignore)}
         assert outcomes == {task.folder: {"folder": task.folder} for task in tasks}
         assert sorted(executor.ended) == sorted(t.folder for t in tasks)
         assert executor.most == min(at_once, 6)
 
     def test_expected_errors_end_one_task(self):
         error = TrainingError("The loss is nan in batch 3 of epoch 1.")
-        outcomes = run_all([task("a"), task("b"), task("c")], InThreads({Path("a"): error}), 2)
+        outcomes = run_all([task("a"), task("b"), task("c")], InThreads({Path("a"): error}), 2, ignore)
         assert {task.folder.name: outcome for task, outcome in outcomes} == {
             "a": error,
             "b": {"folder": Path("b")},
@@ -76,7 +80,7 @@ class TestRunAll:
     def test_other_errors_stop_all(self):
         executor = InThreads({Path("a"): ZeroDivisionError()})
         with pytest.raises(ZeroDivisionError):
-            list(run_all([task("a"), task("b")], executor, 1))
+            list(run_all([task("a"), task("b")], executor, 1, ignore))
         assert executor.stopped and executor.ended == [Path("a")]
 
     def test_watches_what_runs(self, monkeypatch):
@@ -170,7 +174,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, make, kill):
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 3})], [1.0], 1)
     kills = []
 
-    def run(out, watch=lambda running: None):
+    def run(out, watch=ignore):
         task = Task(cell, cell.folder(out), out, "digits", passes=2)
         ((_, result),) = run_all([task], make(), 1, watch)
         return without_circumstances(result)
