@@ -171,15 +171,15 @@ def plan_cells(options: argparse.Namespace) -> list[Cell]:
 
 def train_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
     """Train and evaluate all cells that are not finished."""
-    shared = {name: getattr(options, name) for name in ("out", "dataset", "data_dir", "raw_dir", "split", "validate")}
+    names = ("out", "dataset", "data_dir", "raw_dir", "split", "validate", "tensorboard")
+    shared = {name: getattr(options, name) for name in names}
     tasks = []
     for cell in cells:
         folder = cell.folder(options.out)
         if is_finished(cell, options.out, options.split, options.rate_samples):
             print(f"{folder}: finished before")
-            continue
-        settings = shared | {"passes": options.rate_samples, "tensorboard": options.tensorboard}
-        tasks.append(Task(cell=cell, folder=folder, **settings))
+        else:
+            tasks.append(Task(cell=cell, folder=folder, passes=options.rate_samples, **shared))
     if not tasks:
         return
     load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once

@@ -131,25 +131,11 @@ class Dataset:
         """float32 images or vectors of a split in [0, 1], shape `(n, *shape)`. Raises `DataError` as `raw` does."""
         return self.raw(split) / np.float32(self.white)
 
-    @property
-    def train(self) -> np.ndarray:
-        return self.images("train")
-
-    @property
-    def test(self) -> np.ndarray:
-        return self.images("test")
-
-    @property
-    def validation(self) -> np.ndarray | None:
-        return self.images("validation") if "validation" in self.splits else None
-
-    @property
-    def train_labels(self) -> np.ndarray | None:
-        return self.labels.get("train")
-
-    @property
-    def test_labels(self) -> np.ndarray | None:
-        return self.labels.get("test")
+    train = property(lambda self: self.images("train"))
+    test = property(lambda self: self.images("test"))
+    validation = property(lambda self: self.images("validation") if "validation" in self.splits else None)
+    train_labels = property(lambda self: self.labels.get("train"))
+    test_labels = property(lambda self: self.labels.get("test"))
 
     def holdout(self, n: int) -> "Dataset":
         """The same data set with the last `n` training images as its validation split instead.

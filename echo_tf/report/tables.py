@@ -175,7 +175,7 @@ def _beside_paper(result: Result, noise: dict) -> Noise:
 
 def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
-    items = [_beside_paper(result, noise) for result, noise in noises]
+    rows = [_beside_paper(result, noise) for result, noise in noises]
     estimate = "noise.total_correlation_nats"
     correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=noise.draws"
     columns = (
@@ -189,9 +189,7 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
     ]
-    return make_table(
-        "noise_total_correlation", "Total correlation of Echo noise", columns, items, notes, notes_on_marks(items)
-    )
+    return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, rows, notes, notes_on_marks(rows))
 
 
 def ranking_table(rows: list[Row]) -> Table | None:

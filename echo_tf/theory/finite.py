@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 
 from echo_tf.theory import checks
 
+__all__ = ["RDPoint", "blahut_arimoto", "rd_curve"]
+
 # Accelerated steps between two certificates. Only a certificate looks at outputs that are not used.
 STEPS_PER_CERTIFICATE = 30
 
@@ -307,21 +309,16 @@ def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float
 
     Below the slope at which the curve leaves R = 0, the iteration comes near R = 0 without reaching it.
     """
-    found, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
-    if math.isinf(found) or math.isinf(with_single):
+    iterated, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
+    if math.isinf(iterated) or math.isinf(with_single):
         return point
-    gap = max(0.0, with_single - (found - point.gap))
-    is_rounding = with_single - found <= ROUNDING * found and gap <= tolerance
-    if with_single > found and not is_rounding:
+    gap = max(0.0, with_single - (iterated - point.gap))
+    is_rounding = with_single - iterated <= ROUNDING * iterated and gap <= tolerance
+    if with_single > iterated and not is_rounding:
         return point
-    return dataclasses.replace(
-        single,
-        slope=point.slope,
-        gap=gap,
-        converged=gap <= tolerance,
-        iterations=point.iterations,
-        lagrangians=np.append(point.lagrangians, with_single),
-    )
+    lagrangians = np.append(point.lagrangians, with_single)
+    found = dataclasses.replace(single, slope=point.slope, iterations=point.iterations, lagrangians=lagrangians)
+    return dataclasses.replace(found, gap=gap, converged=gap <= tolerance)
 
 
 def _cost(excess: np.ndarray, slope: float) -> np.ndarray:
