@@ -13,11 +13,6 @@ from pathlib import Path
 
 from echo_tf.errors import CellError, ResultError
 
-try:
-    import fcntl
-except ImportError:  # Windows: folders have no lock there, and nothing tells of a second process
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
@@ -90,15 +85,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         CellError: another process holds the lock.
     """
-    if fcntl is None:
-        yield
-        return
     with (folder / LOCK).open("a") as file:  # it stays: who removes a lock file may remove that of the next
         try:
+            import fcntl  # Windows has no such module
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CellError(f"{folder} is in use by another process. Wait for its end, or use another --out.") from None
-        except OSError as error:  # some network file systems have no locks
+        except (ImportError, OSError) as error:  # some network file systems have no locks either
             logger.warning("%s cannot be locked (%s). See to it that no second process works in it.", folder, error)
         for temporary in folder.glob(".[0-9]*.*"):  # see `replacing`
             temporary.unlink()

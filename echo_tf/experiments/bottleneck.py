@@ -6,7 +6,6 @@
 
 import itertools
 import logging
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -17,7 +16,7 @@ from keras import ops
 from scipy import stats
 
 from echo_tf.data.dataset import Dataset
-from echo_tf.errors import ConfigError, DataError
+from echo_tf.errors import DataError
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.source_models import CHANNELS, make_channel
 from echo_tf.files import locked, read_rows, write_rows
@@ -139,17 +138,14 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
         path: The CSV file of all points.
         dataset: A labelled data set.
         seeds: Number of seeds.
-        betas: Weights of the rate; `None` for `BETAS`.
+        betas: Weights of the rate, finite and `>= 0`; `None` for `BETAS`.
 
     Raises:
-        ConfigError: a beta that is negative or not finite.
         DataError: the data set has no labels, or labels in its test set that the training set lacks.
         CellError: another process works in the folder.
         ResultError: the file is damaged.
     """
     betas = list(dict.fromkeys(betas or BETAS))
-    if wrong := [beta for beta in betas if not 0 <= beta < math.inf]:
-        raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
     if dataset.train_labels is None or dataset.test_labels is None:
         remedy = "Use fashion_mnist or digits, or add them to your own .npz file."
         raise DataError(f"{dataset.name} has no labels for train and test. {remedy}")
