@@ -80,7 +80,7 @@ def set_aside(path: Path, damage: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, for as long as this one lives at most; files that a killed one left half go.
+    """Keep other processes out of a folder until the block or this process ends. Temporary files of killed ones are deleted.
 
     Raises:
         CellError: another process holds the lock.

@@ -101,10 +101,9 @@ class Dataset:
                 remedy = "Number the classes from 0, or leave the labels out."
                 raise _invalid(f"array `{split}_labels`", expected, f"{array.dtype} of shape {array.shape}", remedy)
         digest = hashlib.sha256()
-        for contents in (splits, labels):
-            for split, array in contents.items():
-                digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
-                digest.update(array.ravel().data)  # no copy of an array in C order
+        for split, array in (*splits.items(), *labels.items()):
+            digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.ravel().data)  # no copy of an array in C order
         is_binary = max(array.max() for array in splits.values()) == 1
         white = 1 if is_binary or splits["train"].dtype == np.float32 else 255
         return cls(name, splits, white, labels, "own", digest.hexdigest()[:16])

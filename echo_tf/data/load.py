@@ -64,7 +64,7 @@ def _load_own(path: Path) -> Dataset:
             remedy = f"Rename `{unknown[0]}` (the nearest name is `{nearest}`), or leave it out."
         expected = f"the arrays `train` and `test`, and none but {', '.join(ARRAYS)}"
         raise DataError(f"{path} must hold {expected}. Found: {', '.join(arrays) or 'nothing'}. {remedy}")
-    name = re.sub(r"[^\w.+=-]+", "-", path.stem).lstrip(".+=-")  # that of a folder
+    name = re.sub(r"[^\w.+=-]+", "-", path.stem).lstrip(".+=-")  # it names a folder
     try:
         return Dataset.from_arrays(**arrays, name=name)
     except ValueError as error:

@@ -54,7 +54,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Cell":
-        """The inverse of `to_dict`, also for what JSON or an earlier version made of it. Other values are left alone.
+        """The inverse of `to_dict`, also for what JSON or an earlier version made of it. What is no field of a cell is ignored.
 
         Raises `TypeError`, `KeyError`, `AttributeError` or `ConfigError` for values that describe no cell.
         """

@@ -33,7 +33,7 @@ EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to run a cell elsewhere. On several machines all must have the paths under the same names.
+    """What it takes to run a cell elsewhere. Every machine must have the paths under the same names.
 
     Attributes:
         cell: The cell.

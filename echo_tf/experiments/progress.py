@@ -13,7 +13,7 @@ signals: list[int] = []
 
 
 def stop(number: int, frame) -> None:
-    """Handler of signals. Keras drops exceptions that fall into its conversion of metrics, so that they are noted too."""
+    """Handler of signals. It also notes each, because Keras drops an exception that comes while it converts metrics."""
     signals.append(number)
     raise KeyboardInterrupt
 

@@ -50,7 +50,7 @@ class LearnedPoint:
 
 
 def make_channel(kind: str, units: int, echoes: int, seed: int) -> Channel:
-    """`EchoDense` with so many echoes, or `GaussianChannel`; the rate has no weight yet."""
+    """`EchoDense` with so many echoes, or `GaussianChannel`. Its rate is not in its loss: the model puts it there."""
     if kind == "echo":
         return EchoDense(units, rate_weight=None, d_max=echoes, seed=seed, name="channel")
     return GaussianChannel(units, seed=seed, name="channel")
