@@ -86,14 +86,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--dataset", type=_dataset, metavar="NAME|FILE.npz", help=names)
     methods = "names in configs/, .yaml files, or all (of the paper) (default: echo vae; for rd echo vae iaf)"
     add("--method", nargs="+", metavar="NAME", help=methods)
-    betas = ", ".join(f"{beta:g}" for beta in RD_BETAS)
-    weights = f"weights of the rate (default: that of the method, 1; for rd {betas})"
+    weights = f"weights of the rate (default: that of the method, 1; for rd {', '.join(f'{beta:g}' for beta in RD_BETAS)})"
     add("--beta", nargs="+", **_number(float, 0), help=weights)
     target, nats = parser.add_mutually_exclusive_group(), _number(float, 0) | {"metavar": "NATS"}
     target.add_argument("--target-rate", **nats, help="let training find the beta that gives this rate")
     target.add_argument("--target-distortion", **nats, help="the same for the distortion")
-    seeds = "train with N seeds, from that of the method, 0, on (default: 1)"
-    add("--seeds", **_number(int, 1, 10_000), default=1, help=seeds)
+    count = _number(int, 1, 10_000)
+    add("--seeds", **count, default=1, help="train with N seeds, from that of the method, 0, on (default: 1)")
     add("--epochs", **_number(int, 1, 2**31), help="default: that of the method, 200; 30 on digits")
     protocols = "paper (default): what it says, but for Echo's parametrisation; released: what its code does otherwise"
     add("--protocol", choices=PROTOCOLS, help=protocols)
@@ -107,16 +106,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
     add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
-    jobs = "train so many models at once (default: 1, in this process; on Ray all)"
-    add("--jobs", **_number(int, 1, 10_000), help=jobs)
-    threads = (
-        "threads of a model for each operation on the CPU, on Ray also the processors that it asks for (default: all of this "
-        "machine; on Ray 1 processor). Another number sums in another order, which changes results in their last digits"
-    )
-    add("--threads", **_number(int, 1, 10_000), help=threads)
+    add("--jobs", **count, help="train so many models at once (default: 1, in this process; on Ray all)")
+    threads = "threads of a model, on Ray its processors (default: all; on Ray 1); another number changes the last digits"
+    add("--threads", **count, help=threads)
     add("--executor", choices=["local", "ray"], default="local", help="where models are trained: processes here, or Ray")
     add("--ray-address", metavar="ADDRESS", help="of the Ray cluster; auto: the one on this machine (default: a new one)")
-    add("--gpus", **_number(float, 0), help="GPUs that a model asks of Ray, also a share of one (default: 0)")
+    add("--gpus", **_number(float, 0), default=0.0, help="GPUs that a model asks of Ray, also a share of one (default: 0)")
     add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
     add("--dry-run", action="store_true", help="list the cells and stop")
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
@@ -127,7 +122,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     _check_together(parser, options)
 
     options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")
-    options.gpus = options.gpus or 0.0
     if options.executor == "local":
         options.jobs = options.jobs or 1
     if options.experiment == "rd":
@@ -140,22 +134,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that do not go together, or not with this machine."""
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    constrained = given & {"target_rate", "target_distortion"}
-    reasons: dict[str, str] = {}
-    if options.experiment in _APPLY:
-        reasons |= dict.fromkeys(given - _APPLY[options.experiment], f"not with --experiment {options.experiment}")
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        reasons["tensorboard"] = "TensorBoard is not installed. Run: pip install '.[tensorboard]'"
-    if options.dry_run and options.report:
-        reasons["dry_run"] = "not with --report, which trains nothing"
-    if options.executor != "ray":
-        reasons |= dict.fromkeys(given & {"ray_address", "gpus"}, "only with --executor ray")
-    if options.experiment == "rd" and constrained:
-        reasons["experiment"] = "rd has betas of its own; leave out --target-rate and --target-distortion"
-    if constrained and len(options.beta or []) > 1:
-        reasons["beta"] = "with a target it is where training starts from, so only one is possible"
-    for name, reason in sorted(reasons.items()):
-        parser.error(f"argument --{name.replace('_', '-')}: {reason}")
+    constrained = bool(given & {"target_rate", "target_distortion"})
+    without_tensorboard = importlib.util.find_spec("tensorboard") is None
+    rules = (  # when options are refused, which, and why
+        (True, given - _APPLY.get(options.experiment, given), f"not with --experiment {options.experiment}"),
+        (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
+        (options.report, {"dry_run"}, "not with --report, which trains nothing"),
+        (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
+        (constrained and options.experiment == "rd", {"experiment"}, "rd has betas of its own; leave out the target"),
+        (constrained and len(options.beta or []) > 1, {"beta"}, "training to a target starts from a single one"),
+    )
+    for applies, names, reason in rules:
+        for name in sorted(names & given) if applies else []:
+            parser.error(f"argument --{name.replace('_', '-')}: {reason}")
 
 
 def plan_cells(options: argparse.Namespace) -> list[Cell]:
@@ -182,15 +173,15 @@ def plan_cells(options: argparse.Namespace) -> list[Cell]:
 
 def train_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
     """Train and evaluate all cells that are not finished."""
-    shared = {name: getattr(options, name) for name in ("out", "dataset", "data_dir", "raw_dir", "split", "validate")}
+    names = ("out", "dataset", "data_dir", "raw_dir", "split", "echoes", "validate", "tensorboard")
+    shared = {name: getattr(options, name) for name in names}
     tasks = []
     for cell in cells:
         folder = cell.folder(options.out)
         if is_finished(cell, options.out, options.split, options.rate_samples, options.echoes):
             print(f"{folder}: finished before")
-            continue
-        settings = shared | {"passes": options.rate_samples, "echoes": options.echoes, "tensorboard": options.tensorboard}
-        tasks.append(Task(cell=cell.to_dict(), folder=folder, **settings))
+        else:
+            tasks.append(Task(cell=cell, folder=folder, passes=options.rate_samples, **shared))
     if not tasks:
         return
     load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
@@ -261,9 +252,8 @@ def run_bottleneck(options: argparse.Namespace) -> list[Path]:
 def _check_there(tables: list[Path]) -> None:
     missing = [table.name for table in tables if not table.exists()]
     if missing:
-        raise FileNotFoundError(
-            f"No {', '.join(missing)} in {tables[0].parent}. Run the same without --report: it makes what is missing."
-        )
+        found = f"No {', '.join(missing)} in {tables[0].parent}"
+        raise FileNotFoundError(f"{found}. Run the same without --report: it makes what is missing.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -304,7 +294,7 @@ def _run(options: argparse.Namespace) -> int:
 
         report = write_report(options.out, publish=options.publish, readme=options.readme)
         print(f"\n{report.text}\n")
-        paths, missed = report.paths, options.strict and any(row.misses for row in report.rows)
+        paths, missed = report.paths, options.strict and any(row.verdict == "differs" for row in report.rows)
     print("Look at:", *(f"    {path}" for path in paths), sep="\n")
     return EXIT_MISSED if missed else EXIT_OK
 

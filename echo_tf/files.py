@@ -13,11 +13,6 @@ from pathlib import Path
 
 from echo_tf.errors import CellError, ResultError
 
-try:
-    import fcntl
-except ImportError:  # Windows: folders have no lock there, and nothing tells of a second process
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
@@ -85,22 +80,19 @@ def set_aside(path: Path, damage: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, for as long as this one lives at most; files that a killed one left half go.
+    """Keep other processes out of a folder until the block or this process ends. Temporary files of killed ones are deleted.
 
     Raises:
         CellError: another process holds the lock.
     """
-    if fcntl is None:
-        yield
-        return
     with (folder / LOCK).open("a") as file:  # it stays: who removes a lock file may remove that of the next
         try:
+            import fcntl  # Windows has no such module
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CellError(
-                f"{folder} is in use by another process. Wait until that has ended, or use another --out."
-            ) from None
-        except OSError as error:  # some network file systems have no locks
+            raise CellError(f"{folder} is in use by another process. Wait for its end, or use another --out.") from None
+        except (ImportError, OSError) as error:  # some network file systems have no locks either
             logger.warning("%s cannot be locked (%s). See to it that no second process works in it.", folder, error)
         for temporary in folder.glob(".[0-9]*.*"):  # see `replacing`
             temporary.unlink()

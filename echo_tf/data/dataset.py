@@ -80,17 +80,18 @@ class Dataset:
             ValueError: an array or the name does not fit. The message says what was expected and found, and what to do.
         """
         if not re.fullmatch(r"\w[\w.+=-]*", name) or name.lower() in TAKEN:
-            raise ValueError(
-                f"Invalid value received for argument `name`. Expected letters, digits and `_.+=-`, and none of "
-                f"{', '.join(TAKEN)}. Received: name={name!r}. Choose another; data in a file are named after the file."
-            )
+            expected = f"letters, digits and `_.+=-`, and none of {', '.join(TAKEN)}"
+            remedy = "Choose another; data in a file are named after the file."
+            raise _invalid("argument `name`", expected, f"name={name!r}", remedy)
         all_splits = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
         given = {split: np.asarray(values) for split, values in all_splits.items()}
         splits = {split: _examples(split, array) for split, array in given.items()}
         kinds = {split: f"{KINDS[given[split].dtype.kind]} of shape {array.shape[1:]}" for split, array in splits.items()}
         for split, kind in kinds.items():
             if kind != kinds["train"]:
-                raise _invalid(split, f"examples that are {kinds['train']}, as in `train`", kind, "Make them alike.")
+                raise _invalid(
+                    f"array `{split}`", f"examples that are {kinds['train']}, as in `train`", kind, "Make them alike."
+                )
         all_labels = {"train": train_labels, "test": test_labels, "validation": validation_labels}
         labels = {split: np.asarray(values) for split, values in all_labels.items() if values is not None}
         for split, array in labels.items():
@@ -98,12 +99,11 @@ class Dataset:
             if array.dtype.kind not in "iu" or array.shape != (count,):
                 expected = f"integers of shape ({count},), one for each example"
                 remedy = "Number the classes from 0, or leave the labels out."
-                raise _invalid(f"{split}_labels", expected, f"{array.dtype} of shape {array.shape}", remedy)
+                raise _invalid(f"array `{split}_labels`", expected, f"{array.dtype} of shape {array.shape}", remedy)
         digest = hashlib.sha256()
-        for contents in (splits, labels):
-            for split, array in contents.items():
-                digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
-                digest.update(array.ravel().data)  # no copy of an array in C order
+        for split, array in (*splits.items(), *labels.items()):
+            digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.ravel().data)  # no copy of an array in C order
         is_binary = max(array.max() for array in splits.values()) == 1
         white = 1 if is_binary or splits["train"].dtype == np.float32 else 255
         return cls(name, splits, white, labels, "own", digest.hexdigest()[:16])
@@ -122,35 +122,19 @@ class Dataset:
     def raw(self, split: str) -> np.ndarray:
         """Stored array of a split, uint8 or float32, shape `(n, *shape)`. Raises `DataError` if there is no such split."""
         if split not in self.splits:
-            raise DataError(
-                f"{self.name} has no {split} split, only {', '.join(self.splits)}. `dataset.holdout(n)` makes a validation "
-                "split from the end of the training images."
-            )
+            only = ", ".join(self.splits)
+            raise DataError(f"{self.name} has no {split} split, only {only}. `dataset.holdout(n)` makes one for validation.")
         return self.splits[split]
 
     def images(self, split: str) -> np.ndarray:
         """float32 images or vectors of a split in [0, 1], shape `(n, *shape)`. Raises `DataError` as `raw` does."""
         return self.raw(split) / np.float32(self.white)
 
-    @property
-    def train(self) -> np.ndarray:
-        return self.images("train")
-
-    @property
-    def test(self) -> np.ndarray:
-        return self.images("test")
-
-    @property
-    def validation(self) -> np.ndarray | None:
-        return self.images("validation") if "validation" in self.splits else None
-
-    @property
-    def train_labels(self) -> np.ndarray | None:
-        return self.labels.get("train")
-
-    @property
-    def test_labels(self) -> np.ndarray | None:
-        return self.labels.get("test")
+    train = property(lambda self: self.images("train"))
+    test = property(lambda self: self.images("test"))
+    validation = property(lambda self: self.images("validation") if "validation" in self.splits else None)
+    train_labels = property(lambda self: self.labels.get("train"))
+    test_labels = property(lambda self: self.labels.get("test"))
 
     def holdout(self, n: int) -> "Dataset":
         """The same data set with the last `n` training images as its validation split instead.
@@ -160,10 +144,8 @@ class Dataset:
         """
         train = self.raw("train")
         if not 1 <= n < len(train):
-            raise ValueError(
-                f"Invalid value received for argument `n`. Expected 1 <= n < {len(train)}, the training images of "
-                f"{self.name}. Received: n={n}"
-            )
+            expected = f"1 <= n < {len(train)}, the training images of {self.name}"
+            raise _invalid("argument `n`", expected, f"n={n}", "Hold out another number.")
 
         def cut(parts):
             kept = {split: array for split, array in parts.items() if split != "validation"}
@@ -172,8 +154,8 @@ class Dataset:
         return replace(self, splits=cut(self.splits), labels=cut(self.labels))
 
 
-def _invalid(array: str, expected: str, found: str, remedy: str) -> ValueError:
-    return ValueError(f"Invalid value received for array `{array}`. Expected {expected}. Received: {found}. {remedy}")
+def _invalid(what: str, expected: str, found: str, remedy: str) -> ValueError:
+    return ValueError(f"Invalid value received for {what}. Expected {expected}. Received: {found}. {remedy}")
 
 
 def _examples(split: str, array: np.ndarray) -> np.ndarray:
@@ -188,7 +170,7 @@ def _examples(split: str, array: np.ndarray) -> np.ndarray:
         (channels_first, "channels in the last axis", "Use `np.moveaxis(x, 1, -1)`."),
     ):
         if is_wrong:
-            raise _invalid(split, expected, f"{array.dtype} of shape {shape}", remedy)
+            raise _invalid(f"array `{split}`", expected, f"{array.dtype} of shape {shape}", remedy)
     with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         array = array.astype(np.float32, copy=False) if kind == "floats" else array
     low, high = array.min(), array.max()
@@ -196,6 +178,6 @@ def _examples(split: str, array: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= top):
         other = "Divide by 255.0" if low >= 0 and high <= 255 else "Drop what is not finite, and scale to values from 0 to 1"
         remedy = f"{'Use (x + 1) / 2' if -1 <= low < 0 and high <= 1 else other}, in all splits."
-        raise _invalid(split, f"{kind} from 0 to {top}", f"values from {low} to {high}", remedy)
+        raise _invalid(f"array `{split}`", f"{kind} from 0 to {top}", f"values from {low} to {high}", remedy)
     array = array if kind == "floats" else array.astype(np.uint8, copy=False)
     return array[..., None] if rank == 3 else array

@@ -44,9 +44,7 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
     if Path(name).suffix == ".npz":
         return _load_own(Path(name))
     if name not in KNOWN:
-        raise ConfigError(
-            f"Unknown data set {str(name)!r}. Expected one of {', '.join(KNOWN)}, or the path of a file that ends in .npz."
-        )
+        raise ConfigError(f"Unknown data set {str(name)!r}. Expected one of {', '.join(KNOWN)}, or the path of a .npz file.")
     if name == "digits":
         return _load_digits()
     data_dir = Path(data_dir or os.environ.get("ECHO_TF_DATA") or Path.home() / ".cache" / "echo_tf")
@@ -64,11 +62,9 @@ def _load_own(path: Path) -> Dataset:
         if unknown:
             nearest = difflib.get_close_matches(unknown[0], ARRAYS, n=1, cutoff=0)[0]
             remedy = f"Rename `{unknown[0]}` (the nearest name is `{nearest}`), or leave it out."
-        raise DataError(
-            f"{path} must hold the arrays `train` and `test`, and none but {', '.join(ARRAYS)}. Found: "
-            f"{', '.join(arrays) or 'nothing'}. {remedy}"
-        )
-    name = re.sub(r"[^\w.+=-]+", "-", path.stem).lstrip(".+=-")  # that of a folder
+        expected = f"the arrays `train` and `test`, and none but {', '.join(ARRAYS)}"
+        raise DataError(f"{path} must hold {expected}. Found: {', '.join(arrays) or 'nothing'}. {remedy}")
+    name = re.sub(r"[^\w.+=-]+", "-", path.stem).lstrip(".+=-")  # it names a folder
     try:
         return Dataset.from_arrays(**arrays, name=name)
     except ValueError as error:

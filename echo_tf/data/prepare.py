@@ -47,10 +47,8 @@ def prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
         DataError: the data can be neither found nor fetched, or a raw file is not the published one. No empty folder is left.
     """
     spec = SPECS[name]
-    remedy = (
-        f"Point --data-dir (or $ECHO_TF_DATA) at a folder that holds {name}.npz, or --raw-dir at one that holds "
-        f"{', '.join(spec.raw_files)}."
-    )
+    raw_files = ", ".join(spec.raw_files)
+    remedy = f"Point --data-dir (or $ECHO_TF_DATA) at a folder with {name}.npz, or --raw-dir at one with {raw_files}."
     if raw_dir is not None:  # else TFDS would look for what is missing in the network
         if missing := [file for file in spec.raw_files if not (raw_dir / file).is_file()]:
             raise DataError(f"{raw_dir} does not hold {', '.join(missing)}. {remedy}")

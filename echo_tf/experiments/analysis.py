@@ -96,14 +96,9 @@ def total_correlation(samples: np.ndarray, seed: int = 0) -> tuple[float, float]
     Returns:
         `(estimate, standard error)` in nats; the error is that of `BOOTSTRAPS` bootstrap replications.
 
-    Raises:
-        ValueError: no more samples than dimensions.
-
     Source: paper, appendix, table 1 (second-order approximation).
     """
     count, dim = samples.shape
-    if count <= dim:
-        raise ValueError(f"Expected more samples than dimensions. Received: {count} samples of {dim} dimensions")
 
     def estimate(rows):
         return -0.5 * np.linalg.slogdet(np.corrcoef(rows, rowvar=False))[1]

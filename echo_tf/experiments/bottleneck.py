@@ -6,7 +6,6 @@
 
 import itertools
 import logging
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -17,16 +16,14 @@ from keras import ops
 from scipy import stats
 
 from echo_tf.data.dataset import Dataset
-from echo_tf.echo.dense import EchoDense
-from echo_tf.errors import ConfigError, DataError
+from echo_tf.errors import DataError
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.source_models import CHANNELS, make_channel
 from echo_tf.files import locked, read_rows, write_rows
-from echo_tf.models.channels import GaussianChannel
 from echo_tf.models.losses import mean_rate
 
 logger = logging.getLogger(__name__)
 
-CHANNELS = ("echo", "gaussian")
 BETAS = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.7)
 
 # A label is worth log 10 = 2.3 nats: with 999 echoes the floor of Echo is 0.16 nats, with 99 it would be 1.4. A batch is the
@@ -68,7 +65,7 @@ def build_classifier(
 
     Args:
         shape: Shape of one example.
-        channel: `"echo"`, with all other examples of a batch as echoes, or `"gaussian"`.
+        channel: One of `CHANNELS`; Echo has all other examples of a batch as echoes.
         beta: Weight of the rate.
         classes: Number of labels.
         seed: Integer, for the noise.
@@ -82,11 +79,7 @@ def build_classifier(
     h = keras.layers.Flatten()(examples)
     for units in HIDDEN:
         h = keras.layers.Dense(units, activation="relu")(h)
-    if channel == "echo":
-        layer = EchoDense(LATENT_DIM, rate_weight=None, d_max=batch_size - 1, seed=seed, name="channel")
-    else:
-        layer = GaussianChannel(LATENT_DIM, seed=seed, name="channel")
-    z, rate = layer(h, return_rate=True)
+    z, rate = make_channel(channel, LATENT_DIM, batch_size - 1, seed)(h, return_rate=True)
     model = keras.Model(examples, {"logits": keras.layers.Dense(classes, name="logits")(z), "rate": rate})
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
@@ -111,12 +104,11 @@ def train_point(dataset: Dataset, channel: str, beta: float, seed: int) -> Bottl
         targets = {"logits": labels[order], "rate": np.zeros(count)}
         model.fit(images[order], targets, batch_size=batch_size, shuffle=False, verbose=0)
     layer = model.get_layer("channel")
-    if layer.has_memory:
-        encoder = keras.Model(model.input, layer.input)
-        layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
+    encoder = keras.Model(model.input, layer.input)
+    layer.adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
 
     tests, answers = dataset.test, np.searchsorted(classes, dataset.labels["test"])
-    rate, cross_entropy, right = (np.empty((PASSES, len(tests))) for _ in range(3))
+    rate, cross_entropy, right = np.empty((3, PASSES, len(tests)))
     for p in range(PASSES):
         order = rng.permutation(len(tests))
         outputs = model.predict(tests[order], batch_size=batch_size, verbose=0)
@@ -145,21 +137,17 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
         path: The CSV file of all points.
         dataset: A labelled data set.
         seeds: Number of seeds.
-        betas: Weights of the rate; `None` for `BETAS`.
+        betas: Weights of the rate, finite and `>= 0`; `None` for `BETAS`.
 
     Raises:
-        ConfigError: a beta that is negative or not finite.
         DataError: the data set has no labels, or labels in its test set that the training set lacks.
         CellError: another process works in the folder.
         ResultError: the file is damaged.
     """
     betas = list(dict.fromkeys(betas or BETAS))
-    if wrong := [beta for beta in betas if not 0 <= beta < math.inf]:
-        raise ConfigError(f"Invalid value for `beta`. Expected a finite number of at least 0. Received: {wrong[0]}")
     if dataset.train_labels is None or dataset.test_labels is None:
-        raise DataError(
-            f"{dataset.name} has no labels for train and test. Use fashion_mnist or digits, or add them to your own .npz file."
-        )
+        remedy = "Use fashion_mnist or digits, or add them to your own .npz file."
+        raise DataError(f"{dataset.name} has no labels for train and test. {remedy}")
     if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
         raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,8 @@ class Cell:
         # Both are names of folders, and may come from a file that somebody else wrote.
         for what, name in (("dataset", self.dataset), ("method", self.config.method)):
             if not re.fullmatch(r"\w[\w.+=-]*", name):
-                raise ConfigError(
-                    f"Invalid value for `{what}`. Expected letters, digits and any of _.+=-, no dot or sign first: it names a "
-                    f"folder. Received: {name!r}. Rename the file."
-                )
+                expected = "letters, digits and any of _.+=-, no dot or sign first: it names a folder"
+                raise ConfigError(f"Invalid value for `{what}`. Expected {expected}. Received: {name!r}. Rename the file.")
 
     def folder(self, out: Path) -> Path:
         """Folder of the cell below that of all cells."""
@@ -56,14 +54,14 @@ class Cell:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Cell":
-        """The inverse of `to_dict`, also for what JSON or an earlier version made of it.
+        """The inverse of `to_dict`, also for what JSON or an earlier version made of it. What is no field of a cell is ignored.
 
         Raises `TypeError`, `KeyError`, `AttributeError` or `ConfigError` for values that describe no cell.
         """
-        values = dict(values)
-        if values.pop("warm_start", ()):
+        if values.get("warm_start"):
             raise ConfigError("A cell whose training began from another model: this version has no warm starts.")
-        return cls(**{**values, "config": config_from_record(values["config"])})
+        found = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+        return cls(**{**found, "config": config_from_record(values["config"])})
 
 
 def plan(

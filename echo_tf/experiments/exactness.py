@@ -85,8 +85,7 @@ def independent_pairs(case: Case, d_max: int, batch: int, sampler: str, seed: in
     Returns:
         `x` and `z`, each of shape `(case.pairs, case.dim)`, and the mean of `-sum_j log s_j(x)` over the pairs, nats.
     """
-    rng = np.random.default_rng(seed)
-    generator = keras.random.SeedGenerator(seed)
+    rng, generator = np.random.default_rng(seed), keras.random.SeedGenerator(seed)
     xs, zs, rates = [], [], []
     for _ in range(case.pairs // PAIRS_PER_CALL):
         x = rng.standard_normal((batch, PAIRS_PER_CALL, case.dim), dtype=np.float32)
@@ -110,12 +109,10 @@ def order_bounds(d_max: int, batch: int, sampler: str, replace: bool, seed: int)
     """
     unit_vectors = np.eye(batch, dtype=np.float32)
     log_scale = np.full_like(unit_vectors, math.log(max_scale(d_max)))
-    generator = keras.random.SeedGenerator(seed)
+    options = {"d_max": d_max, "sampler": sampler, "replace": replace, "seed": keras.random.SeedGenerator(seed)}
     owns, totals = [], []
-    for _ in range(-(-1_000 // batch)):
-        noise = ops.convert_to_numpy(
-            echo_noise(unit_vectors, log_scale, d_max=d_max, sampler=sampler, replace=replace, seed=generator)
-        )
+    for _ in range(math.ceil(1_000 / batch)):
+        noise = ops.convert_to_numpy(echo_noise(unit_vectors, log_scale, **options))
         coefficients = unit_vectors + max_scale(d_max) * noise.astype(np.float64)
         owns.append(np.diag(coefficients))
         totals.append(np.square(coefficients).sum(axis=1))
@@ -124,17 +121,16 @@ def order_bounds(d_max: int, batch: int, sampler: str, replace: bool, seed: int)
     return float(-0.5 * np.log1p(-squared_correlation)), float(np.mean(-0.5 * np.log1p(-np.square(own) / total)))
 
 
-def study(seed: int = 0) -> list[Estimate]:
+def study() -> list[Estimate]:
     """All estimates: samplers and estimators on three channels, then `d_max` and the batch, without and with replacement."""
     settings = [(case, sampler) for case in CASES for sampler in case.samplers]
-    estimates = [e for i, (case, sampler) in enumerate(settings) for e in _estimates(case, sampler, seed + 1_000 * i)]
+    estimates = [e for i, (case, sampler) in enumerate(settings) for e in _estimates(case, sampler, 1_000 * i)]
     for replace, limits in ((False, SETTINGS), (True, REPLACEMENT_SETTINGS)):
         for d_max, batch in limits:
-            bounds = np.array([order_bounds(d_max, batch, "ring", replace, seed + i) for i in range(REPEATS)])
+            bounds = np.array([order_bounds(d_max, batch, "ring", replace, seed) for seed in range(REPEATS)])
+            setting, formula = ("Gaussian, s = r", "ring", replace, d_max, batch), -math.log(max_scale(d_max))
             for name, values in zip(("lower bound", "upper bound"), bounds.T, strict=True):
-                mean, error = float(values.mean()), float(sem(values))
-                formula = -math.log(max_scale(d_max))
-                estimates.append(Estimate("Gaussian, s = r", "ring", replace, d_max, batch, name, formula, mean, error))
+                estimates.append(Estimate(*setting, name, formula, float(values.mean()), float(sem(values))))
     return estimates
 
 
@@ -175,13 +171,7 @@ def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_00
         draws: Samples of the noise.
         bins: Bins of the histogram.
         seed: Integer.
-
-    Raises:
-        ValueError: `points` below 2 or `scale` outside (0, 1).
     """
-    if points < 2 or not 0 < scale < 1:
-        expected = "points >= 2 and 0 < scale < 1"
-        raise theory.checks.invalid("points`, `scale", expected, f"points={points}, scale={scale}")
     rng = np.random.default_rng(seed)
     means = np.linspace(-1.0, 1.0, points)
     terms = math.ceil(math.log(1e-9) / math.log(scale)) + 1

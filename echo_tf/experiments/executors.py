@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
+from echo_tf.experiments.cells import Cell
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,10 @@ EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to run a cell elsewhere: plain values. On several machines all must have the paths under the same names.
+    """What it takes to run a cell elsewhere. Every machine must have the paths under the same names.
 
     Attributes:
-        cell: The cell, by `Cell.to_dict`.
+        cell: The cell.
         folder: Its folder.
         out, data_dir, raw_dir: Folders, as for `reproduce.py`.
         dataset: Name of the data set, or the path of a `.npz` file.
@@ -43,7 +44,7 @@ class Task:
         tensorboard: Boolean, write event files into the cell's folder.
     """
 
-    cell: dict
+    cell: Cell
     folder: Path
     out: Path
     dataset: str | Path
@@ -61,14 +62,13 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     import keras
 
     from echo_tf.data.load import load_dataset
-    from echo_tf.experiments.cells import Cell
     from echo_tf.experiments.run import run_cell
 
     dataset = load_dataset(task.dataset, task.data_dir, task.raw_dir)
     if task.tensorboard:
         callbacks = (*callbacks, keras.callbacks.TensorBoard(task.folder / "tensorboard"))
-    cell, options = Cell.from_dict(task.cell), {name: getattr(task, name) for name in ("split", "passes", "echoes", "validate")}
-    return run_cell(cell, dataset, task.out, callbacks=callbacks, **options)
+    options = {name: getattr(task, name) for name in ("split", "passes", "echoes", "validate")}
+    return run_cell(task.cell, dataset, task.out, callbacks=callbacks, **options)
 
 
 class LocalProcesses:
@@ -94,10 +94,8 @@ class LocalProcesses:
                 if self._stopped.is_set():
                     raise
                 logger.warning("%s: its process was killed. Another one goes on from the checkpoint.", task.folder)
-        raise CellError(
-            f"{task.folder}: its process was killed {RETRIES + 1} times, perhaps for want of memory. Lower --jobs; "
-            f"{task.folder / LOG} has what it printed."
-        )
+        killed = f"its process was killed {RETRIES + 1} times, perhaps for want of memory"
+        raise CellError(f"{task.folder}: {killed}. Lower --jobs; {task.folder / LOG} has what it printed.")
 
     def stop(self) -> None:
         """Kill all processes. What they trained since their last checkpoints is lost."""
@@ -177,12 +175,11 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-def run_all(
-    tasks: list[Task],
-    executor: LocalProcesses | RayCluster,
-    at_once: int,
-    watch: Callable[[list[Task]], None] = lambda running: None,
-) -> Iterator[tuple[Task, dict | Exception]]:
+Executor = LocalProcesses | RayCluster
+Outcomes = Iterator[tuple[Task, dict | Exception]]
+
+
+def run_all(tasks: list[Task], executor: Executor, at_once: int, watch: Callable[[list[Task]], None]) -> Outcomes:
     """Run tasks in their order, and yield them as they end.
 
     Args:

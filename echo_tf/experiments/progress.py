@@ -2,9 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
 
-from echo_tf.experiments.executors import EXPECTED_ERRORS, LocalProcesses, RayCluster, Task, run_all, run_task
+from tqdm import tqdm
+
+from echo_tf.experiments.executors import EXPECTED_ERRORS, Executor, Outcomes, Task, run_all, run_task
 from echo_tf.experiments.records import read_metrics
 
 # Numbers of the signals that asked this process to stop.
@@ -12,12 +13,12 @@ signals: list[int] = []
 
 
 def stop(number: int, frame) -> None:
-    """Handler of signals. Keras drops exceptions that fall into its conversion of metrics, so that they are noted too."""
+    """Handler of signals. It also notes each, because Keras drops an exception that comes while it converts metrics."""
     signals.append(number)
     raise KeyboardInterrupt
 
 
-def run_here(tasks: list[Task]) -> Iterator[tuple[Task, dict | Exception]]:
+def run_here(tasks: list[Task]) -> Outcomes:
     """Run tasks one after the other in this process, with a bar of the steps of each; yields as `run_all` does."""
     for task in tasks:
         with contextlib.ExitStack() as stack:  # clears the bar, however the training ends
@@ -29,13 +30,9 @@ def run_here(tasks: list[Task]) -> Iterator[tuple[Task, dict | Exception]]:
         yield task, outcome
 
 
-def run_elsewhere(
-    tasks: list[Task], executor: LocalProcesses | RayCluster, at_once: int
-) -> Iterator[tuple[Task, dict | Exception]]:
+def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcomes:
     """Run tasks in other processes, with one bar of the epochs of all; yields as `run_all` does."""
-    from tqdm import tqdm
-
-    epochs = {task.folder: task.cell["config"]["training"]["epochs"] for task in tasks}
+    epochs = {task.folder: task.cell.config.training.epochs for task in tasks}
     done = {task.folder: len(read_metrics(task.folder)) for task in tasks}
     # Epochs end seldom and then several at once: the speed is the mean since the start.
     with make_bar(total=sum(epochs.values()), initial=sum(done.values()), unit="epoch", smoothing=0) as bar:
@@ -55,14 +52,12 @@ def run_elsewhere(
 
 def short_name(task: Task) -> str:
     """What tells the models of a sweep apart, for a bar."""
-    config = task.cell["config"]
-    return f"{config['method']} beta={config['beta']:g} seed={config['seed']}"
+    config = task.cell.config
+    return f"{config.method} beta={config.beta:g} seed={config.seed}"
 
 
 def make_bar(**options):
     """Progress bar with the remaining time; drawn every second on a terminal, and every minute in a file."""
-    from tqdm import tqdm
-
     return tqdm(mininterval=1.0 if sys.stderr.isatty() else 60.0, miniters=0, leave=False, **options)
 
 

@@ -119,52 +119,48 @@ def read_result(path: Path) -> Result:
         ResultError: the file is no result, or one that this version cannot have made, or it or its pictures are damaged.
     """
     try:
-        result, damage = _load(path)
+        result = _result(json.loads(path.read_text(encoding="utf-8")), path.parent)
     except ConfigError as error:
         raise ResultError(f"{path} is not a result of this version: {error}") from None
     except _MISFITS as error:
         raise ResultError(f"{path} is not a result of this program ({error!r}). Delete it; its cell is made anew.") from None
-    for damaged, found in _damaged(path, damage, result.split).items():
-        raise ResultError(f"{damaged} is damaged ({found}). Run its cell again, which makes the file anew.")
+    for damaged, damage in damages(path.parent, result.split).items():
+        raise ResultError(f"{damaged} is damaged ({damage}). Run its cell again, which makes the file anew.")
     return result
 
 
-def _load(path: Path) -> tuple[Result, str | None]:
-    """The result in a file, and what is wrong with it. Raises one of `_MISFITS` for what is no result."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+def _result(values: dict, folder: Path) -> Result:
+    """The result that a file in the folder of its cell holds. Raises one of `_MISFITS` for what is no result."""
     mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
     if not all(map(math.isfinite, (*mean.values(), *se.values()))):
         raise ValueError("incomplete")
-    of_cell = ("warm_start", *(field.name for field in dataclasses.fields(Cell)))
     named = ("split", "source", "passes", "rate_floor_nats", "echoes", "final_beta")
-    result = Result(
-        cell=Cell.from_dict({name: values[name] for name in of_cell if name in values}),
-        folder=path.parent,
+    return Result(
+        cell=Cell.from_dict(values),
+        folder=folder,
         mean=mean,
         se=se,
         importance_bound_nats=values.get("importance_bound_nats", {}).get("mean"),
         rate_by_dimension_nats=tuple(values.get("rate_by_dimension_nats", ())),
         **{name: values[name] for name in named if name in values},
     )
-    intact = values.get("checksum", made := checksum(values)) == made  # early versions wrote none
-    return result, None if intact else "its checksum is not that of its contents"
 
 
 def damages(folder: Path, split: str) -> dict[Path, str]:
     """What is wrong with the files of a result that exist, by file; empty if nothing is."""
-    path = result_path(folder, split)
-    try:
-        damage = _load(path)[1] if path.exists() else None
-    except _MISFITS as error:
-        damage = repr(error)
-    return _damaged(path, damage, split)
-
-
-def _damaged(path: Path, damage: str | None, split: str) -> dict[Path, str]:
-    """The damage of a result and of its pictures."""
-    pictures = pictures_path(path.parent, split)
-    found = {path: damage, pictures: zip_damage(pictures) if pictures.exists() else None}
+    checks = {result_path(folder, split): _result_damage, pictures_path(folder, split): zip_damage}
+    found = {path: check(path) for path, check in checks.items() if path.exists()}
     return {path: damage for path, damage in found.items() if damage}
+
+
+def _result_damage(path: Path) -> str | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        _result(values, path.parent)
+    except _MISFITS as error:
+        return repr(error)
+    intact = values.get("checksum", made := checksum(values)) == made  # early versions wrote none
+    return None if intact else "its checksum is not that of its contents"
 
 
 def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0, echoes: str = "reservoir") -> bool:

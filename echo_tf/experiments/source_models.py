@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.channel import Channel
 from echo_tf.echo.dense import EchoDense
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.models.channels import GaussianChannel
@@ -15,7 +16,6 @@ CHANNELS = ("echo", "gaussian")
 
 # Echo's floor is 0.02 nats a dimension here: batches are cheap where examples are numbers.
 BATCH_SIZE = 1_000
-D_MAX = BATCH_SIZE - 1
 HIDDEN = 64
 
 # The learning rate falls along a cosine in every cycle.
@@ -49,12 +49,21 @@ class LearnedPoint:
     excess_se: float
 
 
+def make_channel(kind: str, units: int, echoes: int, seed: int) -> Channel:
+    """`EchoDense` with so many echoes, or `GaussianChannel`. Its rate is not in its loss: the model puts it there."""
+    if kind == "echo":
+        return EchoDense(units, rate_weight=None, d_max=echoes, seed=seed, name="channel")
+    return GaussianChannel(units, seed=seed, name="channel")
+
+
 class SourceAutoencoder(keras.Model):
     """Two-layer encoder and decoder around a channel with as many dimensions as the source; objective rate + slope * D.
 
+    Echo has all other examples of a batch as echoes.
+
     Args:
         source: The `Source`.
-        channel: `"echo"` (`EchoDense`) or `"gaussian"` (`GaussianChannel`).
+        channel: One of `CHANNELS`.
         seed: Integer, for the noise.
     """
 
@@ -62,10 +71,7 @@ class SourceAutoencoder(keras.Model):
         super().__init__()
         self.measure = source.measure
         self.encoder = _perceptron(source.dim)
-        if channel == "echo":
-            self.channel = EchoDense(source.dim, rate_weight=None, d_max=D_MAX, seed=seed)
-        else:
-            self.channel = GaussianChannel(source.dim, seed=seed)
+        self.channel = make_channel(channel, source.dim, BATCH_SIZE - 1, seed)
         self.decoder = _perceptron(source.dim, source.dim)
         self.slope = self.add_weight(shape=(), initializer="ones", trainable=False, name="slope")
         self.channel.build(self.encoder.output_shape)
@@ -100,7 +106,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
 
     Args:
         source: The `Source`.
-        channel: `"echo"` or `"gaussian"`.
+        channel: One of `CHANNELS`.
         seed: Integer, for weights, data and noise.
 
     Returns:
@@ -119,29 +125,24 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
             model.fit(source.sample(rng, CYCLE_STEPS * BATCH_SIZE), batch_size=BATCH_SIZE, shuffle=False, verbose=0)
         if model.channel.has_memory:
             model.channel.adapt(model.encoder(source.sample(rng, REFRESH_EXAMPLES)))
-        points.append(_measure(model, source, channel, seed, slope, rng))
+        points.append(LearnedPoint(source.name, channel, seed, slope, **_measure(model, source, slope, rng)))
     return points
 
 
-def _measure(
-    model: SourceAutoencoder, source: Source, channel: str, seed: int, slope: float, rng: np.random.Generator
-) -> LearnedPoint:
+def _measure(model: SourceAutoencoder, source: Source, slope: float, rng: np.random.Generator) -> dict[str, float]:
     # Echoes from the batch, one ring within each: examples of a batch depend on each other, batches do not. (`predict` would
     # build a graph of `steps_per_execution` steps, which takes longer than the whole training.)
     model.channel.echoes_from_batch(True)
     batches = [model.predict_on_batch(source.sample(rng, BATCH_SIZE)) for _ in range(EVALUATION_BATCHES)]
     rates, distortions = (np.array([batch[name].mean() for batch in batches]) for name in ("rate", "distortion"))
-    exact = float(source.rate(distortions.mean()))
-    return LearnedPoint(
-        source=source.name,
-        channel=channel,
-        seed=seed,
-        slope=slope,
-        rate_nats=float(rates.mean()),
-        rate_se=standard_error(rates),
-        distortion=float(distortions.mean()),
-        distortion_se=standard_error(distortions),
-        exact_rate_nats=exact,
-        excess_nats=float(rates.mean()) - exact,
-        excess_se=standard_error(rates + slope * distortions),
-    )
+    rate, distortion = float(rates.mean()), float(distortions.mean())
+    exact = float(source.rate(distortion))
+    return {
+        "rate_nats": rate,
+        "rate_se": standard_error(rates),
+        "distortion": distortion,
+        "distortion_se": standard_error(distortions),
+        "exact_rate_nats": exact,
+        "excess_nats": rate - exact,
+        "excess_se": standard_error(rates + slope * distortions),
+    }

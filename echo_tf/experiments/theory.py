@@ -55,17 +55,11 @@ def run(folder: Path, seeds: int) -> None:
 
 
 def _binary_source() -> list[dict]:
-    points = rd_curve(BINARY_SOURCE, 1.0 - np.eye(2), BINARY_SLOPES)
-    return [
-        {
-            "slope": point.slope,
-            "rate_nats": point.rate,
-            "rate_bits": float(to_bits(point.rate)),
-            "distortion": point.distortion,
-            "gap_nats": point.gap,
-        }
-        for point in points
-    ]
+    rows = []
+    for point in rd_curve(BINARY_SOURCE, 1.0 - np.eye(2), BINARY_SLOPES):
+        rates = {"rate_nats": point.rate, "rate_bits": float(to_bits(point.rate))}
+        rows.append({"slope": point.slope, **rates, "distortion": point.distortion, "gap_nats": point.gap})
+    return rows
 
 
 def _exact_curves() -> list[dict]:
@@ -113,12 +107,7 @@ def _noise() -> list[dict]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-_MAKERS = {
-    "binary_source.csv": _binary_source,
-    "exact_curves.csv": _exact_curves,
-    "exactness.csv": _exactness,
-    "saturation.csv": _saturation,
-    "noise.csv": _noise,
-}
+# Each is called as the function that makes it.
+_MAKERS = {f"{make.__name__[1:]}.csv": make for make in (_binary_source, _exact_curves, _exactness, _saturation, _noise)}
 LEARNED = "learned.csv"
 TABLES = (*_MAKERS, LEARNED)

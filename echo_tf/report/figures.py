@@ -22,7 +22,7 @@ PICTURES = {"reconstructions": "means of 10 reconstructions", "samples": "sample
 MATCHED_QUANTILES = (0.15, 0.5, 0.85)
 # Points of a line in the pointwise figures; each is the mean of so many neighbours.
 WINDOWS = 40
-# Of the markers of one method under several settings.
+# How the markers of a method are filled, one way for each of its settings.
 FILLS = ("full", "left", "bottom", "right", "top", "none")
 # Parts of names that the points of a curve have, not the curve.
 _OF_POINTS = ("beta", "seed")

@@ -28,10 +28,10 @@ def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
 def copy_results(results: Sequence[Result], folder: Path) -> None:
     """Copy what tables and curves are made from to `folder`, which is an `--out` then.
 
-    That is results, metrics of every epoch, and the total correlation of the noise of analysed models. That of a model whose
-    result is replaced goes with it.
+    That is results, metrics of every epoch, and the total correlation of the noise of analysed models. Where another result
+    takes the place of one, the noise of the old model is deleted.
 
-    Results that lie there already stay; a warning counts those that are not among `results`.
+    Other results in `folder` stay; a warning counts them.
 
     Raises:
         ResultError: there is the result of another model under the name of one of these. Nothing has been copied then.

@@ -114,11 +114,6 @@ class Row(Result):
             return "not comparable"
         return "agrees" if abs(self.difference_nats) <= max(TOLERANCE_NATS, 2 * self.se["neg_elbo_nats"]) else "differs"
 
-    @property
-    def misses(self) -> bool:
-        """Whether the paper's value was compared and missed."""
-        return self.verdict == "differs"
-
 
 def _mean(values: Sequence) -> float | None:
     return None if None in values else float(np.mean(values))
@@ -151,7 +146,7 @@ def curves(rows: list[Row]) -> list[list[Row]]:
 
 
 def in_one_precision(rows: list[Row]) -> list[Row]:
-    """Of rows that differ in the precision of their networks only, that with more seeds; of equally many, that in float32."""
+    """Of rows that differ only in the precision of their networks, the one with more seeds; if as many, the float32 one."""
     rising = sorted(rows, key=lambda row: (len(row.seeds), row.precision == "float32"))
     best = {(row.dataset, row.method, row.config.beta, row.setting): row for row in rising}  # the last counts
     return [row for row in rows if row in best.values()]

@@ -33,13 +33,12 @@ def method_look(method: str, *drawn: str) -> dict[str, str]:
 
 
 def save(figure, path: Path) -> Path:
-    """Write a figure as PNG, and as PDF beside it, and close it. Returns the path of the PNG."""
+    """Write a figure to the PNG file `path`, and as PDF beside it, and close it. Returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".pdf"):
-        # No date in the file: the same results give the same bytes.
-        figure.savefig(path.with_suffix(suffix), metadata={"CreationDate": None} if suffix == ".pdf" else None)
+    figure.savefig(path)
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})  # the same results give the same bytes
     pyplot().close(figure)
-    return path.with_suffix(".png")
+    return path
 
 
 def legend(axis, beside: bool = False) -> None:

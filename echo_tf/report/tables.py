@@ -126,9 +126,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
     of_paper = "paper_without_nats=replacement.without paper_with_nats=replacement.with"
     columns = (
         *(DATA, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
-        _measured("without", "without_nats", of="other."),
-        _measured("with", "with_nats"),
-        _EXCESS,
+        *(_measured("without", "without_nats", of="other."), _measured("with", "with_nats"), _EXCESS),
         Column("paper", "{paper_without_nats:.1f} / {paper_with_nats:.1f}", of_paper),
         Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=replacement.difference"),
     )
@@ -148,9 +146,7 @@ def released_table(rows: list[Row]) -> Table | None:
     pairs = _pairs(rows, lambda row: (ONE_DEPARTURE.get(row.method, row.method), "paper"))
     columns = (
         *(DATA, METHOD, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
-        _measured("as described", "described_nats", of="other."),
-        _measured("as released", "released_nats"),
-        _EXCESS,
+        *(_measured("as described", "described_nats", of="other."), _measured("as released", "released_nats"), _EXCESS),
         Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=other.paper.neg_elbo_nats"),
     )
     notes = [
@@ -175,7 +171,7 @@ def _beside_paper(result: Result, noise: dict) -> Noise:
 
 def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
-    items = [_beside_paper(result, noise) for result, noise in noises]
+    rows = [_beside_paper(result, noise) for result, noise in noises]
     estimate = "noise.total_correlation_nats"
     correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=noise.draws"
     columns = (
@@ -189,9 +185,7 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
     ]
-    return make_table(
-        "noise_total_correlation", "Total correlation of Echo noise", columns, items, notes, notes_on_marks(items)
-    )
+    return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, rows, notes, notes_on_marks(rows))
 
 
 def ranking_table(rows: list[Row]) -> Table | None:
@@ -249,10 +243,10 @@ def readme_table(rows: list[Row]) -> Table | None:
     shown = [row for group in groups for row in sorted(group, key=lambda row: row.mean["neg_elbo_nats"])]
     columns = [column for column in (*MEASURED, PAPER_NEG_ELBO) if column is not BETA]
     epochs = list(epochs_by_cell(rows).values())
-    complete = f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of its table"
-    progress = f"Complete, with the paper's {PAPER_EPOCHS} epochs: {complete}."
-    of_paper = [progress] if any(row.dataset in paper_table() for row in shown) else []
-    last = [*notes_on_marks(shown), *notes_on_tau(rankings(rows)), *of_paper]
+    last = [*notes_on_marks(shown), *notes_on_tau(rankings(rows))]
+    if any(row.dataset in paper_table() for row in shown):
+        complete = f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of its table"
+        last.append(f"Complete, with the paper's {PAPER_EPOCHS} epochs: {complete}.")
     return make_table("results", "Results", columns, shown, [UNITS], last)
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 from pathlib import Path
+from string import Template
 from typing import NamedTuple
 
 from echo_tf.errors import ResultError
@@ -16,14 +17,7 @@ from echo_tf.report.tables import all_tables, readme_table
 
 SECTION_BEGIN, SECTION_END = "<!-- results -->", "<!-- end of results -->"
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
-thead th { border-bottom: 2px solid #888; }
-ul { color: #555; font-size: 13px; padding-left: 1.2rem; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: 13px; }"""
+PAGE = Path(__file__).with_name("page.html")
 
 
 class Report(NamedTuple):
@@ -89,7 +83,7 @@ def write_section(rows: list[Row], path: Path) -> None:
 
 
 def write_page(tables: list[Table], figures: list[Path], path: Path) -> Path:
-    """Write the page.
+    """Write the page, from the template `page.html`.
 
     Args:
         tables: Tables, in the order in which they stand.
@@ -99,17 +93,9 @@ def write_page(tables: list[Table], figures: list[Path], path: Path) -> Path:
     Returns:
         `path`.
     """
-    parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>echo_tf: results</title>',
-        f"<style>{_STYLE}\n</style>\n</head>\n<body>\n<h1>Rate and distortion: results beside the paper</h1>",
-        "<p>Reproduction of <em>Exact Rate-Distortion in Autoencoders via Echo Noise</em> (Brekelmans et al. 2019). "
-        "All quantities are in nats per example. Made from result files by <code>reproduce.py --report</code>.</p>",
-        *(f"<h2>{html.escape(table.title)}</h2>\n{table.html()}" for table in tables),
-        "<h2>Figures</h2>",
-        *map(_figure, figures),
-        "</body>\n</html>\n",
-    ]
-    write_atomically(path, "\n".join(parts))
+    page = Template(PAGE.read_text(encoding="utf-8"))
+    sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}" for table in tables)
+    write_atomically(path, page.substitute(tables="\n".join(sections), figures="\n".join(map(_figure, figures))))
     return path
 
 

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from echo_tf.theory import checks
 from echo_tf.theory.finite import log_product
 
+__all__ = ["IBPoint", "information_bottleneck", "mutual_information"]
+
 
 @dataclass(frozen=True, eq=False)
 class IBPoint:

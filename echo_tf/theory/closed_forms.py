@@ -8,6 +8,17 @@ from numpy.typing import ArrayLike
 
 from echo_tf.theory import checks
 
+__all__ = [
+    "bernoulli_hamming_rd",
+    "binary_entropy",
+    "gaussian_rd",
+    "gaussian_vector_rd",
+    "laplacian_rd",
+    "shannon_lower_bound",
+    "to_bits",
+    "uniform_hamming_rd",
+]
+
 
 def to_bits(nats: ArrayLike) -> np.ndarray | float:
     """Information in bits, `nats / log 2`.

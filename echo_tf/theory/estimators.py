@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike
 from echo_tf.theory import checks
 from echo_tf.theory.bottleneck import mutual_information
 
+__all__ = ["correlation_information", "histogram_information", "nearest_neighbour_information", "regression_bound"]
+
 
 def nearest_neighbour_information(x: ArrayLike, z: ArrayLike, k: int = 4) -> float:
     """Estimate of I(X; Z) from nearest neighbours.

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 
 from echo_tf.theory import checks
 
+__all__ = ["RDPoint", "blahut_arimoto", "rd_curve"]
+
 # Accelerated steps between two certificates. Only a certificate looks at outputs that are not used.
 STEPS_PER_CERTIFICATE = 30
 
@@ -140,12 +142,13 @@ def blahut_arimoto(
     least = distortion.min(axis=1)
     with np.errstate(invalid="ignore"):
         excess = np.where(np.isinf(distortion), np.inf, distortion - least[:, None])
-    single = _single_output_point(p_x, distortion, excess)
+    occurs = p_x > 0
+    p, least = p_x[occurs], least[occurs]
+    single = _single_output_point(p, distortion[occurs], excess)
     if slope == 0 and single is not None:
         return single
 
-    occurs = p_x > 0
-    p, least, log_kernel = p_x[occurs], least[occurs], -_cost(excess[occurs], slope)
+    log_kernel = -_cost(excess[occurs], slope)
     log_q, gap, iterations, values = _minimise(p, log_kernel, log_output, tolerance, max_iterations)
     channel = scipy.special.softmax(log_q + log_kernel, axis=1)
     output = p @ channel
@@ -291,17 +294,14 @@ def _accelerate(
 
 
 def _single_output_point(p_x: np.ndarray, distortion: np.ndarray, excess: np.ndarray) -> RDPoint | None:
-    """R = 0: one output for all inputs, the best. `None` if each output is forbidden to some input."""
-    occurs = p_x > 0
-    means = p_x[occurs] @ distortion[occurs]
+    """R = 0: the best single output for all inputs, `p_x > 0`. `None` if each output is forbidden to some input."""
+    means = p_x @ distortion
     best = int(np.argmin(means))
     if not np.isfinite(means[best]):
         return None
-    output = np.zeros(len(means))
-    output[best] = 1.0
-    with np.errstate(divide="ignore"):
-        log_prior = np.log(output)
-    return RDPoint(0.0, 0.0, float(means[best]), 0.0, True, 0, output, np.zeros(1), log_prior, excess)
+    log_prior = np.full(len(means), -np.inf)
+    log_prior[best] = 0.0
+    return RDPoint(0.0, 0.0, float(means[best]), 0.0, True, 0, np.exp(log_prior), np.zeros(1), log_prior, excess)
 
 
 def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float) -> RDPoint:
@@ -309,31 +309,22 @@ def _better_with_single_output(point: RDPoint, single: RDPoint, tolerance: float
 
     Below the slope at which the curve leaves R = 0, the iteration comes near R = 0 without reaching it.
     """
-    found, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
-    if math.isinf(found) or math.isinf(with_single):
+    iterated, with_single = point.rate + point.slope * point.distortion, point.slope * single.distortion
+    if math.isinf(iterated) or math.isinf(with_single):
         return point
-    gap = max(0.0, with_single - (found - point.gap))
-    is_rounding = with_single - found <= ROUNDING * found and gap <= tolerance
-    if with_single > found and not is_rounding:
+    gap = max(0.0, with_single - (iterated - point.gap))
+    is_rounding = with_single - iterated <= ROUNDING * iterated and gap <= tolerance
+    if with_single > iterated and not is_rounding:
         return point
-    return dataclasses.replace(
-        single,
-        slope=point.slope,
-        gap=gap,
-        converged=gap <= tolerance,
-        iterations=point.iterations,
-        lagrangians=np.append(point.lagrangians, with_single),
-    )
+    lagrangians = np.append(point.lagrangians, with_single)
+    found = dataclasses.replace(single, slope=point.slope, iterations=point.iterations, lagrangians=lagrangians)
+    return dataclasses.replace(found, gap=gap, converged=gap <= tolerance)
 
 
 def _cost(excess: np.ndarray, slope: float) -> np.ndarray:
     """`slope * excess`; with infinite slope all but the least distortions of each input are forbidden."""
-    if slope == 0:
-        return np.where(np.isinf(excess), np.inf, 0.0)
-    if math.isinf(slope):
-        return np.where(excess == 0, 0.0, np.inf)
-    with np.errstate(over="ignore"):
-        return slope * excess
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where((excess == 0) | np.isinf(excess), excess, slope * excess)
 
 
 def _check_source(p_x: ArrayLike, distortion: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ POINTS, POINT_MASSES = np.array([-3.0, -1.0, 1.0, 3.0]), np.array([0.4, 0.3, 0.2
 SPECTRUM = 4.0 * 0.7 ** np.arange(16)
 
 OCTAVES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LAPLACIAN_SLOPES = (1.5, 2.5, 4.0, 6.0, 8.0, 12.0)
 
 # Slopes of the curves that stand behind `rate` where there is no closed form.
 CURVE_SLOPES = np.geomspace(0.05, 100.0, 60)
@@ -60,15 +61,7 @@ def all_sources() -> list[Source]:
     return [
         Source("gaussian", 1, "squared", _sample_gaussian, partial(gaussian_rd, 1.0), OCTAVES, (0.01, 1.0)),
         Source("gaussian_16", 16, "squared", _sample_vector, partial(gaussian_vector_rd, SPECTRUM), OCTAVES, (0.2, spread)),
-        Source(
-            "laplacian",
-            1,
-            "absolute",
-            _sample_laplacian,
-            partial(laplacian_rd, 1.0),
-            (1.5, 2.5, 4.0, 6.0, 8.0, 12.0),
-            (0.06, 1.0),
-        ),
+        Source("laplacian", 1, "absolute", _sample_laplacian, partial(laplacian_rd, 1.0), LAPLACIAN_SLOPES, (0.06, 1.0)),
         Source("mixture", 1, "squared", _sample_mixture, _mixture_rate, (0.2, 0.5, 2.0, 8.0, 16.0, 32.0), (0.01, 4.25)),
         Source("points", 1, "squared", _sample_points, _points_rate, (0.2, 0.5, 1.0, 4.0, 8.0, 32.0), (0.002, 4.0)),
     ]

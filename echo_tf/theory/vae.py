@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from echo_tf.theory import checks
 
+__all__ = ["VAERateDistortion", "vae_rate_distortion"]
+
 
 class VAERateDistortion(NamedTuple):
     """Rate, distortion and `loss = distortion + beta * rate` of each example, each of shape `(n,)`."""

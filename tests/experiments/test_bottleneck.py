@@ -6,7 +6,7 @@ import pytest
 from echo_tf.data.dataset import Dataset
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.dense import EchoDense
-from echo_tf.errors import CellError, ConfigError, DataError, ResultError
+from echo_tf.errors import CellError, DataError, ResultError
 from echo_tf.experiments import bottleneck
 from echo_tf.files import locked
 from echo_tf.report.theory_figures import plot_bottleneck
@@ -83,13 +83,6 @@ def test_a_damaged_table_is_named(blobs, tmp_path, text, monkeypatch):
 def test_one_process_at_a_time(blobs, tmp_path):
     with locked(tmp_path), pytest.raises(CellError, match="in use by another process"):
         bottleneck.run(tmp_path / "blobs.csv", blobs, 1)
-
-
-@pytest.mark.parametrize("beta", [-1.0, np.nan, np.inf])
-def test_unsuitable_betas(blobs, tmp_path, beta):
-    with pytest.raises(ConfigError, match="`beta`"):
-        bottleneck.run(tmp_path / "out" / "blobs.csv", blobs, 1, [0.1, beta])
-    assert not (tmp_path / "out").exists()
 
 
 def test_unsuitable_data(blobs, tmp_path):

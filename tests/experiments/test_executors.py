@@ -11,7 +11,7 @@ import pytest
 
 from echo_tf.errors import CellError, ConfigError, TrainingError
 from echo_tf.experiments import executors
-from echo_tf.experiments.cells import plan
+from echo_tf.experiments.cells import Cell, plan
 from echo_tf.experiments.executors import LocalProcesses, RayCluster, Task, run_all
 from echo_tf.experiments.records import CHECKPOINT
 from echo_tf.models.config import load_config
@@ -40,8 +40,15 @@ class InThreads:
         self.stopped = True
 
 
+CELL = Cell("digits", load_config("vae", dataset="digits"))
+
+
+def ignore(running):
+    """Watches nothing."""
+
+
 def task(name):
-    return Task(cell={}, folder=Path(name), out=Path("."), dataset="digits")
+    return Task(cell=CELL, folder=Path(name), out=Path("."), dataset="digits")
 
 
 def without_circumstances(result):
@@ -56,14 +63,14 @@ class TestRunAll:
     @pytest.mark.parametrize("at_once", [1, 3, 10])
     def test_runs_each_once_and_so_many_at_the_same_time(self, at_once):
         executor, tasks = InThreads(), [task(str(i)) for i in range(6)]
-        outcomes = {task.folder: outcome for task, outcome in run_all(tasks, executor, at_once)}
+        outcomes = {task.folder: outcome for task, outcome in run_all(tasks, executor, at_once, ignore)}
         assert outcomes == {task.folder: {"folder": task.folder} for task in tasks}
         assert sorted(executor.ended) == sorted(t.folder for t in tasks)
         assert executor.most == min(at_once, 6)
 
     def test_expected_errors_end_one_task(self):
         error = TrainingError("The loss is nan in batch 3 of epoch 1.")
-        outcomes = run_all([task("a"), task("b"), task("c")], InThreads({Path("a"): error}), 2)
+        outcomes = run_all([task("a"), task("b"), task("c")], InThreads({Path("a"): error}), 2, ignore)
         assert {task.folder.name: outcome for task, outcome in outcomes} == {
             "a": error,
             "b": {"folder": Path("b")},
@@ -73,7 +80,7 @@ class TestRunAll:
     def test_other_errors_stop_all(self):
         executor = InThreads({Path("a"): ZeroDivisionError()})
         with pytest.raises(ZeroDivisionError):
-            list(run_all([task("a"), task("b")], executor, 1))
+            list(run_all([task("a"), task("b")], executor, 1, ignore))
         assert executor.stopped and executor.ended == [Path("a")]
 
     def test_watches_what_runs(self, monkeypatch):
@@ -167,8 +174,8 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, make, kill):
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 3})], [1.0], 1)
     kills = []
 
-    def run(out, watch=lambda running: None):
-        task = Task(cell.to_dict(), cell.folder(out), out, "digits", passes=2)
+    def run(out, watch=ignore):
+        task = Task(cell, cell.folder(out), out, "digits", passes=2)
         ((_, result),) = run_all([task], make(), 1, watch)
         return without_circumstances(result)
 
@@ -187,7 +194,7 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(executors, "RETRIES", 1)
     (cell,) = plan("digits", [load_config("vae", dataset="digits")], [1.0], 1)
-    task = Task(cell.to_dict(), cell.folder(tmp_path), tmp_path, "digits")
+    task = Task(cell, cell.folder(tmp_path), tmp_path, "digits")
     ((_, error),) = run_all([task], LocalProcesses(), 1, lambda running: kill_children())
     assert isinstance(error, CellError) and "killed 2 times" in str(error)
 
@@ -196,10 +203,10 @@ def test_nothing_begins_after_the_end(tmp_path):
     executor = LocalProcesses()
     executor.stop()
     with pytest.raises(CellError, match="stopped before it began"):
-        executor(Task({}, tmp_path / "cell", tmp_path, "digits"))
+        executor(Task(CELL, tmp_path / "cell", tmp_path, "digits"))
 
 
 def test_a_log_that_cannot_be_written_is_no_killed_process(tmp_path):
     (tmp_path / "cell" / executors.LOG).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
-        LocalProcesses()(Task({}, tmp_path / "cell", tmp_path, "digits"))
+        LocalProcesses()(Task(CELL, tmp_path / "cell", tmp_path, "digits"))

@@ -29,7 +29,7 @@ def test_the_bar_is_drawn_seldom_in_a_log_file(monkeypatch, terminal, seconds):
 
 def test_the_bar_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch, capsys):
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
-    tasks = [Task(cell.to_dict(), tmp_path / name, tmp_path, "digits") for name in "ab"]
+    tasks = [Task(cell, tmp_path / name, tmp_path, "digits") for name in "ab"]
     for task in tasks:
         task.folder.mkdir()
         (task.folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')

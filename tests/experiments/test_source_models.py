@@ -17,13 +17,7 @@ from echo_tf.theory.sources import all_sources
 @pytest.fixture
 def short(monkeypatch):
     """A schedule of some seconds."""
-    for name, value in {
-        "CYCLE_STEPS": 140,
-        "CYCLES": 2,
-        "EVALUATION_BATCHES": 20,
-        "BATCH_SIZE": 200,
-        "D_MAX": 199,
-    }.items():
+    for name, value in {"CYCLE_STEPS": 140, "CYCLES": 2, "EVALUATION_BATCHES": 20, "BATCH_SIZE": 200}.items():
         monkeypatch.setattr(source_models, name, value)
 
 

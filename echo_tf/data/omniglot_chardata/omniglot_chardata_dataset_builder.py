@@ -27,15 +27,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     SIZES: ClassVar = {"train": 24_345, "test": 8_070}
 
     def _info(self):
+        image = tfds.features.Image(shape=(28, 28, 1), dtype=np.uint8)
+        alphabet = tfds.features.ClassLabel(num_classes=ALPHABETS)
         return tfds.core.DatasetInfo(
             builder=self,
             description="Handwritten characters of 50 alphabets, 28x28 grey pixels, split by drawer.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(28, 28, 1), dtype=np.uint8),
-                    "alphabet": tfds.features.ClassLabel(num_classes=ALPHABETS),
-                }
-            ),
+            features=tfds.features.FeaturesDict({"image": image, "alphabet": alphabet}),
             homepage="https://github.com/yburda/iwae",
             metadata=tfds.core.MetadataDict(is_original=False),
             disable_shuffling=True,
