@@ -98,14 +98,15 @@ class RunningStandardiser(Standardiser):
 
     def average(self, mean: Tensor, variance: Tensor) -> None:
         """Let the moments of a batch into the stored ones. A batch with a number that is not finite is dropped."""
-        newest = ops.maximum(1.0 / (self.steps + 1.0), NEWEST)
-        shift = mean - self.mean
+        steps, stored_mean, stored_variance = (ops.convert_to_tensor(v) for v in (self.steps, self.mean, self.variance))
+        newest = ops.maximum(1.0 / (steps + 1.0), NEWEST)
+        shift = mean - stored_mean
         # The variance about the new mean, so that it is not too small where the batch says little of the mean.
-        following = (1.0 - newest) * (self.variance + newest * ops.square(shift)) + newest * variance
+        following = (1.0 - newest) * (stored_variance + newest * ops.square(shift)) + newest * variance
         is_sound = ops.all(ops.isfinite(following))
-        self.mean.assign(ops.where(is_sound, self.mean + newest * shift, self.mean))
-        self.variance.assign(ops.where(is_sound, following, self.variance))
-        self.steps.assign(ops.where(is_sound, self.steps + 1.0, self.steps))
+        self.mean.assign(ops.where(is_sound, stored_mean + newest * shift, stored_mean))
+        self.variance.assign(ops.where(is_sound, following, stored_variance))
+        self.steps.assign(ops.where(is_sound, steps + 1.0, steps))
 
 
 def _with_earlier(mean: Tensor, log_scale: Tensor, reservoir: Reservoir) -> tuple[Tensor, ...]:

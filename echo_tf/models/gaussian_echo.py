@@ -18,8 +18,8 @@ class GaussianEcho(CorrelatedGaussianChannel):
     """Signal and scale of an Echo channel, with Gaussian noise of the mean `M` and the covariance `C C'` that Echo's had.
 
     `y = C^-1 (f(x) + S(x) (M + C n) - M)`, `n ~ N(0, I)`, and the output `z = (y - E y) / sd(y)` in every dimension: a Gaussian
-    encoder with full covariance. `M` and `C` are constants, set by `match`, which whitens: over the data `z` has at first mean 0
-    and covariance I, and its rate with the marginal N(0, I) is Echo's, `-E log det S(x)` nats. But Gaussian noise has the
+    encoder with full covariance. `M` and `C` are constants, set by `match`, which whitens: over the data `z` has mean 0 and
+    covariance I at first, and its rate with the marginal N(0, I) is Echo's, `-E log det S(x)` nats. But Gaussian noise has the
     larger entropy, so this is no more than an upper bound of `I(X; Z)`, which a learnt marginal lowers. Echo's own marginal
     leaves nothing to learn.
 
