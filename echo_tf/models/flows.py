@@ -112,7 +112,7 @@ class AutoregressiveFlow(keras.layers.Layer):
     def start_at_identity(self) -> None:
         """Set the last kernels to 0, so that `T` is the identity until it learns otherwise."""
         for network in self.networks:
-            network.kernels[-1].assign(ops.zeros_like(network.kernels[-1]))
+            network.kernels[-1].assign(ops.zeros(network.kernels[-1].shape))
 
     def call(self, x):
         bijector = self._bijector()
