@@ -85,8 +85,9 @@ def layer_flops(layer: keras.layers.Layer, is_first: bool) -> int:
 
 
 def measure_methods(rounds: int) -> dict:
-    """Steps of all methods relative to the VAE in the same policy, and of the VAE between policies."""
-    methods = [name for name in available_methods() if name in paper_table()["binary_mnist"]]
+    """Steps of the paper's methods and those with matrices, relative to the VAE in the same policy; VAE between policies."""
+    measured = {*paper_table()["binary_mnist"], "echo_matrix", "vae_full"}
+    methods = [name for name in available_methods() if name in measured]
     result = {}
     for policy in POLICIES:
         seconds = take_turns({method: make_step(method, policy) for method in methods}, rounds)

@@ -50,7 +50,7 @@ answers["paper"] = [list(model.reconstruct(images[:2], samples=2).shape), float(
 print(json.dumps(answers))
 """
 
-METHODS = ("echo", "iaf_maf", "vae_vamp", "info_vae")
+METHODS = ("echo", "echo_matrix", "iaf_maf", "vae_vamp", "info_vae")
 
 
 @pytest.mark.jax
@@ -105,7 +105,7 @@ import echo_tf
 keras.utils.set_random_seed(0)
 x = np.random.default_rng(0).normal(size=(120, 6)).astype("float32")
 answers = {"backend": keras.backend.backend()}
-for name in ("echo", "maps", "matrix"):
+for name in ("echo", "maps", "matrix", "matrix dense"):
     inputs = keras.Input((6,))
     if name == "echo":
         z = echo_tf.EchoDense(3, d_max=19, rate_weight=0.5, seed=0)(layers.Dense(8, activation="relu")(inputs))
@@ -113,6 +113,8 @@ for name in ("echo", "maps", "matrix"):
         maps = layers.Conv2D(4, 2, padding="same", activation="tanh")(layers.Reshape((2, 3, 1))(inputs))
         log_scale = layers.Conv2D(4, 1, activation="log_sigmoid")(maps)
         z = layers.Flatten()(echo_tf.EchoLayer(d_max=19, rate_weight=0.5, seed=0)([maps, log_scale]))
+    elif name == "matrix dense":
+        z = echo_tf.MatrixEchoDense(3, d_max=19, rate_weight=0.5, seed=0)(layers.Dense(8, activation="relu")(inputs))
     else:
         mean, raw = layers.Dense(3, activation="tanh")(inputs), layers.Dense(6)(inputs)
         z = echo_tf.MatrixEchoLayer(d_max=19, rate_weight=0.5, seed=0)([mean, raw])

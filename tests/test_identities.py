@@ -5,9 +5,11 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.stats
 
 from echo_tf.echo.dense import EchoDense
+from echo_tf.echo.matrix import matrix_moments
 from echo_tf.echo.noise import echo_rate, echo_sample
 from echo_tf.models.channels import GaussianChannel
 
@@ -62,6 +64,21 @@ def test_total_correlation_given_x_is_that_of_z(samples):
     squared = 0.8**2 * np.prod(1 - SCALES**2) / (1 - np.prod(SCALES)) ** 2
     assert_equal_in_the_mean(of_z, -0.5 * math.log(1 - squared))
     assert_equal_in_the_mean(np.subtract(of_z, given_x), 0.0)
+
+
+@pytest.mark.parametrize(("below", "parts"), [(-0.5, 0.960), (0.0, 1.022), (0.5, 0.653)])
+def test_information_does_not_add_up_over_dimensions_of_a_matrix(below, parts):
+    """`S = [[.6, 0], [a, .6]]`: 1.022 nats for every a, as the determinant says; over dimensions a sum that depends on a."""
+    scale = np.array([[0.6, 0.0], [below, 0.6]])
+    of_z = scipy.linalg.solve_discrete_lyapunov(scale, COVARIANCE)
+    given_x = scale @ of_z @ scale.T
+    assert 0.5 * (np.linalg.slogdet(of_z)[1] - np.linalg.slogdet(given_x)[1]) == pytest.approx(-2 * math.log(0.6))
+    assert 0.5 * np.log(np.diag(of_z) / np.diag(given_x)).sum() == pytest.approx(parts, abs=5e-4)
+    # The layer's own moments, from a sample with the covariance of the source.
+    x = np.random.default_rng(0).standard_normal((500, 2))
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T, bias=True))).T @ np.linalg.cholesky(COVARIANCE).T
+    _, variances = matrix_moments(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(np.tile(scale, (500, 1, 1))))
+    np.testing.assert_allclose(variances, np.diag(of_z), rtol=1e-10)
 
 
 def test_echo_can_be_arithmetic_coding():

@@ -290,7 +290,7 @@ class MatrixEchoLayer(BareEchoLayer):
         super().__init__(rate_weight, **kwargs)
         max_scale(d_max, max_mean)  # checks both
         self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, seed
-        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, sparing=True, name="source")
+        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
 
     def build(self, input_shape):
         mean_shape, raw_shape = (tuple(shape) for shape in input_shape)

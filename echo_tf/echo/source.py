@@ -102,10 +102,7 @@ class EchoSource(keras.layers.Layer):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
-        if self.reservoir.is_filled is False:
-            raise ValueError(
-                f"{self.path} has no training examples to draw from. Train it first, or call adapt with at least two examples."
-            )
+        self._check_filled()
         passes = -(-n // self.reservoir.size)
         return ops.concatenate([self.reservoir.draw(self.reservoir.size) for _ in range(passes)])[:n]
 
@@ -114,11 +111,21 @@ class EchoSource(keras.layers.Layer):
 
         In standard deviations of the noise, and of the dimension where it is largest. From the pairs of the reservoir; the
         draws are always the same.
+
+        Raises:
+            ValueError: the reservoir is empty.
         """
+        self._check_filled()
         mean, scale = self.reservoir.pairs
         noise = self._noise(mean, scale, seed=0)
         cut = self._noise(ops.zeros_like(mean), scale, behind=noise, seed=1)
         return float(ops.max(ops.sqrt(ops.mean(ops.square(cut), axis=0)) / (ops.std(noise, axis=0) + keras.config.epsilon())))
+
+    def _check_filled(self) -> None:
+        if self.reservoir.is_filled is False:
+            raise ValueError(
+                f"{self.path} has no training examples to draw from. Train it first, or call adapt with at least two examples."
+            )
 
     def _check_batch(self, batch: int | None, training: bool) -> None:
         if batch == 0:

@@ -87,10 +87,11 @@ class RunningStandardiser(Standardiser):
         self, z: Tensor, mean: Tensor, scale: Tensor, reservoir: Reservoir, *, training: bool, always_renormalise: bool = False
     ) -> Tensor:
         """`z` standardised."""
-        by_batch = _standardise(z, *ops.moments(z, axes=0))
+        moments = ops.moments(z, axes=0)
+        by_batch = _standardise(z, *moments)
         if not training:
             return ops.where(reservoir.filled > 0, self.by_stored(z), by_batch)
-        self.average(*(ops.stop_gradient(value) for value in ops.moments(z, axes=0)))
+        self.average(*map(ops.stop_gradient, moments))
         stored = self.by_stored(z)
         renormalised = by_batch + ops.stop_gradient(stored - by_batch)
         enough = ops.shape(z)[0] >= FEWEST_FOR_MOMENTS
@@ -98,15 +99,16 @@ class RunningStandardiser(Standardiser):
 
     def average(self, mean: Tensor, variance: Tensor) -> None:
         """Let the moments of a batch into the stored ones. A batch with a number that is not finite is dropped."""
-        steps, stored_mean, stored_variance = (ops.convert_to_tensor(v) for v in (self.steps, self.mean, self.variance))
-        newest = ops.maximum(1.0 / (steps + 1.0), NEWEST)
-        shift = mean - stored_mean
+        variables = (self.mean, self.variance, self.steps)
+        before = tuple(ops.convert_to_tensor(variable) for variable in variables)
+        newest = ops.maximum(1.0 / (before[2] + 1.0), NEWEST)
+        shift = mean - before[0]
         # The variance about the new mean, so that it is not too small where the batch says little of the mean.
-        following = (1.0 - newest) * (stored_variance + newest * ops.square(shift)) + newest * variance
-        is_sound = ops.all(ops.isfinite(following))
-        self.mean.assign(ops.where(is_sound, stored_mean + newest * shift, stored_mean))
-        self.variance.assign(ops.where(is_sound, following, stored_variance))
-        self.steps.assign(ops.where(is_sound, steps + 1.0, steps))
+        spread = (1.0 - newest) * (before[1] + newest * ops.square(shift)) + newest * variance
+        is_sound = ops.all(ops.isfinite(spread))
+        after = (before[0] + newest * shift, spread, before[2] + 1.0)
+        for variable, old, new in zip(variables, before, after, strict=True):
+            variable.assign(ops.where(is_sound, new, old))
 
 
 def _with_earlier(mean: Tensor, log_scale: Tensor, reservoir: Reservoir) -> tuple[Tensor, ...]:

@@ -10,8 +10,10 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.dense import EchoDense
+from echo_tf.echo.matrix import matrix_moments
+from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.echo.noise import echo_moments, echo_rate
-from echo_tf.models.channels import GaussianChannel, IAFChannel
+from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 
 UNITS, FEATURES = 3, 5
 
@@ -52,7 +54,9 @@ CHANNELS = {
     "echo": lambda **o: EchoDense(UNITS, **{"d_max": 9, "rate_weight": None, "seed": 0, **o}),
     "echo literal": lambda **o: EchoDense(UNITS, **{"d_max": 9, "rate_weight": None, "parametrisation": "literal", **o}),
     "echo centred": lambda **o: EchoDense(UNITS, **{"d_max": 9, "rate_weight": None, "parametrisation": "centred", **o}),
+    "echo matrix": lambda **o: MatrixEchoDense(UNITS, **{"d_max": 9, "rate_weight": None, "seed": 0, **o}),
     "gaussian": lambda **o: GaussianChannel(UNITS, **{"seed": 0, **o}),
+    "gaussian full": lambda **o: FullGaussianChannel(UNITS, **{"seed": 0, **o}),
     "iaf": lambda **o: IAFChannel(UNITS, 2, (8,), **{"seed": 0, **o}),
     "of a user": lambda **o: UniformChannel(UNITS, **o),
 }
@@ -84,7 +88,7 @@ def test_interface(name, tmp_path):
     # Draws and rates.
     draw = channel.draw(x)
     assert np.std(numpy(draw.z, channel.draw(x).z), axis=0).min() > 0
-    assert (draw.density is not None) == channel.has_density == (name in ("gaussian", "iaf"))
+    assert (draw.density is not None) == channel.has_density == (name in ("gaussian", "gaussian full", "iaf"))
     by_dimension = np.asarray(channel.rate_per_dimension(x))
     assert by_dimension.shape == (40, UNITS)
     assert channel.rate_floor >= 0 and (channel.rate_floor > 0) == has_memory
@@ -123,12 +127,21 @@ def test_interface(name, tmp_path):
     assert copy(x[:1]).shape == (1, UNITS)
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_noise_samples_have_the_law_of_the_noise(replace):
-    channel, x = EchoDense(UNITS, d_max=19, replace=replace, rate_weight=None, seed=0), features(1_000)
+@pytest.mark.parametrize(
+    ("make", "options", "moments"),
+    [
+        (EchoDense, {"replace": False}, echo_moments),
+        (EchoDense, {"replace": True}, echo_moments),
+        (MatrixEchoDense, {}, matrix_moments),
+    ],
+)
+def test_noise_samples_have_the_law_of_the_noise(make, options, moments):
+    channel, x = make(UNITS, d_max=19, rate_weight=None, seed=0, **options), features(1_000)
     channel.build((None, FEATURES))
+    if make is MatrixEchoDense:
+        channel.below_head.bias.assign([1.0, -0.5, 0.7])
     noise = channel.noise_samples(x, 800, 100, seed=3)
-    mean, variance = numpy(*echo_moments(*channel.statistics(x)))
+    mean, variance = numpy(*moments(*channel.statistics(x)))
     assert np.all(np.abs(noise.mean(0) - mean) < 5 * noise.std(0) / math.sqrt(800))
     squares = (noise - mean) ** 2
     assert np.all(np.abs(squares.mean(0) - variance) < 5 * squares.std(0) / math.sqrt(800))
@@ -136,14 +149,17 @@ def test_noise_samples_have_the_law_of_the_noise(replace):
     np.testing.assert_array_equal(noise[:20], channel.noise_samples(x, 800, 100, seed=3)[:20])
 
 
-@pytest.mark.parametrize("make", [GaussianChannel, EchoDense, lambda units, **o: IAFChannel(units, 1, (4,), **o)])
+@pytest.mark.parametrize(
+    "make",
+    [GaussianChannel, FullGaussianChannel, EchoDense, MatrixEchoDense, lambda units, **o: IAFChannel(units, 1, (4,), **o)],
+)
 @pytest.mark.parametrize("seed", [2**32, -1, 0.5, "1"])
 def test_seeds_that_are_refused(make, seed):
     with pytest.raises(ValueError, match="`seed`. Expected None or an integer below 2"):
         make(UNITS, seed=seed)
 
 
-@pytest.mark.parametrize("name", ["echo", "gaussian", "iaf"])
+@pytest.mark.parametrize("name", ["echo", "echo matrix", "gaussian", "gaussian full", "iaf"])
 def test_float64_features_and_policy(name):
     before = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_floatx("float64")

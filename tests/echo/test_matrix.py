@@ -16,8 +16,16 @@ from scipy.stats import ks_2samp
 
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.layer import EchoLayer
-from echo_tf.echo.matrix import MatrixEchoLayer, bounded_triangular, matrix_noise, matrix_ring_noise
-from echo_tf.echo.noise import ring_noise
+from echo_tf.echo.matrix import (
+    MatrixEchoLayer,
+    bounded_triangular,
+    lower_triangular,
+    matrix_gather_noise,
+    matrix_moments,
+    matrix_noise,
+    matrix_ring_noise,
+)
+from echo_tf.echo.noise import echo_moments, ring_noise
 
 
 def examples(batch, dim=3, seed=0, r=0.9, spread=1.0):
@@ -583,3 +591,59 @@ def test_jax_gives_the_same_values(tmp_path):
     np.testing.assert_allclose(answers["log_abs_det"], log_abs_det, rtol=1e-5)
     np.testing.assert_allclose(answers["noise"], noise, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(answers["gradient"], tf.convert_to_tensor(tape.gradient(total, scale)), rtol=1e-4, atol=1e-5)
+
+
+class TestMatricesWithoutABound:
+    """Lower-triangular, with a norm above 1, and moments of z all the same."""
+
+    @staticmethod
+    def pairs(n=40, dim=4):
+        rng = np.random.default_rng(0)
+        mean, below = rng.uniform(-1, 1, (n, dim)) + 0.3, rng.normal(size=(n, dim * (dim - 1) // 2))
+        scale = np.array(lower_triangular(tf.constant(rng.uniform(0.3, 0.8, (n, dim))), tf.constant(below)))
+        assert np.linalg.norm(scale, 2, axis=(1, 2)).mean() > 1.5
+        return mean, scale
+
+    @pytest.mark.parametrize("dim", [1, 2, 3, 6])
+    def test_lower_triangular_has_every_entry_once(self, dim):
+        count = dim * (dim - 1) // 2
+        diagonal, below = np.arange(1.0, dim + 1)[None], 10.0 + np.arange(count)[None]
+        (matrix,) = np.asarray(lower_triangular(tf.constant(diagonal), tf.constant(below)))
+        np.testing.assert_array_equal(np.diag(matrix), diagonal[0])
+        np.testing.assert_array_equal(np.sort(matrix[np.tril_indices(dim, -1)]), below[0])
+        assert np.all(matrix[np.triu_indices(dim, 1)] == 0)
+        many = lower_triangular(tf.ones((2, 5, dim)), tf.ones((2, 5, count)))
+        np.testing.assert_array_equal(many, np.broadcast_to(np.tril(np.ones((dim, dim))), (2, 5, dim, dim)))
+
+    def test_gathered_noise_is_the_sum_of_the_paper(self):
+        mean, scale = self.pairs()
+        orders = np.array([np.random.default_rng(i).permutation(40) for i in range(7)])
+        for d_max in (1, 2, 23):
+            expected = [direct_noise(mean, scale, row[:d_max]) for row in orders]
+            np.testing.assert_allclose(matrix_gather_noise(mean, scale, orders, d_max), expected, rtol=1e-10)
+
+    def test_moments_solve_the_lyapunov_equation(self):
+        mean, scale = self.pairs(400, 3)
+        scale = np.broadcast_to(scale[0], scale.shape)
+        z_mean, variance = matrix_moments(tf.constant(mean), tf.constant(scale))
+        np.testing.assert_allclose(z_mean, np.linalg.solve(np.eye(3) - scale[0], mean.mean(0)), rtol=1e-10)
+        expected = solve_discrete_lyapunov(scale[0], np.cov(mean.T, bias=True))
+        np.testing.assert_allclose(variance, np.diag(expected), rtol=1e-9)
+
+    def test_moments_of_matrices_that_depend_on_x_are_at_the_fixed_point(self):
+        mean, scale = self.pairs(40, 8)
+        z_mean, variance = matrix_moments(tf.constant(mean), tf.constant(scale))
+        # The same equation for the second moments, as one linear system for all of their entries.
+        own = np.einsum("ni,nj->ij", mean, mean) / 40
+        mixed = np.einsum("ni,njk,k->ij", mean, scale, z_mean) / 40
+        kernel = np.einsum("nij,nkl->ikjl", scale, scale).reshape(64, 64) / 40
+        second = np.linalg.solve(np.eye(64) - kernel, (own + mixed + mixed.T).ravel()).reshape(8, 8)
+        np.testing.assert_allclose(variance, np.diag(second) - np.square(z_mean), rtol=1e-6)
+
+    def test_moments_of_diagonal_matrices_and_of_more_axes(self):
+        rng = np.random.default_rng(0)
+        mean, log_scale = rng.uniform(-1, 1, (30, 2, 3)), np.log(rng.uniform(0.1, 0.8, (30, 2, 3)))
+        scale = np.exp(log_scale)[..., None] * np.eye(3)
+        found = matrix_moments(tf.constant(mean), tf.constant(scale))
+        for value, expected in zip(found, echo_moments(mean, log_scale), strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-9)

@@ -2,9 +2,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from echo_tf.echo.matrix import matrix_moments
 from echo_tf.echo.noise import echo_moments
 from echo_tf.echo.reservoir import Reservoir
-from echo_tf.echo.standardise import FEWEST_FOR_MOMENTS, VARIANCE_EPSILON, Standardiser, _with_earlier
+from echo_tf.echo.standardise import (
+    FEWEST_FOR_MOMENTS,
+    NEWEST,
+    VARIANCE_EPSILON,
+    RunningStandardiser,
+    Standardiser,
+    _with_earlier,
+)
 
 SIZE = 40
 
@@ -125,3 +133,78 @@ def test_a_dead_dimension_stays_finite(made):
     mean, log_scale = pairs(20)
     mean[:, 1] = 0.0
     assert np.all(np.isfinite(transform(0.0 * outputs(), (mean, log_scale), training=True)))
+
+
+class TestRunning:
+    """Of matrices; `pairs` and the reservoir count only where the moments are set."""
+
+    @staticmethod
+    def made(filled=True):
+        reservoir = Reservoir(SIZE, lambda mean, scale, seed: mean, seed=None)
+        reservoir.build((None, 3), (None, 3, 3))
+        reservoir.filled.assign(float(filled))
+        standardiser = RunningStandardiser()
+        standardiser.build((None, 3))
+        return standardiser, lambda z, training=True: standardiser.transform(z, None, None, reservoir, training=training)
+
+    @staticmethod
+    def by(z, *batches):
+        values = np.concatenate(batches)
+        return (z - values.mean(0)) / np.sqrt(values.var(0) + VARIANCE_EPSILON)
+
+    def test_training_is_by_the_batch_and_inference_by_all_that_was_seen(self):
+        """The first batches have equal weights: the moments are those of their union, between the batches as well."""
+        standardiser, transform = self.made()
+        batches = [scale * np.float32(outputs()) + shift for scale, shift in ((1, 0), (2, 1), (1, 3), (3, -2))]
+        for number, z in enumerate(batches, 1):
+            np.testing.assert_allclose(transform(z), self.by(z, z), rtol=1e-4, atol=1e-5)
+            expected = self.by(batches[0], *batches[:number])
+            np.testing.assert_allclose(transform(batches[0], training=False), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(standardiser.by_stored(z), self.by(z, *batches), rtol=1e-4, atol=1e-5)
+
+    def test_later_batches_have_a_constant_weight(self):
+        standardiser, transform = self.made()
+        mean = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype("float32")
+        scale = np.broadcast_to(0.5 * np.eye(3, dtype="float32"), (20, 3, 3))
+        standardiser.set_moments(mean, scale)
+        stored = [np.asarray(value) for value in matrix_moments(mean, scale)]
+        np.testing.assert_allclose(standardiser.mean, stored[0], rtol=1e-5, atol=1e-6)
+        z = outputs() + 1.0
+        transform(z)
+        np.testing.assert_allclose(standardiser.mean, (1 - NEWEST) * stored[0] + NEWEST * z.mean(0), rtol=1e-4, atol=1e-5)
+        between = NEWEST * (1 - NEWEST) * (z.mean(0) - stored[0]) ** 2
+        np.testing.assert_allclose(
+            standardiser.variance, (1 - NEWEST) * stored[1] + NEWEST * z.var(0) + between, rtol=1e-4, atol=1e-5
+        )
+
+    def test_renormalised_has_the_stored_value_and_the_gradient_of_the_batch(self):
+        standardiser, transform = self.made()
+        transform(3.0 * outputs() + 1.0)
+        weights, gradients = np.random.default_rng(1).normal(size=(20, 3)), []
+        for renormalising in (0.0, 1.0):
+            standardiser.renormalising.assign(renormalising)
+            z = tf.constant(outputs())
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                found = transform(z)
+                loss = tf.reduce_sum(weights * found)
+            gradients.append(tape.gradient(loss, z))
+        np.testing.assert_allclose(found, standardiser.by_stored(z), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(*gradients)
+
+    def test_a_few_examples_are_standardised_by_the_stored_moments(self):
+        standardiser, transform = self.made()
+        transform(outputs())
+        few = outputs(FEWEST_FOR_MOMENTS - 1)
+        found = transform(few)
+        np.testing.assert_allclose(found, standardiser.by_stored(few), rtol=1e-5, atol=1e-6)
+        assert not np.allclose(found, self.by(few, few), atol=0.1)
+
+    def test_an_untrained_one_takes_the_batch_at_inference_and_none_remembers_nan(self):
+        standardiser, transform = self.made(filled=False)
+        np.testing.assert_allclose(transform(outputs(), training=False), self.by(outputs(), outputs()), rtol=1e-4, atol=1e-5)
+        transform(outputs())
+        before = [weight.numpy() for weight in standardiser.weights]
+        transform(np.where(np.arange(20)[:, None] == 3, np.nan, outputs()).astype("float32"))
+        for weight, old in zip(standardiser.weights, before, strict=True):
+            np.testing.assert_array_equal(weight, old)

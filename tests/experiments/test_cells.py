@@ -52,8 +52,9 @@ def test_evaluation_has_enough_echoes(method, expected):
     assert Cell("digits", load_config(method)).evaluation_batch == expected
 
 
-def test_evaluation_batch_is_that_of_the_echoes_if_the_training_has_fewer():
-    config = load_config("echo", channel={"d_max": 299}, training={"batch_size": 20})
+@pytest.mark.parametrize("method", ["echo", "echo_matrix"])
+def test_evaluation_batch_is_that_of_the_echoes_if_the_training_has_fewer(method):
+    config = load_config(method, channel={"d_max": 299}, training={"batch_size": 20})
     assert Cell("digits", config).evaluation_batch == 300
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from echo_tf.echo.dense import EchoDense
 from echo_tf.models import losses
 from echo_tf.models.autoencoder import RateDistortionModel, RefreshChannel, some_examples
-from echo_tf.models.channels import GaussianChannel, IAFChannel
+from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.distortions import Gaussian
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
@@ -376,6 +376,10 @@ class TestRefusals:
         for prior in (MAFPrior(DIM), VampPrior(5, (6,))):
             with pytest.raises(ValueError, match="`prior`. Expected None with EchoDense, which has no density"):
                 RateDistortionModel(*networks(), EchoDense(DIM), prior=prior)
+
+        with pytest.raises(ValueError, match="Expected None or a MAFPrior with FullGaussianChannel: a VampPrior is made for"):
+            RateDistortionModel(*networks(), FullGaussianChannel(DIM), prior=VampPrior(5, (6,)))
+        RateDistortionModel(*networks(), FullGaussianChannel(DIM), prior=MAFPrior(DIM))
 
     @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), True, "1"])
     def test_beta(self, beta):

@@ -11,6 +11,7 @@ from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import available_methods, load_config, to_dict
 
 NETWORKS, FLOW, VAMP = 1_398_849, 3_448_448, 250 * 784
+BELOW = (256 + 1) * 32 * 31 // 2  # the head for the entries below the diagonal
 PARAMETERS = {
     "echo": NETWORKS,
     "vae": NETWORKS,
@@ -22,6 +23,8 @@ PARAMETERS = {
     "iaf_vamp": NETWORKS + FLOW + VAMP,
     "iaf_maf": NETWORKS + 2 * FLOW,
     "echo_mmd": NETWORKS,
+    "echo_matrix": NETWORKS + BELOW,
+    "vae_full": NETWORKS + BELOW,
 }
 
 
@@ -161,22 +164,42 @@ def test_shared_noise_lets_the_released_penalty_act_at_first(shared):
     assert of_penalty > 100 * of_rate if shared else of_penalty == 0
 
 
-@pytest.mark.parametrize("method", ["iaf", "iaf_maf", "vae_maf", "iaf_vamp", "vae"])
+@pytest.mark.parametrize("method", ["iaf", "iaf_maf", "vae_maf", "iaf_vamp", "vae", "vae_full", "vae_full with a flow"])
 def test_importance_weights_of_the_marginal_average_to_one(method):
     """E p(z) / q(z|x) = 1 over draws of q(z|x), whatever flows there are; a wrong density shows."""
-    model = built(method, flow={"hidden_units": 8}, network={"kind": "mlp", "latent_dim": 2})
+    method, _, flow = method.partition(" with ")
+    options = {"prior": {"kind": "maf"}} if flow else {}
+    model = built(method, flow={"hidden_units": 8}, network={"kind": "mlp", "latent_dim": 2}, **options)
     rng = np.random.default_rng(0)
     for layer in (model.channel, model.prior):
         for weight in () if layer is None else layer.trainable_weights:
             if "pseudo" not in weight.path:
                 weight.assign(rng.normal(0, 0.02 if weight.shape[0] == 512 else 0.15, weight.shape))
-    model.channel.log_var_head.bias.assign([0.5, 0.5])  # broader than the marginal, so that the weights are bounded
+    # Broader than the marginal, so that the weights are bounded.
+    if method == "vae_full":
+        model.channel.log_sd_head.bias.assign([0.25, 0.25])
+    else:
+        model.channel.log_var_head.bias.assign([0.5, 0.5])
     features = np.repeat(rng.normal(size=(1, 512)).astype("float32"), 20_000, axis=0)
     draw = model.channel.draw(features)
     weights = np.exp(np.asarray(model._log_marginal(draw) - draw.density.at_draw, dtype=np.float64))
     error = weights.std() / np.sqrt(len(weights))
     assert error < 0.05
     assert abs(weights.mean() - 1.0) < 5 * error
+
+
+@pytest.mark.parametrize(("method", "prior"), [("echo_matrix", "own"), ("vae_full", "own"), ("vae_full", "maf")])
+def test_channels_with_matrices_learn(method, prior):
+    model = built(method, prior={"kind": prior}, training={"learning_rate": 0.01})
+    x = np.random.default_rng(0).uniform(size=(45, 6)).astype("float32")
+    before = [np.asarray(weight) for weight in model.trainable_weights]
+    history = model.fit(x, batch_size=20, epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    moved = [not np.array_equal(*values) for values in zip(before, model.trainable_weights, strict=True)]
+    assert all(moved)
+    outputs = model.predict(x, batch_size=20, verbose=0)
+    assert outputs["rate"].shape == (45,) and ("log_ratio" in outputs) == (method == "vae_full")
+    assert model.generate(3).shape == (3, 6)
 
 
 @pytest.mark.parametrize("method", ["vae_maf", "iaf_vamp"])

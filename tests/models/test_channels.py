@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from echo_tf.models.channels import GaussianChannel, IAFChannel
+from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
 
 
@@ -65,3 +66,55 @@ def test_iaf_holds_its_arguments():
     config = IAFChannel.from_config(layer.get_config()).get_config()
     assert config == layer.get_config()
     assert (config["steps"], config["hidden"], config["shared_noise"], config["rate_weight"]) == (2, [8, 9], True, 0.5)
+
+
+class TestFullGaussian:
+    @staticmethod
+    def made():
+        layer = FullGaussianChannel(3, seed=0)
+        layer.build((None, 5))
+        rng = np.random.default_rng(0)
+        layer.set_weights([rng.normal(0, 0.4, weight.shape) for weight in layer.get_weights()])
+        return layer, rng.normal(size=(50, 5)).astype("float32")
+
+    def test_rate_and_density_are_those_of_the_covariance(self):
+        layer, features = self.made()
+        mean, _, factor = (np.asarray(values, np.float64) for values in layer.statistics(features))
+        covariance = factor @ np.swapaxes(factor, 1, 2)
+        assert np.abs(covariance[:, 1, 0]).max() > 0.1
+        z, rate, density = layer.draw(features)
+        trace, log_det = np.trace(covariance, axis1=1, axis2=2), np.linalg.slogdet(covariance)[1]
+        np.testing.assert_allclose(rate, 0.5 * (trace + np.square(mean).sum(1) - 3 - log_det), rtol=1e-4, atol=1e-5)
+        laws = [multivariate_normal(*values) for values in zip(mean, covariance, strict=True)]
+        np.testing.assert_allclose(
+            density.at_draw, [law.logpdf(value) for law, value in zip(laws, np.asarray(z), strict=True)], rtol=1e-3, atol=1e-3
+        )
+        np.testing.assert_allclose(density.expected, [-law.entropy() for law in laws], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(density.log_var, np.log(np.diagonal(covariance, axis1=1, axis2=2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(density.base, z)
+
+    def test_draws_have_the_covariance(self):
+        layer, features = self.made()
+        n = 20_000
+        z = np.asarray(layer(np.repeat(features[:1], n, axis=0)))
+        mean, _, factor = (np.asarray(values)[0] for values in layer.statistics(features[:1]))
+        covariance = factor @ factor.T
+        variances = np.diag(covariance)
+        assert np.all(np.abs(z.mean(0) - mean) < 5 * np.sqrt(variances / n))
+        assert np.all(np.abs(np.cov(z.T) - covariance) < 5 * np.sqrt((np.outer(variances, variances) + covariance**2) / n))
+
+    def test_starts_as_the_diagonal_channel(self):
+        full, diagonal, features = FullGaussianChannel(3, seed=0), GaussianChannel(3, seed=0), np.ones((4, 5), "float32")
+        for layer in (full, diagonal):
+            layer.build((None, 5))
+        full.mean_head.set_weights(diagonal.mean_head.get_weights())
+        full.log_sd_head.set_weights([0.5 * weight for weight in diagonal.log_var_head.get_weights()])
+        for found, expected in zip(full.draw(features)[:2], diagonal.draw(features)[:2], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            full.rate_per_dimension(features), diagonal.rate_per_dimension(features), rtol=1e-4, atol=1e-6
+        )
+
+    def test_one_dimension(self):
+        z, rate = FullGaussianChannel(1, seed=0)(np.ones((4, 5), "float32"), return_rate=True)
+        assert z.shape == (4, 1) and rate.shape == (4,)

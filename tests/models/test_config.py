@@ -77,6 +77,11 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("prior:\n  kind: vamp", "with an Echo channel"),
         ("channel:\n  kind: gaussian\nprior:\n  kind: maf\nmmd:\n  weight: 1", "towards N\\(0, I\\)"),
         ("mmd:\n  weight: 1", "Use gather"),
+        ("channel:\n  kind: echo_matrix\nmmd:\n  weight: 1", "`mmd.weight` with the channel echo_matrix"),
+        ("channel:\n  kind: echo_matrix\n  replace: true", "`channel.replace` with the channel echo_matrix.*no such option"),
+        ("channel:\n  kind: echo_matrix\nprior:\n  kind: maf", "with an Echo channel"),
+        ("channel:\n  kind: gaussian_full\n  shared_noise: true", "`channel.shared_noise` with the channel gaussian_full"),
+        ("channel:\n  kind: gaussian_full\nprior:\n  kind: vamp", "made for Gaussians with independent dimensions"),
         ("mmd:\n  weight: -1", "`mmd.weight`. Expected greater than or equal to 0"),
         ("mmd:\n  fixed_bandwidth: 0", "Expected greater than 0"),
         ("channel:\n  pool: 100", "unknown key `channel.pool`"),
@@ -148,6 +153,13 @@ def test_python_values_are_checked_as_those_of_a_file():
     for change in ({"beta": 10**400}, {"seed": 10**400}, {"seed": 2**32}, {"beta": math.nan}, {"seed": True}):
         with pytest.raises(ConfigError, match=f"Invalid value for `{next(iter(change))}`"):
             dataclasses.replace(config, **change)
+
+
+@pytest.mark.parametrize(("method", "is_echo"), [("echo", True), ("echo_matrix", True), ("vae_full", False), ("iaf", False)])
+def test_both_kinds_of_echo_have_a_floor(method, is_echo):
+    config = load_config(method)
+    assert config.channel.is_echo == is_echo
+    assert config.rate_floor == pytest.approx(5.7372 if is_echo else 0.0, abs=1e-4)
 
 
 def test_records_of_version_0_1_load():
