@@ -100,6 +100,11 @@ class Result:
     epochs = property(operator.attrgetter("cell.config.training.epochs"))
 
     @property
+    def from_batch(self) -> bool:
+        """Whether the evaluation made Echo noise from the batch; an Echo channel is known by its floor."""
+        return self.rate_floor_nats is not None and self.echoes == "batch"
+
+    @property
     def target(self) -> str:
         """`rate 20` for a cell with that constraint, whose beta is then where training began; empty without one."""
         constraint = self.config.constraint
@@ -177,7 +182,7 @@ def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0, ech
         result = read_result(result_path(folder, split))
     except (ResultError, FileNotFoundError):
         return False
-    is_law = result.rate_floor_nats is None or result.echoes == echoes
+    is_law = result.rate_floor_nats is None or result.from_batch == (echoes == "batch")
     return pictures_path(folder, split).exists() and (result.passes or 0) >= passes and is_law
 
 

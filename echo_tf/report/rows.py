@@ -86,7 +86,7 @@ class Row(Result):
         return channel.kind == "echo" and channel.replace and self.config.training.batch_size < least
 
     @property
-    def unused(self) -> dict[str, float] | None:
+    def near_floor(self) -> dict[str, float] | None:
         """Number of dimensions at no more than twice the rate floor and their rate in nats, on average over seeds."""
         rates, floor = np.array([result.rate_by_dimension_nats for result in self.results]), self.rate_floor_nats
         if floor is None or not rates.size:  # (seeds, dim)
@@ -126,8 +126,10 @@ def compare(results: Iterable[Result]) -> list[Row]:
         ResultError: one model stands in two folders.
     """
 
-    alike = grouped(results, lambda one: (replace(one.cell, config=replace(one.config, seed=0)), one.split, one.source))
-    rows = list(map(Row.of, alike.values()))
+    def all_but_seed(one):
+        return replace(one.cell, config=replace(one.config, seed=0)), one.split, one.source, one.from_batch
+
+    rows = list(map(Row.of, grouped(results, all_but_seed).values()))
     for one, other in (pair for row in rows for pair in itertools.pairwise(row.results)):
         if one.cell == other.cell:
             raise ResultError(f"{one.folder} and {other.folder} hold the same model, which would count twice. Move one away.")

@@ -27,7 +27,7 @@ PAPER_NOTE = (
     "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
     "schedule and data on the test set."
 )
-UNUSED_NOTE = "unused: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
+NEAR_FLOOR_NOTE = "near floor: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
 
 
 def _measured(title: str, key: str, quantity: str = "neg_elbo_nats", of: str = "") -> Column:
@@ -39,13 +39,17 @@ def _rate(row: Row) -> str:
     return ("≈ " if row.approximate else "") + f"{row.mean['rate_nats']:.2f} ± {row.se['rate_nats']:.2f}"
 
 
+def _distortion(row: Row) -> str:
+    return f"{row.mean['distortion_nats']:.2f} ± {row.se['distortion_nats']:.2f}" + ("†" if row.from_batch else "")
+
+
 def _beta(row: Row) -> str:
     return f"{row.final_beta:.3g} ({row.target})" if row.target else f"{row.config.beta:g}"
 
 
 _BOUND = "importance_bound_nats passes"
 _PAPER = " ".join(f"paper_{quantity}=paper.{quantity}" for quantity in QUANTITIES)
-_UNUSED = "unused_dimensions=unused.dimensions unused_nats=unused.nats rate_floor_nats"
+_NEAR_FLOOR = "near_floor_dimensions=near_floor.dimensions near_floor_nats=near_floor.nats rate_floor_nats"
 
 # Columns for rows: heading, text, what of it the CSV file has, note.
 DATA = Column("data", data_name, "dataset split source holdout=cell.holdout")
@@ -55,14 +59,15 @@ NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.tr
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
-DISTORTION = _measured("distortion", "distortion_nats", "distortion_nats")
+_DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
+DISTORTION = Column("distortion", _distortion, _DISTORTION)
 NEG_ELBO = _measured("-ELBO", "neg_elbo_nats")
 BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
 PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
 PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats")
 DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
 VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
-UNUSED = Column("unused", "{unused_dimensions:.1f} ({unused_nats:.2f})", _UNUSED, UNUSED_NOTE)
+NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NEAR_FLOOR_NOTE)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
@@ -72,6 +77,7 @@ _MARKS = (
     (lambda row: row.split != "test", "(valid.): measured on validation images."),
     (lambda row: row.cell.holdout, "A number behind the data set: so many training images were held out."),
     (lambda row: row.approximate, "≈: echoes were repeated, so that the formula of the rate is approximate."),
+    (lambda row: row.from_batch, "†: Echo noise from the test batch; elsewhere from training examples."),
     (lambda row: row.target, "A target behind beta: training found the beta that gives it."),
     (lambda row: row.departures, "Behind a method: settings that are not its own."),
 )
@@ -90,14 +96,14 @@ def _notes_on_sources(rows: Iterable[Row]) -> list[str]:
 
 def comparison_table(rows: list[Row]) -> Table | None:
     """All results beside the paper's table 2."""
-    columns = (*MEASURED, BOUND, PAPER, DIFFERENCE, VERDICT, UNUSED)
+    columns = (*MEASURED, BOUND, PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
     return make_table("comparison", "Rate and distortion", columns, rows, [UNITS], notes_on_marks(rows))
 
 
 def curve_table(curves: list[list[Row]]) -> Table | None:
     """The points of all rate-distortion curves; `None` if there is none."""
     rows = [row for curve in curves for row in curve]
-    columns = (*MEASURED, UNUSED, Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"))
+    columns = (*MEASURED, NEAR_FLOOR, Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"))
     return make_table("rate_distortion", "Points of the rate-distortion curves", columns, rows, [UNITS], notes_on_marks(rows))
 
 

@@ -75,11 +75,11 @@ class TestRow:
         assert (echo.mean["neg_elbo_nats"], echo.se["neg_elbo_nats"]) == (91.0, pytest.approx(1.0))
         assert (vae.mean["neg_elbo_nats"], vae.se["neg_elbo_nats"]) == (91.0, 0.03)
 
-    def test_unused_dimensions(self, result):
+    def test_dimensions_near_the_floor(self, result):
         (row,) = compare([result()])
-        assert row.unused == {"dimensions": 2, "nats": pytest.approx(0.65)}  # at no more than twice 0.2
+        assert row.near_floor == {"dimensions": 2, "nats": pytest.approx(0.65)}  # at no more than twice 0.2
         (row,) = compare([result("vae")])
-        assert row.unused is None
+        assert row.near_floor is None
 
     def test_bound_needs_the_same_number_of_samples(self, result):
         of_five, of_ten = ({"importance_bound_nats": bound, "passes": passes} for bound, passes in ((87.0, 5), (86.0, 10)))

@@ -37,7 +37,7 @@ class TestComparison:
             "not comparable",
             "Protocol: paper",
             "float32",
-            "unused: Echo dimensions",
+            "near floor: Echo dimensions",
         ):
             assert part in text
 
@@ -63,12 +63,12 @@ class TestComparison:
         assert record["departures"] == "d_max=49 batch_size=200"
         assert record["rate_nats_se"] == 0
         assert record["paper_neg_elbo_nats"] == 88.7
-        assert record["unused_dimensions"] == 2
+        assert record["near_floor_dimensions"] == 2
         assert record["passes"] is None
 
     def test_has_no_empty_columns(self, result):
         table = comparison_table(compare([result("vae")]))
-        assert not {"IS bound", "unused"} & set(table.header)
+        assert not {"IS bound", "near floor"} & set(table.header)
         assert "IS bound" not in table.text()
         table = comparison_table(compare([result("vae", importance_bound_nats=88.0, passes=5)]))
         assert column(table, "IS bound") == ["88.00 (5)"]
@@ -214,7 +214,7 @@ class TestReadme:
         table = readme_table(compare(results))
         assert table.lines == [
             ("binary_mnist", "vae", "200", "float32", "1", "26.00 ± 0.03", "63.00 ± 0.03", "89.00 ± 0.03", "93.6"),
-            ("binary_mnist", "echo", "200", "float32", "2", "26.00 ± 0.00", "64.50 ± 0.50", "90.50 ± 0.50", "88.7"),
+            ("binary_mnist", "echo", "200", "float32", "2", "26.00 ± 0.00", "64.50 ± 0.50†", "90.50 ± 0.50", "88.7"),
         ]
         assert "epochs: 2 of the 27 cells" in table.notes[-1]
         assert readme_table(compare(results[3:])) is None
