@@ -189,6 +189,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
     call_steps = CALL_STEPS_ON_CPU if on_cpu() else CALL_STEPS_ON_ACCELERATOR
     orders = BatchOrders(len(images), config.training.batch_size, config.seed, call_steps)
     sample = images[orders.order[:REFRESH_EXAMPLES]] / np.float32(dataset.white)
+    epochs, echo_epochs = config.training.epochs, config.echo_epochs
     model, finished = load_saved(folder / CHECKPOINT), 0
     if model is None:
         model = build_model(config, dataset.shape, steps_per_epoch=orders.steps)
@@ -196,7 +197,8 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
     else:
         finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // orders.steps
         logger.info("%s: resumed after %d epochs", folder, finished)
-    epochs, echo_epochs = config.training.epochs, config.echo_epochs
+        if finished in (echo_epochs, epochs):
+            model.refresh_channel(sample)  # as the end of a phase does, after its last checkpoint
     for until in sorted({echo_epochs or epochs, epochs}):
         if finished >= until:
             continue

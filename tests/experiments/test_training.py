@@ -61,10 +61,19 @@ def assert_resumed_training_is_the_same(settings, dataset, folder):
     [
         ("echo", {"constraint": {"quantity": "rate", "target_nats": 60.0}}),
         ("info_vae", {"training": {"beta_warmup": 1.0}}),
+        ("echo_maf", {"flow": {"hidden_units": 8, "hidden_layers": 1}}),  # interrupted where the second phase begins
     ],
 )
 def test_interrupted_training_ends_with_the_very_same_numbers(tmp_path, vectors, tiny, method, changes):
     assert_resumed_training_is_the_same(tiny(method, **changes), vectors, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["echo", "echo_maf"])
+def test_checkpoint_of_the_last_epoch_gives_the_finished_model(tmp_path, vectors, tiny, method):
+    settings = tiny(method, flow={"hidden_units": 8, "hidden_layers": 1})
+    first, again = (train(settings, vectors, tmp_path) for _ in range(2))
+    for before, after in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(before, after, err_msg=before.path)
 
 
 @pytest.mark.slow

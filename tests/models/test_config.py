@@ -80,6 +80,8 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("channel:\n  kind: echo_matrix\nmmd:\n  weight: 1", "`mmd.weight` with the channel echo_matrix"),
         ("channel:\n  kind: echo_matrix\n  replace: true", "`channel.replace` with the channel echo_matrix.*no such option"),
         ("channel:\n  kind: echo_matrix\nprior:\n  kind: maf", "with an Echo channel"),
+        ("channel:\n  kind: echo\n  gaussian_at: 0.5\nprior:\n  kind: vamp", "with an Echo channel"),
+        ("channel:\n  kind: echo\n  gaussian_at: 0.5\n  parametrisation: literal", "`channel.gaussian_at` with"),
         ("channel:\n  kind: gaussian_full\n  shared_noise: true", "`channel.shared_noise` with the channel gaussian_full"),
         ("channel:\n  kind: gaussian_full\nprior:\n  kind: vamp", "made for Gaussians with independent dimensions"),
         ("mmd:\n  weight: -1", "`mmd.weight`. Expected greater than or equal to 0"),
