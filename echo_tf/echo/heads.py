@@ -64,6 +64,12 @@ class EchoWithHeads(Channel):
             z = self.standardiser.transform(z, mean, scale, self.source.reservoir, **options)
         return Draw(self.finished(z), ops.sum(rates, axis=tuple(range(1, len(rates.shape)))))
 
+    def with_noise(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """The output for given noise `e`, before any standardisation, of the shape of `z`; standardised by what is stored."""
+        mean, scale = self.statistics(inputs)
+        z = mean + self.attenuate(scale, ops.cast(noise, mean.dtype))
+        return self.finished(z if self.standardiser is None else self.standardiser.by_stored(z))
+
     def rate_per_dimension(self, inputs: Tensor) -> Tensor:
         return self.encode(inputs)[2]
 

@@ -1,4 +1,4 @@
-"""Figures of the experiments `theory` and `bottleneck`. Reads their CSV files only."""
+"""Figures of the experiments `theory`, `bottleneck` and `noise`. Reads their CSV files only."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +27,11 @@ def plot_theory(folder: Path) -> list[Path]:
 def plot_bottleneck(table: Path) -> Path:
     """Figure of the experiment `bottleneck` from its CSV file, beside it. Raises `ResultError` for a damaged one."""
     return _plotted(_plot_bottleneck, table)
+
+
+def plot_laws(folder: Path) -> Path:
+    """Figure of the experiment `noise` from its CSV files, beside them. Raises `ResultError` for a damaged one."""
+    return _plotted(_plot_laws, folder / "laws.csv", folder / "dimensions.csv")
 
 
 def _plotted(plot: Callable, *tables: Path) -> Path:
@@ -67,6 +72,33 @@ def _plot_noise(rows: list[dict]):
         last.hist(_column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
         last.set(title="first coordinate", xlabel="value", ylabel="density")
         legend(last)
+    return figure
+
+
+def _plot_laws(laws: list[dict], dimensions: list[dict]):
+    """What other noise costs a trained Echo model, and what each dimension is worth beside its rate."""
+
+    def model(row):
+        return f"{row['method']}, {row['epochs']} epochs" + (f", beta = {row['beta']}" if float(row["beta"]) != 1 else "")
+
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10.0, 4.0))
+    for rows, look in _by([row | {"model": model(row)} for row in laws], "model"):
+        names = list(dict.fromkeys(row["law"] for row in rows))
+        found = grouped(rows, lambda row: row["law"])
+        means = [_column(found[name], "distortion_nats").mean() for name in names]
+        left.plot(np.array(means) - means[0], range(len(names)), linestyle="none", **look)
+        left.set_yticks(range(len(names)), [name.replace("_", ",\n") for name in names])
+    for rows, look in _by([row | {"model": model(row)} for row in dimensions], "model"):
+        right.plot(_column(rows, "rate_nats"), _column(rows, "worth_nats"), linestyle="none", **look)
+    left.set(xlabel="distortion beyond that with Echo noise (nats)", title="noise of the trained model")
+    left.invert_yaxis()
+    limits = np.linspace(0.0, right.get_xlim()[1], 200)
+    right.plot(limits, limits, color="0.6", linewidth=0.8, label="worth what it costs")
+    right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="dimensions")
+    right.set_yscale("symlog", linthresh=0.1)
+    right.yaxis.set_major_formatter("{x:g}")
+    legend(right)
+    figure.suptitle(f"{laws[0]['dataset']}: what a trained model needs of its noise")
     return figure
 
 

@@ -1,0 +1,95 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+import scipy.linalg
+
+from echo_tf.echo.matrix_dense import MatrixEchoDense
+from echo_tf.errors import CellError, ConfigError
+from echo_tf.experiments import noise
+from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.run import run_cell
+from echo_tf.models.autoencoder import RateDistortionModel
+from echo_tf.report.theory_figures import plot_laws
+
+COUNT = 40_000
+# Skewed and correlated, as Echo noise may be.
+POOL = np.random.default_rng(0).exponential(size=(COUNT, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
+
+
+@pytest.mark.parametrize(
+    ("law", "correlated", "skewed"),
+    [
+        ("echo", True, True),
+        ("gaussian", True, False),
+        ("gaussian_independent", False, False),
+        ("marginals_independent", False, True),
+    ],
+)
+def test_laws_keep_what_they_say(law, correlated, skewed):
+    draws = noise.draw(law, POOL, COUNT, np.random.default_rng(1))
+    se = 5 * POOL.std(axis=0) / np.sqrt(COUNT)
+    assert np.all(np.abs(draws.mean(axis=0) - POOL.mean(axis=0)) < se)
+    np.testing.assert_allclose(draws.std(axis=0), POOL.std(axis=0), rtol=0.05)
+    expected = np.corrcoef(POOL, rowvar=False)[0, 1] if correlated else 0.0
+    assert abs(np.corrcoef(draws, rowvar=False)[0, 1] - expected) < 0.05
+    skewness = np.mean(((draws[:, 0] - draws[:, 0].mean()) / draws[:, 0].std()) ** 3)
+    assert bool(skewness > 1.5) is skewed  # 2 of the exponential law, with a standard error of 0.1
+
+
+class TestMeasure:
+    """A decoder that reads the first dimension alone, and another that needs the correlation of two."""
+
+    @staticmethod
+    def model(decoder):
+        channel = MatrixEchoDense(2, rate_weight=None, d_max=99, seed=0)
+        model = RateDistortionModel(keras.Sequential([keras.Input((3,))]), decoder, channel, distortion="gaussian")
+        model.build((None, 3))
+        channel.log_scale_head.bias.assign([5.0, 5.0])
+        channel.below_head.bias.assign([0.5])
+        x = np.random.default_rng(0).normal(size=(1_000, 3)).astype("float32")
+        channel.adapt(x)
+        return model, x
+
+    def test_dimension_that_nobody_reads_is_worth_nothing(self):
+        read = keras.layers.Dense(3, kernel_initializer=keras.initializers.Constant([[1.0] * 3, [0.0] * 3]))
+        _, rates, worth = noise.measure(*self.model(keras.Sequential([keras.Input((2,)), read])))
+        assert rates.shape == (2,) and worth.shape == (2, 1_000)
+        assert np.all(worth[1] == 0) and np.any(worth[0] != 0)
+
+    def test_decoder_that_cancels_noise_needs_its_covariance(self):
+        model, x = self.model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, use_bias=False)]))
+        covariance = np.cov(keras.ops.convert_to_numpy(model.channel.source.sample_marginal(1_000)), rowvar=False)
+        scale = keras.ops.convert_to_numpy(model.channel.statistics(x)[1]).mean(axis=0)
+        correlated, independent = (scale @ cov @ scale.T for cov in (covariance, np.diag(np.diag(covariance))))
+        direction = scipy.linalg.eigh(independent, correlated)[1][:, -1]  # where the correlation of the noise cancels most
+        sd = np.sqrt(keras.ops.convert_to_numpy(model.channel.standardiser.variance))
+        model.decoder.layers[-1].kernel.assign(np.outer(sd * direction, np.ones(3)))
+        variance = {}
+        for law in ("echo", "gaussian", "gaussian_independent"):
+            pool = keras.ops.convert_to_numpy(model.channel.source.sample_marginal(1_000))
+            draws = noise.draw(law, pool, 1_000, np.random.default_rng(0))
+            z = model.channel.with_noise(np.repeat(x[:1], 1_000, axis=0), draws)
+            variance[law] = model.decoder.predict(z, verbose=0)[:, 0].var()
+        assert variance["gaussian"] == pytest.approx(variance["echo"], rel=0.2)
+        assert variance["gaussian_independent"] > 1.5 * variance["echo"]
+
+
+def test_experiment_writes_tables_and_a_figure(tmp_path, vectors, tiny):
+    cells = [Cell("vectors", tiny(method, epochs=1), data=vectors.fingerprint) for method in ("echo", "vae")]
+    for cell in cells:
+        run_cell(cell, vectors, tmp_path, passes=2)
+    noise.run(tmp_path / "noise", cells, vectors, tmp_path)
+    laws, dimensions = (list(csv.DictReader((tmp_path / "noise" / name).open())) for name in ("laws.csv", "dimensions.csv"))
+    assert [row["law"] for row in laws] == list(noise.LAWS)
+    assert {row["method"] for row in laws} == {"echo"}
+    assert sum(float(row["rate_nats"]) for row in dimensions) == pytest.approx(float(laws[0]["rate_nats"]))
+    assert plot_laws(tmp_path / "noise").exists()
+
+
+def test_refusals(tmp_path, vectors, tiny):
+    with pytest.raises(ConfigError, match="--method echo"):
+        noise.run(tmp_path, [Cell("vectors", tiny("vae"))], vectors, tmp_path)
+    with pytest.raises(CellError, match="not trained"):
+        noise.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
