@@ -2,15 +2,15 @@
 """What does a training step cost: by method, against the machine's ceiling, in a whole epoch, and beside another library?
 
     python -m benchmarks.steps --json results/benchmarks/steps.json
-    KERAS_BACKEND=jax python -m benchmarks.steps --parts methods host     (the other parts are about TensorFlow)
+    KERAS_BACKEND=jax python -m benchmarks.steps --parts methods     (the other parts are about TensorFlow)
 
 Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images a second of
 the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the
-time of a step goes; (epoch) a whole epoch of `fit` relative to its bare steps: input pipeline, callbacks, metrics; (host) a
-step without the arithmetic of the networks, batch by batch and many in one call; (peer) the same architecture, batch and loss
-in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (kernels) a step of the VAE in either precision,
-with oneDNN's kernels and without, relative to float32 with them; (jobs) a process for each core against one with
-all cores; (seeds) small models of several seeds side by side in one step against one after the other.
+time of a step goes; (epoch) a whole epoch of `train` relative to its bare steps: input, callbacks, metrics, checkpoint; (peer)
+the same architecture, batch and loss in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (kernels)
+a step of the VAE in either precision, with oneDNN's kernels and without, relative to float32 with them; (jobs) a process for
+each core against one with all cores; (seeds) small models of several seeds side by side in one step against one after the
+other.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as reproduce.py does
@@ -34,19 +33,16 @@ import tensorflow as tf
 
 from benchmarks.timing import ROUNDS, ratio, show, take_turns, write
 from echo_tf.data.dataset import Dataset
-from echo_tf.experiments.steps import BatchOrders, compiled_steps
 from echo_tf.experiments.training import train
 from echo_tf.models.build import build_model
 from echo_tf.models.config import available_methods, load_config
-from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS
+from echo_tf.models.networks import IMAGE_SHAPE
 from echo_tf.report.paper import paper_table
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")
-PARTS = ("methods", "ceiling", "layers", "epoch", "host", "peer", "kernels", "jobs", "seeds")
+PARTS = ("methods", "ceiling", "layers", "epoch", "peer", "kernels", "jobs", "seeds")
 EPOCH_STEPS = 60
-HOST_STEPS = 500  # of an epoch of Binary MNIST
-HOST_FEATURES = 16
 SEEDS = 8
 
 MATRIX = 2048
@@ -210,47 +206,6 @@ def measure_epoch(rounds: int) -> dict:
     return result
 
 
-def measure_host(rounds: int) -> dict:
-    """Milliseconds of a training step with networks of next to no arithmetic, batch by batch and many steps in a call.
-
-    What is left is the Python of Keras, the optimizer of a small model, and the channel, arithmetic included: the device is the
-    processor here. On an accelerator, which works while the host prepares the next step, a step takes at least the greater of
-    its own time and that of the host. There TensorFlow compiles with XLA, as in the last column.
-    """
-    x = np.random.default_rng(0).uniform(size=(HOST_STEPS * BATCH, HOST_FEATURES)).astype(np.float32)
-
-    def networks(shape, latent_dim, dtype):
-        decoder = keras.Sequential([keras.Input((latent_dim,)), keras.layers.Dense(HOST_FEATURES)])
-        return keras.Sequential([keras.Input(shape), keras.layers.Activation("linear")]), decoder
-
-    def epochs(method, call_steps, jit_compile):
-        """Seconds of every epoch but the first, which traces."""
-        model = build_model(load_config(method, network={"kind": "mlp"}), (HOST_FEATURES,), HOST_STEPS)
-        model.optimizer.build(model.trainable_variables)
-        model.jit_compile = jit_compile or model.jit_compile
-        marks = []
-        mark = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: marks.append(time.perf_counter()))
-        mark.async_safe = True
-        options = {"epochs": rounds + 2, "verbose": 0, "shuffle": False, "callbacks": [mark]}
-        if call_steps:
-            model.train_function = compiled_steps(model, x, 1, HOST_STEPS)
-            keras.Model.fit(model, BatchOrders(len(x), BATCH, 0, call_steps), **options)
-        else:
-            keras.Model.fit(model, x, batch_size=BATCH, **options)
-        return np.diff(marks)[1:]
-
-    ways = {"batch by batch": (0, False), "10 in a call": (10, False), "500 in a call": (500, False)}
-    if keras.backend.backend() == "tensorflow":
-        ways["500 in a call, XLA"] = (500, True)
-    result = {}
-    with mock.patch.dict(NETWORKS, mlp=networks):
-        for method in ("vae", "echo", "echo_matrix"):
-            found = {name: 1e3 * float(np.median(epochs(method, *way))) / HOST_STEPS for name, way in ways.items()}
-            result[method] = found
-            print(f"milliseconds a step, {method}, {keras.backend.backend()}: {found}", flush=True)
-    return result
-
-
 @contextlib.contextmanager
 def step_process(command: list[str], **environment: str):
     """Two functions of a process that does a training step for every line: begin a step, and wait for its end."""
@@ -391,7 +346,6 @@ def main():
         "ceiling": measure_ceiling,
         "layers": measure_layers,
         "epoch": measure_epoch,
-        "host": measure_host,
         "peer": measure_peer,
         "kernels": measure_kernels,
         "jobs": measure_jobs,
