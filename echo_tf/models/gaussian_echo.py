@@ -136,7 +136,9 @@ def with_gaussian_noise(model: RateDistortionModel, x: np.ndarray, prior: MAFPri
     unwhiten = keras.layers.Dense(units, use_bias=False, dtype="float32", name="unwhiten")
     decoder = keras.Sequential([keras.Input((units,)), unwhiten, model.decoder])
     unwhiten.kernel.assign(ops.transpose(ops.convert_to_tensor(channel.noise_factor)) / sd)
-    options = {"beta": float(ops.convert_to_numpy(model.beta)), "distortion": model.distortion}
-    twin = RateDistortionModel(model.encoder, decoder, channel, prior=prior, **options)
+    beta, law = float(ops.convert_to_numpy(model.beta)), model.distortion
+    twin = RateDistortionModel(
+        model.encoder, decoder, channel, prior=prior, beta=beta, distortion=law, constraint=model.constraint
+    )
     twin.build((None, *x.shape[1:]))
     return twin
