@@ -78,9 +78,8 @@ class RunningStandardiser(Standardiser):
 
     def set_moments(self, mean: Tensor, scale: Tensor) -> None:
         """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included."""
-        z_mean, covariance = matrix_moments(mean, scale)
-        self.mean.assign(z_mean)
-        self.variance.assign(ops.diagonal(covariance, axis1=-2, axis2=-1))
+        for variable, value in zip((self.mean, self.variance), matrix_moments(mean, scale), strict=True):
+            variable.assign(value)
         self.steps.assign(1.0 / NEWEST)
 
     def transform(
