@@ -124,8 +124,8 @@ class LocalProcesses:
             except LostDeviceError as error:
                 reason = str(error)
             logger.warning("%s. Another process goes on from the checkpoint.", reason)
-        times = f"{RETRIES + 1} times, perhaps for want of memory"
-        raise CellError(f"{reason}, {times}. Lower --jobs; {task.folder / LOG} has what it printed.")
+        times = f"({RETRIES + 1} times, perhaps for want of memory)"
+        raise CellError(f"{reason} {times}. Lower --jobs; {task.folder / LOG} has what it printed.")
 
     def stop(self) -> None:
         """Kill all processes. What they trained since their last checkpoints is lost."""

@@ -198,7 +198,7 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch):
     (cell,) = plan("digits", [load_config("vae", dataset="digits")], [1.0], 1)
     task = Task(cell, cell.folder(tmp_path), tmp_path, "digits")
     ((_, error),) = run_all([task], LocalProcesses(), 1, lambda running: kill_children())
-    assert isinstance(error, CellError) and "killed 2 times" in str(error)
+    assert isinstance(error, CellError) and "killed (2 times" in str(error)
 
 
 WORKER = """
@@ -226,8 +226,8 @@ def test_a_lost_process_loses_no_other_cell(tmp_path, monkeypatch, caplog):
     names = ("dies", "no_memory", "dies_once", "well")
     tasks = [Task(CELL, tmp_path / name, tmp_path, "digits") for name in names]
     outcomes = {task.folder.name: outcome for task, outcome in run_all(tasks, LocalProcesses(), 4, ignore)}
-    assert "its process was killed, 2 times" in str(outcomes["dies"])
-    assert "RESOURCE_EXHAUSTED, 2 times" in str(outcomes["no_memory"]) and "Lower --jobs" in str(outcomes["no_memory"])
+    assert "its process was killed (2 times" in str(outcomes["dies"])
+    assert "RESOURCE_EXHAUSTED (2 times" in str(outcomes["no_memory"]) and "Lower --jobs" in str(outcomes["no_memory"])
     assert all(isinstance(outcomes[name], CellError) for name in ("dies", "no_memory"))
     assert outcomes["dies_once"]["process"] != outcomes["well"]["process"]
     assert caplog.text.count("Another process goes on from the checkpoint") == 5
