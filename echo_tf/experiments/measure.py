@@ -1,9 +1,11 @@
 """Seconds for a training step, measured on a few steps with random images."""
 
+import contextlib
 import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,18 @@ class _Clock(keras.callbacks.Callback):
         self.calls.append((self.epoch, time.perf_counter() - self.start, len(self.train_function.losses)))
 
 
+@contextlib.contextmanager
+def _quiet_channels() -> Iterator[None]:
+    """Without warnings of a channel: what it says of a model that has learnt nothing helps nobody."""
+    channels = logging.getLogger("echo_tf.echo")
+    level = channels.level
+    channels.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        channels.setLevel(level)
+
+
 def measure_step(config: Config, shape: tuple[int, ...]) -> float:
     """Train a model for a few steps as `train` does, in a temporary folder, and return the seconds for a step.
 
@@ -56,12 +70,9 @@ def measure_step(config: Config, shape: tuple[int, ...]) -> float:
     if phases == 2:
         short = replace(short, channel=replace(short.channel, gaussian_at=0.5))
     images = np.random.default_rng(0).integers(0, 256, (steps * config.training.batch_size, *shape), dtype=np.uint8)
-    clock, channels = _Clock(), logging.getLogger("echo_tf.echo")
-    level = channels.level
-    channels.setLevel(logging.ERROR)  # what a channel says of a model that has learnt nothing helps nobody
-    with tempfile.TemporaryDirectory() as folder:
+    clock = _Clock()
+    with _quiet_channels(), tempfile.TemporaryDirectory() as folder:
         train(short, Dataset("random", {"train": images}, 255, {}), Path(folder), callbacks=[clock])
-    channels.setLevel(level)
     keras.utils.clear_session()
     means = []
     for epoch in range(1, 2 * phases, 2):

@@ -38,7 +38,7 @@ def test_a_slow_step_is_measured_without_compiling(tiny, monkeypatch, tmp_path):
     assert not folder.exists()
 
 
-def test_both_phases_of_a_method_count(monkeypatch, tiny):
+def test_both_phases_of_a_method_count(monkeypatch, tiny, caplog):
     """The mean of their second epochs. Nothing that a channel says of the model comes through."""
     config = tiny("echo_maf", 20)
 
@@ -50,3 +50,4 @@ def test_both_phases_of_a_method_count(monkeypatch, tiny):
 
     monkeypatch.setattr(measure, "train", train)
     assert measure.measure_step(config, (6,)) == pytest.approx(0.04)
+    assert not caplog.records
