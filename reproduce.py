@@ -120,8 +120,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
     add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
     jobs = (
-        "train so many models at once, the longest first; auto: one for every two cores, on a GPU at most "
-        f"{sharing.MOST_ON_A_GPU} (default: 1, in this process; on Ray all)"
+        "train so many models at once, the longest first, on a GPU by CUDA's multi-process service where it is installed; "
+        f"auto: one for every two cores, on a GPU at most {sharing.MOST_ON_A_GPU} (default: 1, in this process; on Ray all)"
     )
     add("--jobs", **_jobs(count), help=jobs)
     threads = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echo_tf.experiments import measure, order, sharing
+from echo_tf.experiments import measure, order, run, sharing
 
 OUTCOME = {name: {"mean": 1.0} for name in ("rate_nats", "distortion_nats", "neg_elbo_nats")} | {"training_seconds": 1.0}
 
@@ -105,6 +105,20 @@ def test_several_data_sets_in_one_command_and_again(reproduce, small_command, ve
     assert "\none," in table and "\ntwo," in table
     assert reproduce.main(arguments) == 0
     assert capsys.readouterr().out.count("finished before") == 2
+
+
+def test_each_model_is_analysed_on_its_own_data(reproduce, small_command, vectors, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", train=vectors.train, test=vectors.test)
+    analysed = []
+    monkeypatch.setattr(run, "analyse_cell", lambda cell, data, *rest, **options: analysed.append((cell.dataset, data.name)))
+    monkeypatch.setattr(reproduce, "train_cells", lambda *arguments: None)
+    monkeypatch.setattr("echo_tf.report.write.write_report", lambda *arguments, **options: pytest.fail("no results"))
+    _, _, *method = small_command("vae")
+    data = ["--dataset", str(tmp_path / "two.npz"), str(tmp_path / "one.npz")]
+    with pytest.raises(pytest.fail.Exception, match="no results"):
+        reproduce.main(["--experiment", "analysis", *data, *method, "--out", str(tmp_path / "runs")])
+    assert analysed == [("two", "two"), ("one", "one")]
 
 
 class TestJobs:
