@@ -3,6 +3,7 @@
 
 python reproduce.py                                     Echo and VAE on digits, a few minutes on two cores
 python reproduce.py --dataset binary_mnist              the paper's experiment: 200 epochs
+python reproduce.py --dataset all --method all --jobs auto   the paper's whole table
 python reproduce.py --dataset mine.npz                  data of your own: arrays train and test
 python reproduce.py --experiment theory                 exact rate-distortion functions and learned models beside them
 python reproduce.py --report                            tables and figures from what is on disk
@@ -10,13 +11,14 @@ python reproduce.py --report                            tables and figures from 
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Before TensorFlow is imported: its start-up messages would drown ours.
@@ -28,9 +30,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 from echo_tf.data.dataset import KNOWN
 from echo_tf.data.load import load_dataset
 from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
-from echo_tf.experiments import progress
+from echo_tf.experiments import order, progress, sharing
 from echo_tf.experiments.cells import Cell, plan
-from echo_tf.experiments.executors import LocalProcesses, RayCluster, Task
+from echo_tf.experiments.estimates import in_words, recorded_speeds, seconds_per_step, total_in_words
+from echo_tf.experiments.executors import LocalProcesses, Outcomes, RayCluster, Task
+from echo_tf.experiments.inputs import Input, read_inputs
 from echo_tf.experiments.records import is_finished
 from echo_tf.models.config import PROTOCOLS, available_methods, load_config
 from echo_tf.report.paper import paper_table
@@ -63,10 +67,15 @@ def _number(kind: type, low: float, high: float = math.inf) -> dict:
 
 
 def _dataset(text: str) -> str | Path:
-    if text not in KNOWN and Path(text).suffix != ".npz":
+    if text not in (*KNOWN, "all") and Path(text).suffix != ".npz":
         names = ", ".join(KNOWN)
-        raise argparse.ArgumentTypeError(f"expected one of {names}, or a .npz file of your own, received {text!r}")
-    return text if text in KNOWN else Path(text)
+        raise argparse.ArgumentTypeError(f"expected one of {names}, or a .npz file of your own, or all, received {text!r}")
+    return Path(text) if text not in (*KNOWN, "all") else text
+
+
+def _jobs(count: dict) -> dict:
+    """Type of `--jobs`: what `count` takes, or `auto`."""
+    return count | {"type": lambda text: text if text == "auto" else count["type"](text), "metavar": "N|auto"}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,9 +91,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     choices = ["comparison", "rd", "analysis", *_APPLY]
     add("--experiment", choices=choices, default="comparison", help=experiments)
     own = "arrays train, test, optionally validation, train_labels, test_labels; integers to 255 or floats to 1"
-    names = f"one of {', '.join(KNOWN)}, or a file of your own ({own}) (default: digits; for bottleneck fashion_mnist)"
-    add("--dataset", type=_dataset, metavar="NAME|FILE.npz", help=names)
-    methods = "names in configs/, .yaml files, or all (of the paper) (default: echo vae; for rd echo vae iaf)"
+    names = (
+        f"one or more of {', '.join(KNOWN)}, files of your own ({own}), or all (of the paper); of several the first is trained "
+        f"first, and there the methods {', '.join(order.METHODS)} before others (default: digits; for bottleneck, which takes "
+        "one, fashion_mnist)"
+    )
+    add("--dataset", nargs="+", type=_dataset, metavar="NAME|FILE.npz", help=names)
+    methods = "names in configs/, .yaml files, and all (of the paper) (default: echo vae; for rd echo vae iaf)"
     add("--method", nargs="+", metavar="NAME", help=methods)
     weights = f"weights of the rate (default: that of the method, 1; for rd {', '.join(f'{beta:g}' for beta in RD_BETAS)})"
     add("--beta", nargs="+", **_number(float, 0), help=weights)
@@ -106,14 +119,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--data-dir", type=Path, help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
     add("--raw-dir", type=Path, help="folder with the published raw files, used instead of a download")
     add("--out", type=Path, default=Path("runs"), help="folder of all results (default: runs)")
-    add("--jobs", **count, help="train so many models at once (default: 1, in this process; on Ray all)")
-    threads = "threads of a model, on Ray its processors (default: all; on Ray 1); another number changes the last digits"
+    jobs = (
+        "train so many models at once, the longest first, on a GPU by CUDA's multi-process service where it is installed; "
+        f"auto: one for every two cores, on a GPU at most {sharing.MOST_ON_A_GPU} (default: 1, in this process; on Ray all)"
+    )
+    add("--jobs", **_jobs(count), help=jobs)
+    threads = (
+        "threads of a model, on Ray its processors (default: all, with --jobs auto its share, on Ray 1); another number "
+        "changes the last digits"
+    )
     add("--threads", **count, help=threads)
     add("--executor", choices=["local", "ray"], default="local", help="where models are trained: processes here, or Ray")
     add("--ray-address", metavar="ADDRESS", help="of the Ray cluster; auto: the one on this machine (default: a new one)")
     add("--gpus", **_number(float, 0), default=0.0, help="GPUs that a model asks of Ray, also a share of one (default: 0)")
     add("--tensorboard", action="store_true", help="write event files into every cell's folder (needs tensorboard)")
-    add("--dry-run", action="store_true", help="list the cells and stop")
+    dry = "list the cells to train in their order, with the hours that epochs on disk in --out let expect, and stop"
+    add("--dry-run", action="store_true", help=dry)
+    measure = "with --dry-run: expect hours from a few training steps of every method, which are measured now (minutes)"
+    add("--measure", action="store_true", help=measure)
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
     add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR, the results they come from to DIR/cells")
     add("--readme", type=Path, metavar="FILE", help="write the results on the test set into the results section of FILE")
@@ -121,14 +144,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     _check_together(parser, options)
 
-    options.dataset = options.dataset or ("fashion_mnist" if options.experiment == "bottleneck" else "digits")
+    given = options.dataset or ["fashion_mnist" if options.experiment == "bottleneck" else "digits"]
+    options.dataset = list(dict.fromkeys(name for one in given for name in (order.DATASETS if one == "all" else [one])))
     if options.executor == "local":
         options.jobs = options.jobs or 1
+    elif options.jobs == "auto":
+        options.jobs = None  # Ray knows its machines
     if options.experiment == "rd":
         options.beta = options.beta or list(RD_BETAS)
         options.method = options.method or ["echo", "vae", "iaf"]
     options.method = options.method or ["echo", "vae"]
     return options
+
+
+def _several(datasets: list | None) -> bool:
+    return len(datasets or []) > 1 or "all" in (datasets or [])
 
 
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -139,8 +169,10 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
     rules = (  # when options are refused, which, and why
         (True, given - _APPLY.get(options.experiment, given), f"not with --experiment {options.experiment}"),
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
+        (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
+        (options.experiment == "bottleneck" and _several(options.dataset), {"dataset"}, "bottleneck takes one data set"),
         (constrained and options.experiment == "rd", {"experiment"}, "rd has betas of its own; leave out the target"),
         (constrained and len(options.beta or []) > 1, {"beta"}, "training to a target starts from a single one"),
     )
@@ -149,8 +181,14 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
             parser.error(f"argument --{name.replace('_', '-')}: {reason}")
 
 
-def plan_cells(options: argparse.Namespace) -> list[Cell]:
-    """The cells that the options ask for."""
+def plan_cells(options: argparse.Namespace, inputs: dict[str, Input] | None = None) -> list[Cell]:
+    """The cells that the options ask for, those of several data sets with what matters most first.
+
+    Args:
+        options: The command line.
+        inputs: Its data sets, as `read_inputs` gives them; `None` to read them here.
+    """
+    inputs = read_inputs(options.dataset) if inputs is None else inputs
     training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
     targets = {"rate": options.target_rate, "distortion": options.target_distortion}
     overrides = {"training": {name: value for name, value in training.items() if value is not None}}
@@ -158,65 +196,118 @@ def plan_cells(options: argparse.Namespace) -> list[Cell]:
     for quantity, target in targets.items():
         if target is not None:
             overrides["constraint"] = {"quantity": quantity, "target_nats": target}
-    methods = options.method
-    if methods == ["all"]:
-        methods = [method for method in available_methods() if method in paper_table()["binary_mnist"]]
-    if isinstance(options.dataset, Path):
-        own = load_dataset(options.dataset)
-        name, holdout, data = own.name, own.default_holdout, own.fingerprint
-    else:
-        name, holdout, data = options.dataset, KNOWN[options.dataset], ""
-    configs = [load_config(method, dataset=name, **overrides) for method in methods]
+    in_paper = [method for method in available_methods() if method in paper_table()["binary_mnist"]]
+    methods = [method for one in options.method for method in (in_paper if one == "all" else [one])]
     holds_out = options.validate or options.split == "validation"
-    return plan(name, configs, options.beta, options.seeds, holdout if holds_out else 0, data)
+    cells = []
+    for name, data in inputs.items():
+        configs = [load_config(method, dataset=name, **overrides) for method in methods]
+        cells += plan(name, configs, options.beta, options.seeds, data.holdout if holds_out else 0, data.fingerprint)
+    return order.most_important_first(cells) if len(inputs) > 1 else cells
 
 
-def train_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
+def unfinished_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> list[Cell]:
+    """The cells that are still to train or evaluate, in the order in which that begins."""
+    left = [c for c in cells if not is_finished(c, options.out, options.split, options.rate_samples, options.echoes)]
+    if options.jobs == 1 or len(inputs) > 1:
+        return left
+    return order.longest_first(left, {name: data.images for name, data in inputs.items()}, options.out)
+
+
+def train_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
     """Train and evaluate all cells that are not finished."""
-    names = ("out", "dataset", "data_dir", "raw_dir", "split", "echoes", "validate", "tensorboard")
-    shared = {name: getattr(options, name) for name in names}
-    tasks = []
+    left = unfinished_cells(options, inputs, cells)
     for cell in cells:
-        folder = cell.folder(options.out)
-        if is_finished(cell, options.out, options.split, options.rate_samples, options.echoes):
-            print(f"{folder}: finished before")
-        else:
-            tasks.append(Task(cell=cell, folder=folder, passes=options.rate_samples, **shared))
-    if not tasks:
-        return
-    load_dataset(options.dataset, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
-    if options.executor == "ray":
-        cluster = RayCluster(options.ray_address, cpus=options.threads or 1, gpus=options.gpus)
-        outcomes = progress.run_elsewhere(tasks, cluster, options.jobs or len(tasks))
-    elif options.jobs > 1:
-        outcomes = progress.run_elsewhere(tasks, LocalProcesses(), options.jobs)
-    else:
-        outcomes = progress.run_here(tasks)
+        if cell not in left:
+            print(f"{cell.folder(options.out)}: finished before")
+    names = ("out", "data_dir", "raw_dir", "split", "echoes", "validate", "tensorboard")
+    shared = {name: getattr(options, name) for name in names} | {"passes": options.rate_samples}
+    tasks = [Task(cell, cell.folder(options.out), dataset=inputs[cell.dataset].given, **shared) for cell in left]
+    for name in dict.fromkeys(cell.dataset for cell in left):
+        load_dataset(inputs[name].given, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
+    if tasks:
+        _run_tasks(options, tasks)
+
+
+def _run_tasks(options: argparse.Namespace, tasks: list[Task]) -> None:
+    """Run tasks and print how each ends. Raises `CellError` at the end if any failed."""
     failures = []
-    for number, (task, outcome) in enumerate(outcomes, 1):
-        print(f"[{number}/{len(tasks)}] {task.folder}")
-        if isinstance(outcome, Exception):
-            failures.append(str(outcome))
-            print("    failed")
-            continue
-        means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
-        print(f"    {options.split}: {means} nats, trained in {outcome['training_seconds']:.0f} s")
+    with _outcomes(options, tasks) as outcomes:
+        for number, (task, outcome) in enumerate(outcomes, 1):
+            print(f"[{number}/{len(tasks)}] {task.folder}")
+            if isinstance(outcome, Exception):
+                failures.append(str(outcome))
+                print("    failed")
+                continue
+            means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
+            print(f"    {options.split}: {means} nats, trained in {outcome['training_seconds']:.0f} s")
     if failures:
         count = [f"{len(failures)} of {len(tasks)} models failed."] if len(tasks) > 1 else []
         raise CellError("\n".join([*count, *failures]))
 
 
-def train_and_analyse_cells(options: argparse.Namespace, cells: list[Cell]) -> None:
+@contextlib.contextmanager
+def _outcomes(options: argparse.Namespace, tasks: list[Task]) -> Iterator[Outcomes]:
+    """Run tasks where the options say. At the end, also after an error, all processes have ended before the service does."""
+    if options.executor == "ray":
+        cluster = RayCluster(options.ray_address, cpus=options.threads or 1, gpus=options.gpus)
+        yield progress.run_elsewhere(tasks, cluster, options.jobs or len(tasks))
+    elif options.jobs > 1:
+        with (
+            sharing.multi_process_service(min(options.jobs, len(tasks))),
+            contextlib.closing(progress.run_elsewhere(tasks, LocalProcesses(), options.jobs)) as outcomes,
+        ):
+            yield outcomes
+    else:
+        yield progress.run_here(tasks)
+
+
+def estimate_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Print the cells that are still to train, with the time that each takes as far as that is known."""
+    left, images = unfinished_cells(options, inputs, cells), {name: data.images for name, data in inputs.items()}
+    speeds = [] if options.measure else recorded_speeds(options.out, images)
+    steps = _measured_steps(left, inputs) if options.measure else [seconds_per_step(cell, speeds) for cell in left]
+    known = []
+    for cell, step in zip(left, steps, strict=True):
+        folder = cell.folder(options.out)
+        if step is None:
+            print(folder)
+            continue
+        known.append(step * order.epoch_steps(cell, images) * order.epochs_left(cell, options.out))
+        print(f"{folder}  {in_words(known[-1])}")
+    told = [f"{len(left)} to train, {len(cells) - len(left)} finished."]
+    if known:
+        source = "steps measured now" if options.measure else f"epochs in {options.out}, wherever those were trained"
+        told += [total_in_words(known, options.jobs or len(known)), f"By {source}; compiling and evaluation come on top."]
+    if len(known) < len(left):
+        which = f"{len(left) - len(known)} of them" if known else "them"
+        told.append(f"No epoch in {options.out} tells the time of {which}; --measure trains a few steps to say it.")
+    print(*told, file=sys.stderr)
+
+
+def _measured_steps(cells: list[Cell], inputs: dict[str, Input]) -> list[float | None]:
+    """Seconds for a step of every cell. Cells that differ in seed, beta or data of the same shape are measured once."""
+    from echo_tf.experiments.measure import measure_step
+
+    kinds = [(dataclasses.replace(c.config, seed=0, beta=1.0), inputs[c.dataset].shape) for c in cells]
+    seconds = {}
+    for config, shape in dict.fromkeys(kinds):
+        seconds[config, shape] = step = measure_step(config, shape)
+        print(f"{config.method}: {1000 * step:.3g} ms a step", file=sys.stderr)
+    return [seconds[kind] for kind in kinds]
+
+
+def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
     """Train all cells and analyse their models, as far as that is not on disk."""
     from echo_tf.experiments.run import analyse_cell, check_analysable
 
-    dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+    data = {name: load_dataset(found.given, options.data_dir, options.raw_dir) for name, found in inputs.items()}
     for cell in cells:
-        check_analysable(cell, dataset, options.split)
-    train_cells(options, cells)
+        check_analysable(cell, data[cell.dataset], options.split)
+    train_cells(options, inputs, cells)
     for number, cell in enumerate(cells, 1):
         print(f"[{number}/{len(cells)}] {cell.folder(options.out)}: analysis")
-        analyse_cell(cell, dataset, options.out, split=options.split)
+        analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
 
 
 def run_theory(options: argparse.Namespace) -> list[Path]:
@@ -236,9 +327,9 @@ def run_bottleneck(options: argparse.Namespace) -> list[Path]:
     """Run the experiment `bottleneck` as far as it is not on disk, and draw its figure. Returns all files."""
     from echo_tf.report.theory_figures import plot_bottleneck
 
-    name = options.dataset
-    if not options.report or isinstance(options.dataset, Path):
-        dataset = load_dataset(options.dataset, options.data_dir, options.raw_dir)
+    (name,) = options.dataset
+    if not options.report or isinstance(name, Path):
+        dataset = load_dataset(name, options.data_dir, options.raw_dir)
         name = dataset.name + (f"-{dataset.fingerprint[:8]}" if dataset.fingerprint else "")
     table = options.out / "bottleneck" / f"{name}.csv"
     if not options.report:
@@ -259,11 +350,6 @@ def _check_there(tables: list[Path]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
-    if options.threads:
-        os.environ["TF_NUM_INTRAOP_THREADS"] = str(options.threads)  # read when TensorFlow starts
-    if options.jobs != 1:  # models share the memory of a GPU, of which the first would take all
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new batch size
     try:
@@ -276,6 +362,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_SIGNAL + (progress.signals[-1] if progress.signals else signal.SIGINT)
 
 
+def _share_machine(options: argparse.Namespace, cells: int) -> None:
+    """Settle how many models are trained at once, and set what must be set before TensorFlow and JAX are imported."""
+    if options.jobs == "auto":
+        options.jobs, threads, told = sharing.choose_jobs(cells)
+        options.threads = options.threads or threads
+        print(told, file=sys.stderr)
+    if options.dry_run and not options.measure:
+        return  # nothing is imported
+    if options.threads:
+        sharing.set_threads(options.threads)
+    if options.jobs != 1:
+        sharing.share_memory()
+
+
 def _run(options: argparse.Namespace) -> int:
     missed = False
     if options.experiment in _APPLY:
@@ -285,11 +385,13 @@ def _run(options: argparse.Namespace) -> int:
         paths = publish_files((run_theory if options.experiment == "theory" else run_bottleneck)(options), options.publish)
     else:
         if not options.report:
-            cells = plan_cells(options)
+            inputs = read_inputs(options.dataset)
+            cells = plan_cells(options, inputs)
+            _share_machine(options, len(cells))
             if options.dry_run:
-                print(*(cell.folder(options.out) for cell in cells), sep="\n")
+                estimate_cells(options, inputs, cells)
                 return EXIT_OK
-            (train_and_analyse_cells if options.experiment == "analysis" else train_cells)(options, cells)
+            (train_and_analyse_cells if options.experiment == "analysis" else train_cells)(options, inputs, cells)
         from echo_tf.report.write import write_report
 
         report = write_report(options.out, publish=options.publish, readme=options.readme)

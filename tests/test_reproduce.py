@@ -207,10 +207,16 @@ for arguments in json.loads(sys.argv[1]):
 
     def test_dry_run(self, tmp_path):
         np.savez(tmp_path / "mine.npz", train=np.zeros((9, 4)), test=np.zeros((9, 4)))
-        arguments = ["--dry-run", "--validate", "--method", "all", "--dataset"]
+        arguments = ["--dry-run", "--validate", "--method", "all", "--out", tmp_path / "runs", "--dataset"]
         printed = self.check([*arguments, "binary_mnist"], [*arguments, tmp_path / "mine.npz"]).splitlines()
         assert len(printed) == 18
-        assert printed[9] == f"runs/mine/{Path(printed[0]).parent.name}/paper-epochs=200-beta=1-seed=0-holdout=1"
+        assert printed[9] == f"{tmp_path}/runs/mine/{Path(printed[0]).parent.name}/paper-epochs=200-beta=1-seed=0-holdout=1"
+
+    def test_dry_run_with_epochs_on_disk(self, out, small_command):
+        arguments = [*small_command("echo", "vae"), "--out", out, "--jobs", "auto", "--dry-run"]
+        assert self.check(arguments) == ""  # all is finished
+        lines = self.check([*arguments, "--epochs", "1000"]).splitlines()
+        assert len(lines) == 2 and all(re.fullmatch(r"\S+epochs=1000\S+  \d+ (s|min)", line) for line in lines)
 
     def test_report(self, out, tmp_path):
         shutil.copytree(out / "vectors", tmp_path / "vectors")
@@ -238,8 +244,9 @@ def test_dry_run_lists_the_cells(reproduce, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cell_is_planned_once(reproduce, capsys):
-    assert reproduce.main(["--method", "echo", "echo", "--beta", "1", "2", "--dry-run"]) == 0
+def test_a_cell_is_planned_once(reproduce, tmp_path, capsys):
+    arguments = ["--method", "echo", "echo", "--beta", "1", "2", "--out", str(tmp_path)]
+    assert reproduce.main([*arguments, "--dry-run"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -266,17 +273,18 @@ def test_options_that_do_not_fit_are_refused(reproduce, arguments, message, caps
     assert message in capsys.readouterr().err
 
 
-def test_rd_plans_a_grid_of_betas(reproduce, capsys):
-    assert reproduce.main(["--experiment", "rd", "--dry-run"]) == 0
+def test_rd_plans_a_grid_of_betas(reproduce, tmp_path, capsys):
+    arguments = ["--experiment", "rd", "--dry-run", "--out", str(tmp_path)]
+    assert reproduce.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 * len(reproduce.RD_BETAS) >= 24
-    assert reproduce.main(["--experiment", "rd", "--method", "vae", "--beta", "2", "1", "--dry-run"]) == 0
+    assert reproduce.main([*arguments, "--method", "vae", "--beta", "2", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in lines] == ["paper-epochs=30-beta=2-seed=0", "paper-epochs=30-beta=1-seed=0"]
 
 
-def test_target_takes_the_place_of_beta(reproduce, capsys):
-    assert reproduce.main(["--target-rate", "20", "--method", "vae", "--dry-run"]) == 0
+def test_target_takes_the_place_of_beta(reproduce, tmp_path, capsys):
+    assert reproduce.main(["--target-rate", "20", "--method", "vae", "--dry-run", "--out", str(tmp_path)]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "paper-epochs=30-rate=20-seed=0"
     for arguments in (
         ["--target-rate", "20", "--target-distortion", "70"],
@@ -287,8 +295,8 @@ def test_target_takes_the_place_of_beta(reproduce, capsys):
             reproduce.main([*arguments, "--dry-run"])
 
 
-def test_all_means_the_methods_of_the_paper(reproduce, capsys):
-    assert reproduce.main(["--method", "all", "--dry-run"]) == 0
+def test_all_means_the_methods_of_the_paper(reproduce, tmp_path, capsys):
+    assert reproduce.main(["--method", "all", "--dry-run", "--out", str(tmp_path)]) == 0
     methods = [Path(line).parent.name for line in capsys.readouterr().out.splitlines()]
     assert methods == sorted(paper_table()["binary_mnist"])
     assert len(methods) == 9
@@ -313,7 +321,8 @@ def test_validation_holds_out_what_a_data_set_lacks(reproduce, dataset, holdout)
 
 def test_values_of_a_file_are_kept(reproduce, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("seed: 7\ntraining: {epochs: 5}")
-    assert reproduce.main(["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]) == 0
+    arguments = ["--method", str(tmp_path / "mine.yaml"), "echo", "--seeds", "2", "--dry-run"]
+    assert reproduce.main([*arguments, "--out", str(tmp_path / "runs")]) == 0
     cells = [Path(line).name for line in capsys.readouterr().out.splitlines()]
     expected = [(5, 7), (30, 0), (5, 8), (30, 1)]
     assert cells == [f"paper-epochs={epochs}-beta=1-seed={seed}" for epochs, seed in expected]

@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Generator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,8 +28,13 @@ RETRIES = 3  # new workers for a task whose worker was killed, for want of memor
 POLL_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
 # Environment variables that choose backend, threads and folders.
-_VARIABLES = ("TF_", "XLA_", "JAX_", "KERAS_", "ECHO_TF_")
+_VARIABLES = ("TF_", "XLA_", "JAX_", "KERAS_", "ECHO_TF_", "NPROC")
 EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
+_DEVICE_LIBRARIES = ("jax", "jaxlib", "tensorflow")
+
+
+class LostDeviceError(CellError):
+    """A process whose device or memory failed it: as little a reason to end other cells as a process that was killed."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,28 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     return run_cell(task.cell, dataset, task.out, callbacks=callbacks, **options)
 
 
+def run_task_apart(task: Task) -> dict:
+    """Run a cell in a process of its own. Errors of the device, which need not come through pickle, become `LostDeviceError`.
+
+    One model can fail another on a shared GPU: it takes the memory, or ends the service through which both compute.
+    """
+    try:
+        return run_task(task)
+    except EXPECTED_ERRORS:
+        raise
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__module__.partition(".")[0] not in _DEVICE_LIBRARIES:
+            raise
+        traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise LostDeviceError(f"{task.folder}: {type(error).__name__}: {first[:300]}") from None
+
+
 class LocalProcesses:
-    """Runs a task in a process of its own on this machine, again if that is killed; what it prints goes to `worker.log`."""
+    """Runs a task in a process of its own on this machine, again if that or its device is lost.
+
+    What it prints goes to `worker.log`.
+    """
 
     def __init__(self):
         self._stopped = threading.Event()
@@ -80,22 +106,26 @@ class LocalProcesses:
     def __call__(self, task: Task) -> dict:
         task.folder.mkdir(parents=True, exist_ok=True)
         (task.folder / LOG).open("a").close()  # a process that cannot open it would seem to be killed
+        reason = ""
         for _ in range(RETRIES + 1):
             if self._stopped.is_set():
                 raise CellError(f"{task.folder}: stopped before it began. The same command goes on.")
             try:
                 context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
                 with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG,)) as pool:
-                    future = pool.submit(run_task, task)
+                    future = pool.submit(run_task_apart, task)
                     if self._stopped.is_set():  # `stop` may have looked before there was a process
                         self.stop()
                     return future.result()
             except BrokenProcessPool:
                 if self._stopped.is_set():
                     raise
-                logger.warning("%s: its process was killed. Another one goes on from the checkpoint.", task.folder)
-        killed = f"its process was killed {RETRIES + 1} times, perhaps for want of memory"
-        raise CellError(f"{task.folder}: {killed}. Lower --jobs; {task.folder / LOG} has what it printed.")
+                reason = f"{task.folder}: its process was killed"
+            except LostDeviceError as error:
+                reason = str(error)
+            logger.warning("%s. Another process goes on from the checkpoint.", reason)
+        times = f"({RETRIES + 1} times, perhaps for want of memory)"
+        raise CellError(f"{reason} {times}. Lower --jobs; {task.folder / LOG} has what it printed.")
 
     def stop(self) -> None:
         """Kill all processes. What they trained since their last checkpoints is lost."""
@@ -152,7 +182,7 @@ class RayCluster:
             max_retries=RETRIES,
             max_calls=1,  # a process each, as on one machine: Keras and TensorFlow keep state between models
             runtime_env={"env_vars": {**variables, "PYTHONPATH": paths}},
-        )(run_task)
+        )(run_task_apart)
 
     def __call__(self, task: Task) -> dict:
         values: dict[str, Any] = {n: v.absolute() if isinstance(v, Path) else v for n, v in vars(task).items()}
@@ -176,7 +206,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 Executor = LocalProcesses | RayCluster
-Outcomes = Iterator[tuple[Task, dict | Exception]]
+Outcomes = Generator[tuple[Task, dict | Exception], None, None]
 
 
 def run_all(tasks: list[Task], executor: Executor, at_once: int, watch: Callable[[list[Task]], None]) -> Outcomes:

@@ -35,7 +35,9 @@ def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcom
     epochs = {task.folder: task.cell.config.training.epochs for task in tasks}
     done = {task.folder: len(read_metrics(task.folder)) for task in tasks}
     # Epochs end seldom and then several at once: the speed is the mean since the start.
-    with make_bar(total=sum(epochs.values()), initial=sum(done.values()), unit="epoch", smoothing=0) as bar:
+    with contextlib.ExitStack() as stack:
+        options = {"total": sum(epochs.values()), "initial": sum(done.values()), "unit": "epoch"}
+        bar = stack.enter_context(make_bar(**options, smoothing=0))
 
         def watch(running):
             done.update({task.folder: len(read_metrics(task.folder)) for task in running})
@@ -44,7 +46,9 @@ def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcom
             bar.update(sum(done.values()) - bar.n)
             bar.initial = min(bar.initial, bar.n)  # a model that starts anew has fewer epochs than before
 
-        for task, outcome in run_all(tasks, executor, at_once, watch):
+        # Closed with this generator, which ends the processes before whoever closes it goes on.
+        outcomes = stack.enter_context(contextlib.closing(run_all(tasks, executor, at_once, watch)))
+        for task, outcome in outcomes:
             done[task.folder] = epochs[task.folder]
             with tqdm.external_write_mode():
                 yield task, outcome
@@ -66,7 +70,7 @@ def steps_bar(stack: contextlib.ExitStack, name: str):
     import keras
 
     class StepsBar(keras.callbacks.Callback):
-        """Also stops a training whose signal Keras has swallowed."""
+        """Also stops a training whose signal Keras has swallowed, before the next steps and before the epoch is recorded."""
 
         async_safe = True
 
@@ -77,11 +81,15 @@ def steps_bar(stack: contextlib.ExitStack, name: str):
             self.bar = stack.enter_context(bar)
 
         def on_train_batch_begin(self, batch, logs=None):
-            if signals:
-                raise KeyboardInterrupt
+            self.stop_if_asked()
 
         def on_train_batch_end(self, batch, logs=None):
             self.bar.update(len(self.train_function.losses))
+            self.stop_if_asked()
+
+        def stop_if_asked(self):
+            if signals:
+                raise KeyboardInterrupt
 
         def on_epoch_end(self, epoch, logs=None):
             values = {"epoch": epoch + 1, "rate": f"{logs['rate']:.1f}", "distortion": f"{logs['distortion']:.1f}"}

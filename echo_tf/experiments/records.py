@@ -178,12 +178,13 @@ def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0, ech
     """
     folder = cell.folder(out)
     check_same_cell(cell, folder)
+    if not pictures_path(folder, split).exists():
+        return False
     try:
         result = read_result(result_path(folder, split))
     except (ResultError, FileNotFoundError):
         return False
-    is_law = result.rate_floor_nats is None or result.from_batch == (echoes == "batch")
-    return pictures_path(folder, split).exists() and (result.passes or 0) >= passes and is_law
+    return (result.passes or 0) >= passes and (result.rate_floor_nats is None or result.from_batch == (echoes == "batch"))
 
 
 def check_same_cell(cell: Cell, folder: Path) -> None:

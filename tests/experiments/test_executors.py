@@ -1,6 +1,8 @@
+import importlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -12,7 +14,7 @@ import pytest
 from echo_tf.errors import CellError, ConfigError, TrainingError
 from echo_tf.experiments import executors
 from echo_tf.experiments.cells import Cell, plan
-from echo_tf.experiments.executors import LocalProcesses, RayCluster, Task, run_all
+from echo_tf.experiments.executors import LocalProcesses, LostDeviceError, RayCluster, Task, run_all
 from echo_tf.experiments.records import CHECKPOINT
 from echo_tf.models.config import load_config
 
@@ -196,7 +198,64 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch):
     (cell,) = plan("digits", [load_config("vae", dataset="digits")], [1.0], 1)
     task = Task(cell, cell.folder(tmp_path), tmp_path, "digits")
     ((_, error),) = run_all([task], LocalProcesses(), 1, lambda running: kill_children())
-    assert isinstance(error, CellError) and "killed 2 times" in str(error)
+    assert isinstance(error, CellError) and "killed (2 times" in str(error)
+
+
+WORKER = """
+import os, signal
+from echo_tf.experiments.executors import LostDeviceError
+
+def run(task):
+    first = not (task.folder / "tried").exists()
+    (task.folder / "tried").touch()
+    if task.folder.name == "dies" or (task.folder.name == "dies_once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.folder.name == "no_memory":
+        raise LostDeviceError(f"{task.folder}: JaxRuntimeError: RESOURCE_EXHAUSTED")
+    return {"process": os.getpid()}
+"""
+
+
+def test_a_lost_process_loses_no_other_cell(tmp_path, monkeypatch, caplog):
+    """Nor does a process whose device fails. Each is tried again, with a limit, while the others end."""
+    (tmp_path / "echo_tf_test_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(executors, "RETRIES", 1)
+    monkeypatch.setattr(executors, "run_task_apart", importlib.import_module("echo_tf_test_worker").run)
+    names = ("dies", "no_memory", "dies_once", "well")
+    tasks = [Task(CELL, tmp_path / name, tmp_path, "digits") for name in names]
+    outcomes = {task.folder.name: outcome for task, outcome in run_all(tasks, LocalProcesses(), 4, ignore)}
+    assert "its process was killed (2 times" in str(outcomes["dies"])
+    assert "RESOURCE_EXHAUSTED (2 times" in str(outcomes["no_memory"]) and "Lower --jobs" in str(outcomes["no_memory"])
+    assert all(isinstance(outcomes[name], CellError) for name in ("dies", "no_memory"))
+    assert outcomes["dies_once"]["process"] != outcomes["well"]["process"]
+    assert caplog.text.count("Another process goes on from the checkpoint") == 5
+
+
+@pytest.mark.parametrize("module", ["jaxlib._jax", "jax.errors", "tensorflow.python.framework.errors_impl"])
+def test_an_error_of_the_device_is_a_lost_process(monkeypatch, capsys, module):
+    error = type("RuntimeErrorOfTheDevice", (RuntimeError,), {"__module__": module})
+
+    def fail(task):
+        raise error("RESOURCE_EXHAUSTED: Out of memory\nmany lines")
+
+    monkeypatch.setattr(executors, "run_task", fail)
+    with pytest.raises(LostDeviceError, match=r"cell: RuntimeErrorOfTheDevice: RESOURCE_EXHAUSTED: Out of memory$") as found:
+        executors.run_task_apart(task("cell"))
+    assert str(pickle.loads(pickle.dumps(found.value))) == str(found.value)
+    assert "many lines" in capsys.readouterr().err  # the log has all of it
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, TrainingError, CellError])
+def test_other_errors_stay_what_they_are(monkeypatch, error):
+    def fail(task):
+        raise error("a mistake")
+
+    monkeypatch.setattr(executors, "run_task", fail)
+    with pytest.raises(error) as found:
+        executors.run_task_apart(task("cell"))
+    assert type(found.value) is error
 
 
 def test_nothing_begins_after_the_end(tmp_path):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from echo_tf.errors import CellError, TrainingError
+from echo_tf.experiments import training
 from echo_tf.experiments.records import CHECKPOINT, is_finished, load_analysis, read_metrics
 from echo_tf.experiments.run import analyse_cell, run_cell
 from echo_tf.experiments.training import save_atomically
@@ -272,6 +273,11 @@ def test_second_process_is_refused(cell, undisturbed, vectors, tmp_path):
 
 
 class TestNonFiniteLoss:
+    @pytest.fixture(autouse=True)
+    def single_steps(self, monkeypatch):
+        """A call for each step, so that a callback can disturb a certain one."""
+        monkeypatch.setattr(training, "CALL_STEPS_ON_CPU", 1)
+
     def test_stops_at_the_batch_and_resumes_from_the_last_good_epoch(self, cell, undisturbed, vectors, tmp_path):
         folder = cell.folder(tmp_path)
         reached = []

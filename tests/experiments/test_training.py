@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.data.load import load_dataset
-from echo_tf.errors import ConfigError, DataError
+from echo_tf.errors import ConfigError, DataError, TrainingError
 from echo_tf.experiments import training
 from echo_tf.experiments.records import CHECKPOINT, read_metrics
 from echo_tf.experiments.training import train
@@ -74,6 +75,17 @@ def test_checkpoint_of_the_last_epoch_gives_the_finished_model(tmp_path, vectors
     first, again = (train(settings, vectors, tmp_path) for _ in range(2))
     for before, after in zip(first.weights, again.weights, strict=True):
         np.testing.assert_array_equal(before, after, err_msg=before.path)
+
+
+@pytest.mark.parametrize(("losses", "batch"), [([3.0, np.nan, np.nan], 5), ([np.inf, np.inf], 4)])
+def test_loss_that_is_not_finite_names_its_batch_in_the_call(losses, batch):
+    calls = SimpleNamespace(losses=np.ones(3))
+    stop = training._StopAtNonFinite(calls)
+    stop.on_epoch_begin(2)
+    stop.on_train_batch_end(0, {"loss": 1.0})
+    calls.losses = np.array(losses)
+    with pytest.raises(TrainingError, match=rf"in batch {batch} of epoch 3\..*The checkpoint of epoch 2 is kept"):
+        stop.on_train_batch_end(1, {"loss": losses[-1]})
 
 
 @pytest.mark.slow

@@ -1,0 +1,54 @@
+"""What a plan must know of a data set before anything is trained on it. Needs no Keras."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from echo_tf.data.dataset import KNOWN
+from echo_tf.data.load import load_dataset
+from echo_tf.data.prepare import SPECS
+from echo_tf.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Input:
+    """A data set that was asked for.
+
+    Attributes:
+        given: Its name, or the path of a `.npz` file, as `load_dataset` takes it.
+        name: Its name, also that of its folder of results.
+        images: Number of training images, before any holdout.
+        shape: Shape of an image.
+        holdout: How many training images a validation split takes; 0 if the set has such a split.
+        fingerprint: `Dataset.fingerprint`.
+    """
+
+    given: str | Path
+    name: str
+    images: int
+    shape: tuple[int, ...]
+    holdout: int
+    fingerprint: str = ""
+
+
+def read_inputs(given: Sequence[str | Path]) -> dict[str, Input]:
+    """Data sets by name, in the order in which they were given. Those that would be downloaded are described, not loaded.
+
+    Raises:
+        ConfigError: two files of the same name, whose results would have the same folder.
+        DataError: a file that cannot be read.
+    """
+    inputs: dict[str, Input] = {}
+    for one in given:
+        found = _read(one)
+        if found.name in inputs:
+            raise ConfigError(f"Two data sets are called {found.name}: {inputs[found.name].given} and {one}. Rename one file.")
+        inputs[found.name] = found
+    return inputs
+
+
+def _read(given: str | Path) -> Input:
+    if given in SPECS:
+        return Input(given, str(given), SPECS[str(given)].sizes["train"], (28, 28, 1), KNOWN[str(given)])
+    data = load_dataset(given)
+    return Input(given, data.name, len(data.raw("train")), data.shape, data.default_holdout, data.fingerprint)
