@@ -85,10 +85,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     experiments = (
         "comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion curves; "
         "analysis: comparison, then marginals, pointwise rates and noise of each model; "
+        "noise: comparison of Echo methods, then their distortion under other noise, and the worth of each dimension; "
         "bottleneck: labels instead of images as what is kept (of the options --dataset, --beta, --seeds, --data-dir, "
         "--raw-dir, --out, --report, --publish apply); theory: synthetic sources (--seeds, --out, --report, --publish)"
     )
-    choices = ["comparison", "rd", "analysis", *_APPLY]
+    choices = ["comparison", "rd", "analysis", "noise", *_APPLY]
     add("--experiment", choices=choices, default="comparison", help=experiments)
     own = "arrays train, test, optionally validation, train_labels, test_labels; integers to 255 or floats to 1"
     names = (
@@ -97,7 +98,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "one, fashion_mnist)"
     )
     add("--dataset", nargs="+", type=_dataset, metavar="NAME|FILE.npz", help=names)
-    methods = "names in configs/, .yaml files, and all (of the paper) (default: echo vae; for rd echo vae iaf)"
+    methods = (
+        "names in configs/, .yaml files, and all (of the paper) (default: echo vae; rd: echo vae iaf; noise: echo echo_matrix)"
+    )
     add("--method", nargs="+", metavar="NAME", help=methods)
     weights = f"weights of the rate (default: that of the method, 1; for rd {', '.join(f'{beta:g}' for beta in RD_BETAS)})"
     add("--beta", nargs="+", **_number(float, 0), help=weights)
@@ -153,7 +156,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if options.experiment == "rd":
         options.beta = options.beta or list(RD_BETAS)
         options.method = options.method or ["echo", "vae", "iaf"]
-    options.method = options.method or ["echo", "vae"]
+    options.method = options.method or (["echo", "echo_matrix"] if options.experiment == "noise" else ["echo", "vae"])
     return options
 
 
@@ -310,6 +313,18 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
         analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
 
 
+def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and measure their models under other noise, as far as that is not on disk."""
+    from echo_tf.experiments import noise
+
+    noise.check_echo(cells)
+    train_cells(options, inputs, cells)
+    for name, found in inputs.items():
+        dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
+        print(f"{options.out / 'noise' / name}: other noise")
+        noise.run(options.out / "noise" / name, own, dataset, options.out, options.split)
+
+
 def run_theory(options: argparse.Namespace) -> list[Path]:
     """Run the experiment `theory` as far as it is not on disk, and draw its figures. Returns all files."""
     from echo_tf.experiments import theory
@@ -391,7 +406,8 @@ def _run(options: argparse.Namespace) -> int:
             if options.dry_run:
                 estimate_cells(options, inputs, cells)
                 return EXIT_OK
-            (train_and_analyse_cells if options.experiment == "analysis" else train_cells)(options, inputs, cells)
+            train = {"analysis": train_and_analyse_cells, "noise": train_and_change_noise}.get(options.experiment, train_cells)
+            train(options, inputs, cells)
         from echo_tf.report.write import write_report
 
         report = write_report(options.out, publish=options.publish, readme=options.readme)

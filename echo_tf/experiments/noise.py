@@ -4,7 +4,7 @@ The noise of a trained model is replaced by other noise, encoder, scale and deco
 measured again: what the decoder relies on is what raises it when it is gone. Then each dimension of `z` is set to its mean.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -16,50 +16,13 @@ from echo_tf.errors import ConfigError
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.laws import LAWS, TABLES, DimensionPoint, LawPoint, read_tables
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked, write_rows
-
-# Echo's own noise; Gaussian noise of its mean and covariance; the same without the correlations; draws of every dimension from
-# its own marginal, independent of the others.
-LAWS = ("echo", "gaussian", "gaussian_independent", "marginals_independent")
 
 DRAWS = 20_000
 PASSES = 5
 IMAGES = 2_000  # for the dimensions, each of which takes a pass
-
-
-@dataclass(frozen=True)
-class LawPoint:
-    """Distortion of a trained model under a law of the noise, in nats; the standard error is over passes with new noise."""
-
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
-    law: str
-    rate_nats: float
-    distortion_nats: float
-    distortion_se: float
-
-
-@dataclass(frozen=True)
-class DimensionPoint:
-    """What a dimension of `z` is worth: its rate, and the distortion that it saves, in nats.
-
-    The latter is the distortion with the dimension set to its mean less that with it, for the same noise; the standard error is
-    over images. `rank` counts dimensions from the one of the highest rate on.
-    """
-
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
-    rank: int
-    rate_nats: float
-    worth_nats: float
-    worth_se: float
 
 
 def draw(law: str, noise: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,34 +80,51 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
     return laws, rate_by_dimension(model.channel, features), np.array(worth)
 
 
-def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> None:
-    """Measure the trained Echo models among some cells, and write `laws.csv` and `dimensions.csv`.
+def check_echo(cells: list[Cell]) -> None:
+    """Raise `ConfigError` if one of some cells has no Echo noise at the end of its training."""
+    if others := [cell.config.method for cell in cells if not cell.config.rate_floor]:
+        raise ConfigError(
+            f"{others[0]} has no Echo noise that could be replaced. With --experiment noise name methods that have it: echo, "
+            "echo_matrix, ..."
+        )
+
+
+def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> list[Path]:
+    """Measure trained Echo models, as far as that is not on disk.
 
     Args:
-        folder: Where the tables go.
+        folder: Where the tables `laws.csv` and `dimensions.csv` go.
         cells: Cells of one data set that are finished.
         dataset: Their data set, before any holdout.
         out: Folder of all cells.
         split: Images to measure with.
 
+    Returns:
+        The tables.
+
     Raises:
-        ConfigError: none of the cells has Echo noise.
-        CellError: one of them is not trained, or another process works in the folder.
+        ConfigError: as `check_echo`.
+        CellError: a cell is not trained, or another process works in the folder.
+        ResultError: a table is damaged.
     """
-    cells = [cell for cell in cells if cell.config.rate_floor]
-    if not cells:
-        raise ConfigError("The experiment noise looks at Echo noise. Name a method that has it: --method echo or echo_matrix.")
-    laws, dimensions = [], []
-    for cell in cells:
-        config = cell.config
-        names = (cell.dataset, config.method, config.training.epochs, config.beta, config.seed)
-        data = dataset.holdout(cell.holdout) if cell.holdout else dataset
-        found, rates, worth = measure(load_model(cell.folder(out)), data.images(split), config.seed)
-        laws += [LawPoint(*names, law, float(rates.sum()), float(d.mean()), standard_error(d)) for law, d in found.items()]
-        for rank, j in enumerate(np.argsort(-rates), 1):
-            saved = float(worth[j].mean()), standard_error(worth[j])
-            dimensions.append(DimensionPoint(*names, rank, float(rates[j]), *saved))
+    check_echo(cells)
+    paths = [folder / name for name in TABLES]
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        write_rows(folder / "laws.csv", list(map(asdict, laws)))
-        write_rows(folder / "dimensions.csv", list(map(asdict, dimensions)))
+        laws, dimensions = read_tables(folder)
+        for cell in cells:
+            config = cell.config
+            names = (cell.dataset, config.method, config.training.epochs, config.beta, config.seed)
+            if names in {tuple(row.values())[: len(names)] for row in dimensions}:
+                continue
+            data = dataset.holdout(cell.holdout) if cell.holdout else dataset
+            found, rates, worth = measure(load_model(cell.folder(out)), data.images(split), config.seed)
+            for law, d in found.items():
+                point = LawPoint(*names, law, float(rates.sum()), float(d.mean()), standard_error(d))
+                laws.append(asdict(point))
+            for rank, j in enumerate(np.argsort(-rates), 1):
+                saved = float(worth[j].mean()), standard_error(worth[j])
+                dimensions.append(asdict(DimensionPoint(*names, rank, float(rates[j]), *saved)))
+            write_rows(paths[0], laws)
+            write_rows(paths[1], dimensions)  # last: it says that the cell is finished
+    return paths

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from echo_tf.experiments.laws import LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
 from echo_tf.report.names import data_name, method_name, starred
@@ -192,6 +193,21 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
         "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
     ]
     return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, rows, notes, notes_on_marks(rows))
+
+
+def laws_table(laws: list[dict]) -> Table | None:
+    """Distortion of trained Echo models under other noise; `None` if that was not measured."""
+    keys = ("dataset", "method", "epochs", "beta", "seed")
+    models = grouped(laws, lambda row: tuple(row[key] for key in keys)).values()
+    items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
+    measured = "{law}={law}.distortion_nats {law}_se={law}.distortion_se"
+    of_law = [Column(law.replace("_", ", "), f"{{{law}:.2f}} ± {{{law}_se:.2f}}", measured.format(law=law)) for law in LAWS]
+    columns = (*(Column(key, f"{{{key}}}", key) for key in keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
+    notes = [
+        "Distortion in nats with the noise of a trained model replaced: Echo's own; Gaussian of its mean and covariance; the "
+        "same without correlations; independent draws of each marginal. ± is the standard error over passes with new noise."
+    ]
+    return make_table("noise_laws", "Distortion under other noise", columns, items, notes)
 
 
 def ranking_table(rows: list[Row]) -> Table | None:

@@ -29,11 +29,6 @@ def plot_bottleneck(table: Path) -> Path:
     return _plotted(_plot_bottleneck, table)
 
 
-def plot_laws(folder: Path) -> Path:
-    """Figure of the experiment `noise` from its CSV files, beside them. Raises `ResultError` for a damaged one."""
-    return _plotted(_plot_laws, folder / "laws.csv", folder / "dimensions.csv")
-
-
 def _plotted(plot: Callable, *tables: Path) -> Path:
     """Save the figure of some tables; where one lacks rows or columns, or has text for a number, they are named."""
     try:
@@ -75,7 +70,7 @@ def _plot_noise(rows: list[dict]):
     return figure
 
 
-def _plot_laws(laws: list[dict], dimensions: list[dict]):
+def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
     """What other noise costs a trained Echo model, and what each dimension is worth beside its rate."""
 
     def model(row):
@@ -99,7 +94,7 @@ def _plot_laws(laws: list[dict], dimensions: list[dict]):
     right.yaxis.set_major_formatter("{x:g}")
     legend(right)
     figure.suptitle(f"{laws[0]['dataset']}: what a trained model needs of its noise")
-    return figure
+    return save(figure, path)
 
 
 def _plot_bottleneck(rows: list[dict]):

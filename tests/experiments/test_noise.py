@@ -11,7 +11,6 @@ from echo_tf.experiments import noise
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.run import run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
-from echo_tf.report.theory_figures import plot_laws
 
 COUNT = 40_000
 # Skewed and correlated, as Echo noise may be.
@@ -76,20 +75,35 @@ class TestMeasure:
         assert variance["gaussian_independent"] > 1.5 * variance["echo"]
 
 
-def test_experiment_writes_tables_and_a_figure(tmp_path, vectors, tiny):
-    cells = [Cell("vectors", tiny(method, epochs=1), data=vectors.fingerprint) for method in ("echo", "vae")]
-    for cell in cells:
-        run_cell(cell, vectors, tmp_path, passes=2)
-    noise.run(tmp_path / "noise", cells, vectors, tmp_path)
+def test_tables(tmp_path, vectors, tiny):
+    cells = [Cell("vectors", tiny("echo", epochs=1), data=vectors.fingerprint)]
+    run_cell(cells[0], vectors, tmp_path, passes=2)
+    noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)
     laws, dimensions = (list(csv.DictReader((tmp_path / "noise" / name).open())) for name in ("laws.csv", "dimensions.csv"))
     assert [row["law"] for row in laws] == list(noise.LAWS)
     assert {row["method"] for row in laws} == {"echo"}
     assert sum(float(row["rate_nats"]) for row in dimensions) == pytest.approx(float(laws[0]["rate_nats"]))
-    assert plot_laws(tmp_path / "noise").exists()
+    before = (tmp_path / "noise" / "laws.csv").read_text()
+    noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)  # measures nothing anew
+    assert (tmp_path / "noise" / "laws.csv").read_text() == before
 
 
 def test_refusals(tmp_path, vectors, tiny):
-    with pytest.raises(ConfigError, match="--method echo"):
+    with pytest.raises(ConfigError, match="vae has no Echo noise"):
         noise.run(tmp_path, [Cell("vectors", tiny("vae"))], vectors, tmp_path)
     with pytest.raises(CellError, match="not trained"):
         noise.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
+
+
+def test_command_refuses_a_method_without_echo_before_it_trains(reproduce, small_command, tmp_path, capsys):
+    command = [*small_command("vae"), "--experiment", "noise", "--out", str(tmp_path / "runs")]
+    assert reproduce.main(command) == 2
+    assert "vae has no Echo noise" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_command_reports_tables_and_a_figure(reproduce, small_command, tmp_path):
+    assert reproduce.main([*small_command("echo"), "--experiment", "noise", "--out", str(tmp_path)]) == 0
+    for name in ("noise_laws.csv", "noise_laws.md", "noise_vectors.png"):
+        assert (tmp_path / "report" / name).exists()
+    assert "marginals, independent" in (tmp_path / "report" / "noise_laws.md").read_text()

@@ -1,0 +1,53 @@
+"""What the experiment `noise` writes. Needs no Keras."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+from echo_tf.files import read_rows
+
+# Echo's own noise; Gaussian noise of its mean and covariance; the same without the correlations; draws of every dimension from
+# its own marginal, independent of the others.
+LAWS = ("echo", "gaussian", "gaussian_independent", "marginals_independent")
+
+
+@dataclass(frozen=True)
+class LawPoint:
+    """Distortion of a trained model under a law of the noise, in nats; the standard error is over passes with new noise."""
+
+    dataset: str
+    method: str
+    epochs: int
+    beta: float
+    seed: int
+    law: str
+    rate_nats: float
+    distortion_nats: float
+    distortion_se: float
+
+
+@dataclass(frozen=True)
+class DimensionPoint:
+    """What a dimension of `z` is worth: its rate, and the distortion that it saves, in nats.
+
+    The latter is the distortion with the dimension set to its mean less that with it, for the same noise; the standard error is
+    over images. `rank` counts dimensions from the one of the highest rate on.
+    """
+
+    dataset: str
+    method: str
+    epochs: int
+    beta: float
+    seed: int
+    rank: int
+    rate_nats: float
+    worth_nats: float
+    worth_se: float
+
+
+TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint}
+
+
+def read_tables(folder: Path) -> list[list[dict]]:
+    """The rows of both tables, none where there is no file. Raises `ResultError` for a damaged one."""
+    return [read_rows(folder / name, get_type_hints(kind)) for name, kind in TABLES.items()]
