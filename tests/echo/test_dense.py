@@ -9,6 +9,7 @@ import tensorflow as tf
 import echo_tf.echo.heads
 from echo_tf.echo.dense import EchoDense
 from echo_tf.echo.heads import CENTRING, _pull_to_centre
+from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.echo.noise import echo_moments
 
 
@@ -333,6 +334,29 @@ class TestTraining:
         layer, x = trained()
         z = [np.asarray(layer(x[:1], training=True)) for _ in range(8)]
         assert np.all(np.isfinite(z)) and np.std(z, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("make", [EchoDense, lambda *a, **k: EchoDense(*a, echoes="reservoir", **k), MatrixEchoDense])
+def test_a_first_batch_of_one_example_does_no_harm(make):
+    """It has no variance to be standardised by: Adam would remember a gradient of 1e5 for a thousand steps."""
+    inputs = keras.Input((8,))
+    layer, optimizer = make(4, d_max=9, seed=0), keras.optimizers.Adam(1e-3)
+    model = keras.Model(inputs, keras.layers.Dense(8)(layer(inputs)))
+    model.compile(optimizer, loss="mse")
+    losses = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs["loss"]))
+    x = features(42)
+    batches = np.split(x, (1, 2))
+    data = tf.data.Dataset.from_generator(
+        lambda: ((batch, batch) for batch in batches), output_signature=(tf.TensorSpec((None, 8)),) * 2
+    ).apply(tf.data.experimental.assert_cardinality(3))
+    model.fit(data, shuffle=False, callbacks=[watch], verbose=0)
+    assert np.max(losses) < 20  # about 12; without the guard 755 with diagonal S(x)
+    # After so few steps of Adam the root of the second moment is 0.06 of the length of a gradient.
+    moments = [variable for variable in optimizer.variables if "velocity" in variable.path]
+    assert len(moments) == len(model.trainable_variables)
+    assert max(np.sqrt(np.max(moment)) for moment in moments) < 1.0  # 0.3; without the guard 7 to 290
+    assert np.all(np.isfinite(model.predict(x, verbose=0)))
 
 
 class TestPersistence:
