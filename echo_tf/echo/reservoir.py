@@ -90,6 +90,8 @@ class Reservoir(keras.layers.Layer):
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
+        if not self.built:  # a copy of a layer that was never called
+            return
         self.has_been_filled = True  # a file of an untrained layer is not worth a warning
         kept = ops.convert_to_numpy(self.mean)
         if ops.convert_to_numpy(self.filled) == 1 and np.any(kept != kept[0]):  # of version 0.2

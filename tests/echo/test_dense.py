@@ -1,3 +1,4 @@
+import copy
 import logging
 import math
 
@@ -388,6 +389,15 @@ class TestPersistence:
         np.testing.assert_array_equal(layer(x[:1]), copy(x[:1]))
         tf.function(copy)(x[:1])  # which cannot see that the reservoir is filled
         assert not caplog.records
+
+    def test_copies(self):
+        for layer in (EchoDense(3), trained()[0]):
+            twin = copy.deepcopy(layer)
+            assert twin.get_config() == layer.get_config()
+            for one, other in zip(layer.weights, twin.weights, strict=True):
+                np.testing.assert_array_equal(one, other)
+            twin(features(20, seed=1), training=True)  # what it stores is its own
+        assert not np.array_equal(layer.source.reservoir.mean, twin.source.reservoir.mean)
 
     def test_weights_set_after_training_decide_about_the_reservoir(self):
         layer = EchoDense(3, d_max=9, reservoir_size=20, seed=0)
