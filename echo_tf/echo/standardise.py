@@ -98,7 +98,7 @@ class RunningStandardiser(Standardiser):
         if not training:
             return ops.where(reservoir.filled > 0, self.by_stored(z), by_batch)
         enough = ops.shape(z)[0] >= FEWEST_FOR_MOMENTS
-        self.average(*map(ops.stop_gradient, moments), enough)
+        self.average(ops.stop_gradient(moments[0]), ops.stop_gradient(moments[1]), enough)
         stored = self.by_stored(z)
         renormalised = by_batch + ops.stop_gradient(stored - by_batch)
         return ops.where(enough, ops.where(self.renormalising > 0, renormalised, by_batch), stored)

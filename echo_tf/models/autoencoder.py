@@ -297,7 +297,7 @@ class RefreshChannel(keras.callbacks.Callback):
     def __init__(self, data):
         super().__init__()
         self.data = data
-        self.renewed: list[np.ndarray] = []  # weights behind the last renewal at the end
+        self.renewed = []  # weights behind the last renewal at the end
 
     def on_test_begin(self, logs=None):
         states = (*self.model.channel.non_trainable_weights, *self.model.random_states)
