@@ -357,7 +357,7 @@ def test_a_first_batch_of_one_example_does_no_harm(make):
     moments = [variable for variable in optimizer.variables if "velocity" in variable.path]
     assert len(moments) == len(model.trainable_variables)
     assert max(np.sqrt(np.max(moment)) for moment in moments) < 1.0  # 0.3; without the guard 7 to 290
-    assert np.all(np.isfinite(model.predict(x, verbose=0)))
+    assert np.all(np.isfinite(model(x)))
 
 
 class TestPersistence:
