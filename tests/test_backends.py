@@ -41,21 +41,26 @@ for method in sys.argv[2:]:
         "generated": list(model.generate(3).shape),
         "predicted": sorted(model.predict(x, batch_size=10, verbose=0)),
     }
-# A model as it is built here, with the networks of the paper and beta under a constraint.
-images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
-constraint = {"quantity": "distortion", "target_nats": 100.0}
-model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}, constraint=constraint))
-model.fit(images, batch_size=10, verbose=0)
-answers["paper"] = [list(model.reconstruct(images[:2], samples=2).shape), float(np.asarray(model.beta))]
+if "echo" in sys.argv:  # a model as it is built here, with the networks of the paper and beta under a constraint
+    images = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)).astype("float32")
+    constraint = {"quantity": "distortion", "target_nats": 100.0}
+    model = echo_tf.build_model(echo_tf.load_config("echo", channel={"d_max": 9}, constraint=constraint))
+    model.fit(images, batch_size=10, verbose=0)
+    answers["paper"] = [list(model.reconstruct(images[:2], samples=2).shape), float(np.asarray(model.beta))]
 print(json.dumps(answers))
 """
 
-METHODS = ("echo", "echo_matrix", "iaf_maf", "vae_vamp", "info_vae")
+# Every model is traced four times. These two find most of what another backend can break.
+METHODS = [
+    ("echo_matrix", "vae_vamp"),
+    pytest.param(("echo", "iaf_maf", "info_vae"), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.jax
 @needs("jax")
-def test_models_go_on_from_the_same_files(tmp_path):
+@pytest.mark.parametrize("methods", METHODS)
+def test_models_go_on_from_the_same_files(tmp_path, methods):
     rng = np.random.default_rng(0)
     x, z = rng.uniform(size=(20, 6)).astype("float32"), rng.normal(size=(5, 4)).astype("float32")
     np.savez(tmp_path / "arrays.npz", x=x, z=z)
@@ -66,7 +71,7 @@ def test_models_go_on_from_the_same_files(tmp_path):
         "prior": {"components": 5},
         "flow": {"hidden_units": 32},
     }
-    for method in METHODS:
+    for method in methods:
         model = echo_tf.build_model(echo_tf.load_config(method, **small), (6,))
         model.fit(x, batch_size=10, verbose=0)
         model.save(tmp_path / f"{method}.keras")
@@ -77,7 +82,7 @@ def test_models_go_on_from_the_same_files(tmp_path):
         else:
             expected[method] = model.prior.log_prob(z)
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), *METHODS],
+        [sys.executable, "-c", SCRIPT, str(tmp_path), *methods],
         env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -86,8 +91,10 @@ def test_models_go_on_from_the_same_files(tmp_path):
     assert run.returncode == 0, run.stderr
     answers = json.loads(run.stdout.splitlines()[-1])
     assert answers.pop("backend") == "jax"
-    shape, beta = answers.pop("paper")
-    assert shape == [2, 28, 28, 1] and beta < 1.0  # too much distortion: the rate becomes cheaper
+    if "echo" in methods:
+        shape, beta = answers.pop("paper")
+        assert shape == [2, 28, 28, 1] and beta < 1.0  # too much distortion: the rate becomes cheaper
+    assert set(answers) == set(methods)
     for method, answer in answers.items():
         np.testing.assert_allclose(answer["density"], expected[method], rtol=1e-4, atol=1e-4)
         assert answer["unchanged"] == []
@@ -105,7 +112,7 @@ import echo_tf
 keras.utils.set_random_seed(0)
 x = np.random.default_rng(0).normal(size=(120, 6)).astype("float32")
 answers = {"backend": keras.backend.backend()}
-for name in ("echo", "maps", "matrix", "matrix dense"):
+for name in sys.argv[2:]:
     inputs = keras.Input((6,))
     if name == "echo":
         z = echo_tf.EchoDense(3, d_max=19, rate_weight=0.5, seed=0)(layers.Dense(8, activation="relu")(inputs))
@@ -152,9 +159,10 @@ print(json.dumps(answers))
 @pytest.mark.parametrize(
     "backend", [pytest.param("jax", marks=[pytest.mark.jax, needs("jax")]), pytest.param("torch", marks=needs("torch"))]
 )
-def test_layers_in_models_of_others(backend, tmp_path):
+@pytest.mark.parametrize("names", [("maps", "matrix dense"), pytest.param(("echo", "matrix"), marks=pytest.mark.slow)])
+def test_layers_in_models_of_others(backend, names, tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", DROP_IN, str(tmp_path)],
+        [sys.executable, "-c", DROP_IN, str(tmp_path), *names],
         env=os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -163,6 +171,7 @@ def test_layers_in_models_of_others(backend, tmp_path):
     assert run.returncode == 0, run.stderr
     answers = json.loads(run.stdout.splitlines()[-1])
     assert answers.pop("backend") == backend
+    assert set(answers) == set(names)
     for answer in answers.values():
         (added,) = answer["added"]  # once
         assert answer["loss"] > added > 0

@@ -30,7 +30,7 @@ class BareEchoLayer(WeightedRateLayer):
         raise NotImplementedError
 
     def call(self, inputs, return_rate=False, training=None):
-        mean, parameters = inputs
+        mean, parameters = (ops.cast(values, "float32") for values in pair(inputs))
         scale, rate = self.scale_and_rate(mean, parameters)
         z = self.send(mean, scale, training)
         self.add_rate_loss(rate)
@@ -80,6 +80,16 @@ class BareEchoLayer(WeightedRateLayer):
         # Tracing `call` to find the shape would try it with made-up batch sizes.
         z = keras.KerasTensor(inputs[0].shape, "float32")
         return (z, keras.KerasTensor(inputs[0].shape[:1], "float32")) if return_rate else z
+
+
+def pair(inputs: Any) -> Any:
+    """What an Echo layer is called with, or its shapes. Raises `ValueError` unless these are two."""
+    if not isinstance(inputs, list | tuple) or len(inputs) != 2 or isinstance(inputs[0], int | None):
+        raise ValueError(
+            "Invalid value received for argument `inputs`. Expected a list of two tensors, the mean and what makes the scale. "
+            f"Received: {inputs}"
+        )
+    return inputs
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -155,7 +165,7 @@ class EchoLayer(BareEchoLayer):
         self.source = EchoSource(diagonal_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
 
     def build(self, input_shape):
-        shape = tuple(input_shape[0])
+        shape = tuple(pair(input_shape)[0])
         if None in shape[1:]:
             raise ValueError(
                 f"{self.name} keeps a reservoir of examples and must know their shape. Received: {shape}. Give the model's "

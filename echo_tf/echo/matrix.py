@@ -20,7 +20,7 @@ from keras import ops
 
 from echo_tf.echo.bound import check_d_max, max_scale
 from echo_tf.echo.checks import Seed, Tensor, at_least_float32
-from echo_tf.echo.layer import BareEchoLayer
+from echo_tf.echo.layer import BareEchoLayer, pair
 from echo_tf.echo.noise import echo_recurrence
 from echo_tf.echo.source import EchoSource
 
@@ -299,7 +299,7 @@ class MatrixEchoLayer(BareEchoLayer):
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
 
     def build(self, input_shape):
-        mean_shape, raw_shape = (tuple(shape) for shape in input_shape)
+        mean_shape, raw_shape = (tuple(shape) for shape in pair(input_shape))
         _check_shapes(mean_shape, raw_shape)
         self.source.build(mean_shape, (*mean_shape, mean_shape[1]))
 

@@ -34,6 +34,7 @@ class Reservoir(keras.layers.Layer):
         options = {"initializer": "zeros", "trainable": False}
         self.mean = self.add_weight(shape=(self.size, *mean_shape[1:]), name="mean", **options)
         self.scale = self.add_weight(shape=(self.size, *scale_shape[1:]), name="scale", **options)
+        # How many examples were stored, up to `size`. Files of version 0.2 hold 1 for any number.
         self.filled = self.add_weight(shape=(), name="filled", **options)
 
     @property
@@ -54,17 +55,19 @@ class Reservoir(keras.layers.Layer):
     def store(self, mean: Tensor, scale: Tensor) -> None:
         """Put the pairs of a training batch in front; the oldest fall out. A batch with a number that is not finite is dropped.
 
-        The first batch fills the reservoir, repeated as often as needed.
+        The first batch fills the reservoir, repeated as often as needed; if it is a single example, with the next one.
         """
         self.has_been_filled = True
-        repeated = ops.arange(self.size, dtype="int32") % ops.shape(mean)[0]
+        count, rows = ops.shape(mean)[0], ops.arange(self.size, dtype="int32")
+        rows = ops.where(self.filled >= 2, rows, rows % (count + ops.cast(self.filled, "int32")))
         values = [ops.stop_gradient(ops.cast(value, "float32")) for value in (mean, scale)]
         is_sound = ops.logical_and(*(ops.all(ops.isfinite(value)) for value in values))
         for variable, value in zip((self.mean, self.scale), values, strict=True):
             kept = ops.convert_to_tensor(variable)
-            older = ops.where(self.filled > 0, kept, ops.take(value, repeated, axis=0))
-            variable.assign(ops.where(is_sound, ops.concatenate([value, older])[: self.size], kept))
-        self.filled.assign(ops.where(is_sound, 1.0, ops.convert_to_tensor(self.filled)))
+            variable.assign(ops.where(is_sound, ops.take(ops.concatenate([value, kept]), rows, axis=0), kept))
+        filled = ops.convert_to_tensor(self.filled)
+        stored = ops.minimum(filled + ops.cast(count, filled.dtype), float(self.size))
+        self.filled.assign(ops.where(is_sound, stored, filled))
 
     def fill(self, mean: Tensor, scale: Tensor, seed: int) -> None:
         """Fill it with a random sample of pairs, repeated if there are fewer than it holds.
@@ -82,12 +85,17 @@ class Reservoir(keras.layers.Layer):
         rows = order[np.arange(self.size) % count]
         self.mean.assign(values[0][rows])
         self.scale.assign(values[1][rows])
-        self.filled.assign(1.0)
+        self.filled.assign(float(min(count, self.size)))
         self.has_been_filled = True
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
+        if not self.built:  # a copy of a layer that was never called
+            return
         self.has_been_filled = True  # a file of an untrained layer is not worth a warning
+        kept = ops.convert_to_numpy(self.mean)
+        if ops.convert_to_numpy(self.filled) == 1 and np.any(kept != kept[0]):  # of version 0.2
+            self.filled.assign(float(self.size))
 
     def draw(self, n: Tensor | int) -> Tensor:
         """`n` draws of the noise, shape `(n, ..., dim)`.

@@ -9,7 +9,14 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, not_negative
-from echo_tf.models.distortions import DistortionFunction, check_data, decoded_mean, make_distortion
+from echo_tf.models.distortions import (
+    DistortionFunction,
+    check_data,
+    check_is_array,
+    check_parameters,
+    decoded_mean,
+    make_distortion,
+)
 from echo_tf.models.losses import gaussian_log_density
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
@@ -110,6 +117,7 @@ class RateDistortionModel(keras.Model):
     def call(self, inputs, training=None):
         draw = self.channel.draw(self.encoder(inputs, training=training), training=training)
         parameters = self.decoder(draw.z, training=training)
+        check_parameters(self.distortion, inputs, parameters)
         distortion = self.distortion(inputs, parameters)
         if len(distortion.shape) != 1:
             raise ValueError(f"Expected a distortion of shape (batch,), a number an example. Received: {distortion.shape}")
@@ -136,8 +144,8 @@ class RateDistortionModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None or sample_weight is not None:
             raise ValueError(
-                "A RateDistortionModel takes no targets, since it reconstructs its input, and no sample_weight: let examples "
-                "occur as often as they shall weigh."
+                "A RateDistortionModel takes no targets, since it reconstructs its input, and no sample_weight or "
+                "class_weight: let examples occur as often as they shall weigh."
             )
         rate, distortion = y_pred["rate"], y_pred["distortion"]
         self.rate_metric.update_state(rate)
@@ -157,18 +165,23 @@ class RateDistortionModel(keras.Model):
         """`keras.Model.fit`, after which what the channel stores is that of the final parameters.
 
         It is also renewed for each validation, which leaves no trace in the training. From a generator, which cannot be read a
-        second time, it stays that of the last training steps; `refresh_channel` renews it. The pseudo-inputs of a VampPrior are
-        set to training examples before the first training.
+        second time, it stays that of the last training steps; `refresh_channel` renews it, and so it should in a model that
+        `ModelCheckpoint` saved in the middle. A channel that is frozen stays as it is. The pseudo-inputs of a VampPrior are set
+        to training examples before the first training.
 
         Raises:
             ValueError: see the class; a generator for a VampPrior that has not been started.
         """
-        self._check(x, y, kwargs.get("sample_weight"))
+        self._check(x, y, kwargs.get("sample_weight", kwargs.get("class_weight")))
         data = x
         if hasattr(x, "shape"):
             data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
-        return super().fit(x, y, batch_size, *args, callbacks=[self.follow(data), *callbacks], **kwargs)
+        # Behind callbacks that change the weights: `SwapEMAWeights` before a validation, `EarlyStopping` at the end. But those
+        # that use the model at the end find it renewed.
+        refresh = self.follow(data)
+        first = keras.callbacks.LambdaCallback(on_train_end=refresh.on_train_end)
+        return super().fit(x, y, batch_size, *args, callbacks=[first, *callbacks, refresh], **kwargs)
 
     def follow(self, data: Any) -> "RefreshChannel":
         """Ready the prior for a training on `data`; the callback that renews the channel, for loops other than `fit` of it."""
@@ -185,8 +198,14 @@ class RateDistortionModel(keras.Model):
         """Refuse what would train for hours and mean nothing: all of an array, the first batch of anything else."""
         if y is not None or sample_weight is not None:
             self.compute_loss(y=y, sample_weight=sample_weight)
+        if getattr(self, "loss", None) is not None:  # not in `compile`: with one of its own a model is loaded without optimizer
+            raise ValueError(
+                "Invalid value received for argument `loss` of `compile`. Expected None: a RateDistortionModel has a loss of "
+                f"its own, made of `distortion` and `beta`. Received: loss={self.loss!r}"
+            )
         if x is None or hasattr(x, "__next__"):
             return
+        check_is_array(x)
         x = some_examples(x, 1) if not hasattr(x, "shape") else ops.convert_to_numpy(x)
         # Subclassed encoders, and those that are not built, do not know their shape.
         found, expected = x.shape[1:], getattr(self.encoder, "input_shape", x.shape)[1:]
@@ -278,6 +297,7 @@ class RefreshChannel(keras.callbacks.Callback):
     def __init__(self, data):
         super().__init__()
         self.data = data
+        self.renewed = []  # weights behind the last renewal at the end
 
     def on_test_begin(self, logs=None):
         states = (*self.model.channel.non_trainable_weights, *self.model.random_states)
@@ -289,10 +309,17 @@ class RefreshChannel(keras.callbacks.Callback):
             state.assign(value)
 
     def on_train_end(self, logs=None):
-        self._refresh()
+        # Callbacks may call this more than once.
+        if not self.renewed or not all(map(np.array_equal, self._weights(), self.renewed)):
+            self._refresh()
+            self.renewed = self._weights()
+
+    def _weights(self):
+        return [ops.convert_to_numpy(weight) for weight in self.model.weights]
 
     def _refresh(self):
-        if self.model.channel.has_memory and not hasattr(self.data, "__next__"):
+        channel = self.model.channel
+        if channel.has_memory and channel.trainable and not hasattr(self.data, "__next__"):
             self.model.refresh_channel(some_examples(self.data, REFRESH_EXAMPLES))
 
 
@@ -312,4 +339,6 @@ def some_examples(data: Any, n: int) -> np.ndarray:
         found += len(examples[-1])
         if found >= n:
             break
+    if not examples:
+        raise ValueError("Expected at least one example. Received: none")
     return np.concatenate(examples)[:n]

@@ -91,6 +91,32 @@ def decoded_mean(distortion: DistortionFunction, parameters: Tensor) -> Tensor:
     return getattr(distortion, "mean", lambda values: values)(parameters)
 
 
+def check_is_array(x: Any) -> None:
+    """Raise `ValueError` for examples in a list or dictionary, which Keras takes for several inputs."""
+    if isinstance(x, list | tuple | dict):
+        raise ValueError(
+            f"Expected the examples in one array, or a dataset of such. Received: a {type(x).__name__}. Use np.asarray(x) of a "
+            "list of examples, and x[0] of a list with an array."
+        )
+
+
+def check_parameters(distortion: DistortionFunction, x: Tensor, parameters: Tensor) -> None:
+    """Raise `ValueError` unless the decoder gives a number for every number of the examples, where the distortion needs it.
+
+    Shapes that can be broadcast would train, and mean nothing.
+    """
+    check_is_array(x)
+    shapes = tuple(x.shape), tuple(parameters.shape)
+    same = len(shapes[0]) == len(shapes[1]) and all(
+        n == m or None in (n, m) for n, m in zip(shapes[0][1:], shapes[1][1:], strict=True)
+    )
+    if isinstance(distortion, Bernoulli | Gaussian) and not same:
+        raise ValueError(
+            f"Expected a decoder that gives parameters in the shape of the examples, {shapes[0]}. Received: {shapes[1]}. "
+            "End it with a Reshape, or pass a distortion that takes such parameters."
+        )
+
+
 def check_data(distortion: DistortionFunction, x: np.ndarray) -> None:
     """Raise `ValueError` for data that are not finite, or outside the range that a distortion is made for."""
     low, high = float(np.min(x)), float(np.max(x))  # NaN if there is one

@@ -1,3 +1,4 @@
+import copy
 import logging
 import math
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 import echo_tf.echo.heads
 from echo_tf.echo.dense import EchoDense
 from echo_tf.echo.heads import CENTRING, _pull_to_centre
+from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.echo.noise import echo_moments
 
 
@@ -335,6 +337,29 @@ class TestTraining:
         assert np.all(np.isfinite(z)) and np.std(z, axis=0).min() > 1e-3
 
 
+@pytest.mark.parametrize("make", [EchoDense, lambda *a, **k: EchoDense(*a, echoes="reservoir", **k), MatrixEchoDense])
+def test_a_first_batch_of_one_example_does_no_harm(make):
+    """It has no variance to be standardised by: Adam would remember a gradient of 1e5 for a thousand steps."""
+    inputs = keras.Input((8,))
+    layer, optimizer = make(4, d_max=9, seed=0), keras.optimizers.Adam(1e-3)
+    model = keras.Model(inputs, keras.layers.Dense(8)(layer(inputs)))
+    model.compile(optimizer, loss="mse")
+    losses = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs["loss"]))
+    x = features(42)
+    batches = np.split(x, (1, 2))
+    data = tf.data.Dataset.from_generator(
+        lambda: ((batch, batch) for batch in batches), output_signature=(tf.TensorSpec((None, 8)),) * 2
+    ).apply(tf.data.experimental.assert_cardinality(3))
+    model.fit(data, shuffle=False, callbacks=[watch], verbose=0)
+    assert np.max(losses) < 20  # about 12; without the guard 755 with diagonal S(x)
+    # After so few steps of Adam the root of the second moment is 0.06 of the length of a gradient.
+    moments = [variable for variable in optimizer.variables if "velocity" in variable.path]
+    assert len(moments) == len(model.trainable_variables)
+    assert max(np.sqrt(np.max(moment)) for moment in moments) < 1.0  # 0.3; without the guard 7 to 290
+    assert np.all(np.isfinite(model(x)))
+
+
 class TestPersistence:
     def test_save_and_load(self, tmp_path, caplog):
         caplog.set_level(logging.WARNING)
@@ -364,6 +389,15 @@ class TestPersistence:
         np.testing.assert_array_equal(layer(x[:1]), copy(x[:1]))
         tf.function(copy)(x[:1])  # which cannot see that the reservoir is filled
         assert not caplog.records
+
+    def test_copies(self):
+        for layer in (EchoDense(3), trained()[0]):
+            twin = copy.deepcopy(layer)
+            assert twin.get_config() == layer.get_config()
+            for one, other in zip(layer.weights, twin.weights, strict=True):
+                np.testing.assert_array_equal(one, other)
+            twin(features(20, seed=1), training=True)  # what it stores is its own
+        assert not np.array_equal(layer.source.reservoir.mean, twin.source.reservoir.mean)
 
     def test_weights_set_after_training_decide_about_the_reservoir(self):
         layer = EchoDense(3, d_max=9, reservoir_size=20, seed=0)

@@ -289,3 +289,21 @@ class TestPersistence:
         copy.source.reservoir.seed_generator.state.assign(layer.source.reservoir.seed_generator.state)
         one = inputs(1)
         np.testing.assert_array_equal(loaded(one), model(one))
+
+
+@pytest.mark.parametrize("layer", [EchoLayer(d_max=3), MatrixEchoLayer(d_max=3)])
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_refuses_what_is_no_pair(layer, count):
+    mean = np.zeros((4, 1), "float32")
+    with pytest.raises(ValueError, match="Expected a list of two tensors"):
+        layer(mean if count is None else [mean] * count)
+
+
+def test_takes_integers():
+    mean, log_scale = np.array([[0], [1], [-1], [0]]), np.array([[-1], [0], [-2], [-3]])
+    integer, floating = (
+        EchoLayer(d_max=3, seed=0)([mean.astype(dtype), log_scale.astype(dtype)], return_rate=True)
+        for dtype in ("int64", "float32")
+    )
+    for one, other in zip(integer, floating, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -52,6 +52,32 @@ class TestPairs:
         np.testing.assert_array_equal(reservoir.pairs[0], np.concatenate([mean, mean[:10]]))
         np.testing.assert_array_equal(reservoir.pairs[1], np.concatenate([log_scale, log_scale[:10]]))
 
+    def test_counts_the_examples(self):
+        reservoir, counts = self.reservoir(), []
+        for batch in (pairs(1), pairs(20, seed=1), pairs(20, seed=2)):
+            reservoir.store(*batch)
+            counts.append(float(reservoir.filled))
+        assert counts == [1, 21, 30]
+        reservoir.fill(*pairs(7), seed=0)
+        assert float(reservoir.filled) == 7
+
+    def test_a_first_example_fills_it_with_the_second_batch(self):
+        reservoir, first, second = self.reservoir(), pairs(1), pairs(4, seed=1)
+        reservoir.store(*first)
+        np.testing.assert_array_equal(reservoir.pairs[0], np.repeat(first[0], 30, 0))
+        reservoir.store(*second)
+        np.testing.assert_array_equal(reservoir.pairs[0], np.tile(np.concatenate([second[0], first[0]]), (6, 1)))
+
+    def test_a_file_that_does_not_count_is_full(self):
+        reservoir, loaded, stored = self.reservoir(), self.reservoir(), {}
+        reservoir.store(*pairs(20))
+        reservoir.filled.assign(1.0)
+        reservoir.save_own_variables(stored)
+        loaded.load_own_variables(stored)
+        assert float(loaded.filled) == 30
+        loaded.store(*pairs(4, seed=1))
+        np.testing.assert_array_equal(loaded.pairs[0][4:], reservoir.pairs[0][:26])
+
     @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("which", [0, 1])
     def test_a_batch_that_is_not_finite_is_dropped(self, wrong, which):

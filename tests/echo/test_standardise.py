@@ -128,6 +128,17 @@ def test_the_rest_of_a_training_uses_them(made):
     np.testing.assert_allclose(found, by_moments_of(outputs(FEWEST_FOR_MOMENTS), enough), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_a_single_example_is_left_as_it_is(made, always):
+    standardiser, transform = made
+    one, z = pairs(1), outputs(1)
+    np.testing.assert_allclose(transform(z, one, True, always), z, rtol=1e-5)
+    np.testing.assert_allclose(transform(z, one, training=False), z, rtol=1e-5)
+    np.testing.assert_array_equal(standardiser.variance, 1.0)
+    transform(outputs(), pairs(20, seed=1), training=True)
+    assert np.all(np.abs(np.asarray(standardiser.variance) - 1.0) > 1e-3)
+
+
 def test_a_dead_dimension_stays_finite(made):
     _, transform = made
     mean, log_scale = pairs(20)
@@ -142,7 +153,7 @@ class TestRunning:
     def made(filled=True):
         reservoir = Reservoir(SIZE, lambda mean, scale, seed: mean, seed=None)
         reservoir.build((None, 3), (None, 3, 3))
-        reservoir.filled.assign(float(filled))
+        reservoir.filled.assign(float(SIZE * filled))
         standardiser = RunningStandardiser()
         standardiser.build((None, 3))
         return standardiser, lambda z, training=True: standardiser.transform(z, None, None, reservoir, training=training)
@@ -168,6 +179,7 @@ class TestRunning:
         scale = np.broadcast_to(0.5 * np.eye(3, dtype="float32"), (20, 3, 3))
         standardiser.set_moments(mean, scale)
         stored = [np.asarray(value) for value in matrix_moments(mean, scale)]
+        stored[1] = np.diag(stored[1])
         np.testing.assert_allclose(standardiser.mean, stored[0], rtol=1e-5, atol=1e-6)
         z = outputs() + 1.0
         transform(z)
@@ -199,6 +211,16 @@ class TestRunning:
         found = transform(few)
         np.testing.assert_allclose(found, standardiser.by_stored(few), rtol=1e-5, atol=1e-6)
         assert not np.allclose(found, self.by(few, few), atol=0.1)
+
+    def test_a_few_examples_before_all_others_move_the_initial_moments_only(self):
+        standardiser, transform = self.made()
+        few = outputs(2)
+        transform(few)
+        variance = (1 - NEWEST) * (1 + NEWEST * few.mean(0) ** 2) + NEWEST * few.var(0)
+        np.testing.assert_allclose(standardiser.mean, NEWEST * few.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(standardiser.variance, variance, rtol=1e-5)
+        transform(outputs())
+        np.testing.assert_allclose(standardiser.by_stored(few), self.by(few, outputs()), rtol=1e-4, atol=1e-5)
 
     def test_an_untrained_one_takes_the_batch_at_inference_and_none_remembers_nan(self):
         standardiser, transform = self.made(filled=False)

@@ -184,6 +184,35 @@ class TestReservoir:
         for variable, old in zip(model.variables, before, strict=True):
             assert np.array_equal(variable, old), variable.path
 
+    @pytest.mark.parametrize("how", ["EarlyStopping", "SwapEMAWeights"])
+    def test_is_that_of_weights_which_a_callback_puts_in_place(self, how):
+        average = how == "SwapEMAWeights"
+        model = compiled(echo(), distortion="gaussian", optimizer=keras.optimizers.SGD(1e-1, use_ema=average))
+        x, seen = table(40), []
+        wanted = {
+            "EarlyStopping": lambda: keras.callbacks.EarlyStopping("val_loss", 0, 2, mode="max", restore_best_weights=True),
+            "SwapEMAWeights": keras.callbacks.SwapEMAWeights,
+        }
+
+        def look(*_, logs=None):
+            assert_holds(model.channel.echo.source.reservoir.mean, self.means(model, x))
+            seen.append(True)
+
+        at_the_end = keras.callbacks.LambdaCallback(on_train_end=look)
+        at_the_end.on_test_batch_begin = look
+        model.fit(x, batch_size=20, epochs=3, validation_data=(x,), callbacks=[at_the_end, wanted[how]()], verbose=0)
+        look()
+        assert len(seen) >= 6
+
+    def test_of_a_frozen_channel_stays(self):
+        model, x = compiled(echo(), distortion="gaussian"), table(40)
+        model.refresh_channel(x)
+        before = [weight.numpy() for weight in model.channel.weights]
+        model.channel.trainable = False
+        model.fit(0.5 * x, validation_data=(x,), verbose=0)
+        for weight, old in zip(model.channel.weights, before, strict=True):
+            np.testing.assert_array_equal(weight, old)
+
     def test_is_not_of_validation_examples(self, trained_echo, monkeypatch):
         seen, model, x = [], trained_echo.model, table(40)
         monkeypatch.setattr(model, "refresh_channel", lambda found: seen.append(found))
@@ -354,6 +383,10 @@ class TestRefusals:
             (lambda x: x[:0], "at least one example"),
             (lambda x: tf.constant(255 * x), "Divide"),
             (lambda x: tf.data.Dataset.from_tensor_slices(255 * x).batch(10), "Divide"),
+            (lambda x: tf.data.Dataset.from_tensor_slices(x).take(0).batch(10), "at least one example"),
+            (lambda x: [x], "in one array.*Received: a list"),
+            (lambda x: x.tolist(), "in one array.*Received: a list"),
+            (lambda x: {"images": x}, "in one array.*Received: a dict"),
         ],
     )
     def test_examples_that_do_not_fit(self, model, change, message):
@@ -368,6 +401,8 @@ class TestRefusals:
             for call in (model.fit, model.evaluate):
                 with pytest.raises(ValueError, match="takes no targets.*and no sample_weight"):
                     call(x, batch_size=10, verbose=0, **options)
+        with pytest.raises(ValueError, match="class_weight"):
+            model.fit(x, class_weight={0: 2.0}, verbose=0)
         weighted = tf.data.Dataset.from_tensor_slices((x, np.zeros(20), np.ones(20))).batch(10)
         with pytest.raises(ValueError, match="takes no targets"):
             model.fit(weighted, shuffle=False, verbose=0)
@@ -392,6 +427,23 @@ class TestRefusals:
         wrong = RateDistortionModel(*networks(), GaussianChannel(DIM), distortion=lambda x, y: x - y)
         with pytest.raises(ValueError, match=r"shape \(batch,\)"):
             wrong(table(2))
+
+    @pytest.mark.parametrize("shape", [(4, 4), (16,), (4, 4, 3), (1, 4, 1)])
+    @pytest.mark.parametrize("distortion", ["bernoulli", "gaussian"])
+    def test_decoders_of_another_shape(self, shape, distortion):
+        """Some could be broadcast to the shape of the examples, and would train."""
+        decoder = keras.Sequential([keras.layers.Dense(int(np.prod(shape))), keras.layers.Reshape(shape)])
+        encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+        model = RateDistortionModel(encoder, decoder, GaussianChannel(DIM), distortion=distortion)
+        with pytest.raises(ValueError, match=r"in the shape of the examples.*4, 4, 1.*End it with a Reshape"):
+            model(table(2, shape=(4, 4, 1)))
+
+    def test_a_loss(self):
+        model = RateDistortionModel(*networks(), GaussianChannel(DIM))
+        model.compile("sgd", loss="mse")
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="`loss` of `compile`. Expected None"):
+                call(table(20), verbose=0)
 
     def test_untrained_echo_cannot_generate(self):
         with pytest.raises(ValueError, match="Train it first"):
