@@ -97,12 +97,6 @@ def matrix_gather_noise(mean: Tensor, scale: Tensor, orders: Tensor, d_max: int)
 
 
 def matrix_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of `z` in every dimension, each of shape `(..., m)`; see `matrix_covariance`."""
-    z_mean, covariance = matrix_covariance(mean, scale)
-    return z_mean, ops.diagonal(covariance, axis1=-2, axis2=-1)
-
-
-def matrix_covariance(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of `z` (and of the noise) in closed form, for `x` uniform over the given examples.
 
     Since `e` is independent of `x` and has the law of `z`, `E z = (I - E S)^-1 E f`, and the covariance solves

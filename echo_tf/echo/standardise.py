@@ -84,8 +84,9 @@ class RunningStandardiser(Standardiser):
 
     def set_moments(self, mean: Tensor, scale: Tensor) -> None:
         """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included."""
-        for variable, value in zip((self.mean, self.variance), matrix_moments(mean, scale), strict=True):
-            variable.assign(value)
+        z_mean, covariance = matrix_moments(mean, scale)
+        self.mean.assign(z_mean)
+        self.variance.assign(ops.diagonal(covariance, axis1=-2, axis2=-1))
         self.steps.assign(1.0 / NEWEST)
 
     def transform(

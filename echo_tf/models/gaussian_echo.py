@@ -6,7 +6,7 @@ from keras import ops
 
 from echo_tf.echo.checks import Tensor
 from echo_tf.echo.heads import EchoWithHeads
-from echo_tf.echo.matrix import matrix_covariance
+from echo_tf.echo.matrix import matrix_moments
 from echo_tf.echo.standardise import RunningStandardiser
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import CorrelatedGaussianChannel, row_squares
@@ -65,7 +65,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
         if not self.built:
             self.build((None, *features.shape[1:]))
         mean, scale = self.echo.statistics(features)
-        mean, covariance = matrix_covariance(mean, self.echo.as_matrix(scale))
+        mean, covariance = matrix_moments(mean, self.echo.as_matrix(scale))
         factor = ops.cholesky(covariance)
         self.noise_mean.assign(mean)
         self.noise_factor.assign(factor)
