@@ -1,5 +1,3 @@
-import csv
-
 import keras
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.errors import CellError, ConfigError
 from echo_tf.experiments import noise
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.run import run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
 
@@ -79,10 +78,10 @@ def test_tables(tmp_path, vectors, tiny):
     cells = [Cell("vectors", tiny("echo", epochs=1), data=vectors.fingerprint)]
     run_cell(cells[0], vectors, tmp_path, passes=2)
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)
-    laws, dimensions = (list(csv.DictReader((tmp_path / "noise" / name).open())) for name in ("laws.csv", "dimensions.csv"))
+    laws, dimensions = read_tables(tmp_path / "noise")
     assert [row["law"] for row in laws] == list(noise.LAWS)
     assert {row["method"] for row in laws} == {"echo"}
-    assert sum(float(row["rate_nats"]) for row in dimensions) == pytest.approx(float(laws[0]["rate_nats"]))
+    assert sum(row["rate_nats"] for row in dimensions) == pytest.approx(laws[0]["rate_nats"])
     before = (tmp_path / "noise" / "laws.csv").read_text()
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)  # measures nothing anew
     assert (tmp_path / "noise" / "laws.csv").read_text() == before
