@@ -1,5 +1,6 @@
 """The rate-distortion autoencoder, made of an encoder, a channel and a decoder."""
 
+import logging
 import math
 from typing import Any
 
@@ -20,6 +21,8 @@ from echo_tf.models.distortions import (
 from echo_tf.models.losses import gaussian_log_density
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
+
+logger = logging.getLogger(__name__)
 
 # Training examples that renew what a channel stores: enough that their sampling error does not count.
 REFRESH_EXAMPLES = 10_000
@@ -100,6 +103,7 @@ class RateDistortionModel(keras.Model):
         self.beta = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(not_negative("beta", beta)), trainable=False, name="beta"
         )
+        self._in_own_step = self._has_warned = False
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
         self.penalty_metric = None if penalty is None else keras.metrics.Mean(name="mmd")
@@ -114,7 +118,21 @@ class RateDistortionModel(keras.Model):
             if part is not None and not part.built:
                 part.build(z_shape)
 
+    def train_step(self, *args, **kwargs):
+        self._in_own_step = True
+        try:
+            return super().train_step(*args, **kwargs)
+        finally:
+            self._in_own_step = False
+
     def call(self, inputs, training=None):
+        if training and not self._in_own_step and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s is trained by a model around it or in a loop of its own. Its rate and distortion are in that loss only if "
+                "you call its compute_loss, or add the outputs `rate` and `distortion`.",
+                self.name,
+            )
         draw = self.channel.draw(self.encoder(inputs, training=training), training=training)
         parameters = self.decoder(draw.z, training=training)
         check_parameters(self.distortion, inputs, parameters)

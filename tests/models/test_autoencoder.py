@@ -461,3 +461,23 @@ class TestRefusals:
                 old.writestr(name, content)
         with pytest.raises(ValueError, match=r"written by version 0\.1"):
             keras.saving.load_model(tmp_path / "old.keras")
+
+
+class TestInsideAnotherModel:
+    """Its loss is not that of the model around it, which nobody would notice."""
+
+    def test_is_warned_of_once(self, caplog):
+        inner = compiled(GaussianChannel(DIM))
+        x = keras.Input((6,))
+        outer = keras.Model(x, inner(x)["parameters"])
+        outer.compile("sgd", "mse")
+        outer.fit(table(20), table(20), batch_size=10, epochs=2, verbose=0)
+        assert caplog.text.count("trained by a model around it") == 1
+
+    def test_training_and_inference_of_its_own_are_not(self, caplog):
+        model = compiled(GaussianChannel(DIM))
+        model.fit(table(20), batch_size=10, verbose=0)
+        model.train_on_batch(table(10))
+        model.predict(table(10), verbose=0)
+        model(table(10))
+        assert "trained by a model around it" not in caplog.text
