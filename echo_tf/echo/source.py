@@ -22,14 +22,13 @@ class EchoSource(keras.layers.Layer):
     """Noise for pairs `(f, S)` of a batch, and the reservoir that makes any batch size possible.
 
     In training: `e = (echoes from the batch) + (product of their scales) * (noise from the reservoir, without gradient)`, with
-    the others of the batch as echoes, up to `d_max`. At inference: noise from the reservoir. With an empty reservoir its part
-    is 0, and inference takes the echoes from the batch.
+    the others of the batch as echoes, up to `d_max`. Behind `d_max` of them the second term is 0 but for rounding, and is left
+    out: noise from a thousand pairs costs as much as that from the batch with its gradient. At inference: noise from the
+    reservoir. With an empty reservoir its part is 0, and inference takes the echoes from the batch.
 
     Args:
         noise: `diagonal_noise`, or a function like it: `(mean, scale, d_max, sampler=, replace=, seed=, count=, behind=)`.
         d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
-        sparing: Boolean. `True` leaves the second term out behind `d_max` echoes, where it is 0 but for rounding. Noise of
-            matrices from a thousand pairs costs as much as that from the batch with its gradient.
 
     Raises:
         ValueError: invalid arguments.
@@ -44,7 +43,6 @@ class EchoSource(keras.layers.Layer):
         reservoir_size: int | None,
         echoes: str,
         seed: int | None,
-        sparing: bool = False,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -58,7 +56,6 @@ class EchoSource(keras.layers.Layer):
                 f"Received: reservoir_size={reservoir_size}"
             )
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
-        self.sparing = sparing
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
@@ -83,17 +80,15 @@ class EchoSource(keras.layers.Layer):
         return noise
 
     def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor:
-        """Noise from the reservoir for every example; 0 if it can be spared, and the batch has `d_max` others for each."""
+        """Noise from the reservoir for every example; 0 if it is not needed and the batch has `d_max` others for each."""
         batch = ops.shape(mean)[0]
 
         def draw():
             return ops.stop_gradient(self.reservoir.draw(batch))
 
-        if is_needed or not self.sparing:
-            return draw()
-        if mean.shape[0] is not None:
-            return draw() if batch <= self.d_max else ops.zeros_like(mean)
-        return ops.cond(batch <= self.d_max, draw, lambda: ops.zeros_like(mean))
+        if mean.shape[0] is None and not (is_needed or self.replace):
+            return ops.cond(batch <= self.d_max, draw, lambda: ops.zeros_like(mean))
+        return draw() if is_needed or (not self.replace and batch <= self.d_max) else ops.zeros_like(mean)
 
     def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time
