@@ -17,6 +17,7 @@ KNOWS = {
     "models": {"models", "echo", "errors"},
     "data": {"data", "errors", "files"},
     "experiments": {"experiments", "models", "echo", "data", "theory", "errors", "files"},
+    "command": {"command", "report", "experiments", "models", "data", "errors"},
     "report": {"report", "experiments", "models", "echo", "theory", "errors", "files"},
 }
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import echo_tf
+from echo_tf.command import training
+from echo_tf.command.experiments import RD_BETAS
 from echo_tf.data import load
 from echo_tf.experiments import analysis, bottleneck
 from echo_tf.experiments.cells import Cell
@@ -62,7 +64,10 @@ def test_finished_cells_are_skipped(reproduce, small_command, without_figures, o
 
 def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
-    assert re.search(r"-ELBO .*\n.*\nvectors +echo ", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.search(r"-ELBO *\n-+\necho ", printed)
+    assert re.search(r"vectors, 1 epochs: .* nats of test -ELBO\.", printed.replace("\n", " "))
+    assert max(map(len, printed.partition("Look at")[0].splitlines())) <= 100
     published = {path.name for path in (tmp_path / "results").iterdir() if path.is_file()}
     assert {"comparison.md", "training_vectors.png", "index.html"} <= published
     assert not [name for name in published if name.endswith(".pdf")]  # they stay behind
@@ -216,7 +221,7 @@ for arguments in json.loads(sys.argv[1]):
         arguments = [*small_command("echo", "vae"), "--out", out, "--jobs", "auto", "--dry-run"]
         assert self.check(arguments) == ""  # all is finished
         lines = self.check([*arguments, "--epochs", "1000"]).splitlines()
-        assert len(lines) == 2 and all(re.fullmatch(r"\S+epochs=1000\S+  \d+ (s|min)", line) for line in lines)
+        assert len(lines) == 2 and all(re.fullmatch(r"\S+epochs=1000\S+  [\d.]+ (s|min|h)", line) for line in lines)
 
     def test_report(self, out, tmp_path):
         shutil.copytree(out / "vectors", tmp_path / "vectors")
@@ -277,7 +282,7 @@ def test_rd_plans_a_grid_of_betas(reproduce, tmp_path, capsys):
     arguments = ["--experiment", "rd", "--dry-run", "--out", str(tmp_path)]
     assert reproduce.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 * len(reproduce.RD_BETAS) >= 24
+    assert len(lines) == 3 * len(RD_BETAS) >= 24
     assert reproduce.main([*arguments, "--method", "vae", "--beta", "2", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in lines] == ["paper-epochs=30-beta=2-seed=0", "paper-epochs=30-beta=1-seed=0"]
@@ -469,7 +474,7 @@ def test_real_data_reach_the_command(reproduce, real_data_dir, tmp_path, monkeyp
         splits = {split: images[:300] for split, images in dataset.splits.items()}
         return type(dataset)(dataset.name, splits, dataset.white, {})
 
-    for module in (reproduce, load):
+    for module in (training, load):
         monkeypatch.setattr(module, "load_dataset", first_images)
     monkeypatch.setenv("ECHO_TF_DATA", str(real_data_dir))
     assert reproduce.main(["--dataset", "binary_mnist", "--epochs", "2", "--method", "echo", "--out", str(tmp_path)]) == 0

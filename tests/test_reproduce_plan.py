@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echo_tf.command import training
 from echo_tf.experiments import measure, order, run, sharing
 
 OUTCOME = {name: {"mean": 1.0} for name in ("rate_nats", "distortion_nats", "neg_elbo_nats")} | {"training_seconds": 1.0}
@@ -47,7 +48,7 @@ def trained(reproduce, monkeypatch, without_figures):
             events.append("ended")
 
     monkeypatch.setattr(reproduce.progress, "run_elsewhere", run_elsewhere)
-    monkeypatch.setattr(reproduce, "load_dataset", lambda *arguments: None)
+    monkeypatch.setattr(training, "load_dataset", lambda *arguments: None)
     monkeypatch.setattr("echo_tf.report.write.write_report", lambda *arguments, **options: pytest.fail("no results"))
     return tasks, events
 
@@ -112,7 +113,7 @@ def test_each_model_is_analysed_on_its_own_data(reproduce, small_command, vector
         np.savez(tmp_path / f"{name}.npz", train=vectors.train, test=vectors.test)
     analysed = []
     monkeypatch.setattr(run, "analyse_cell", lambda cell, data, *rest, **options: analysed.append((cell.dataset, data.name)))
-    monkeypatch.setattr(reproduce, "train_cells", lambda *arguments: None)
+    monkeypatch.setattr(training, "train_cells", lambda *arguments: None)
     monkeypatch.setattr("echo_tf.report.write.write_report", lambda *arguments, **options: pytest.fail("no results"))
     _, _, *method = small_command("vae")
     data = ["--dataset", str(tmp_path / "two.npz"), str(tmp_path / "one.npz")]
@@ -188,7 +189,7 @@ class TestService:
             if str(arguments[0]).startswith("[1/2]"):
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(reproduce, "print", interrupt, raising=False)
+        monkeypatch.setattr(training, "print", interrupt, raising=False)
         assert reproduce.main(["--jobs", "2", "--out", str(tmp_path)]) == 130
         assert events == ["start", "model", "ended", "stop"]
 

@@ -1,12 +1,16 @@
-"""Trainings as a person at the terminal sees them: progress bars, and signals that stop them. Needs no Keras to import."""
+"""Trainings as a person at the terminal sees them: a progress line, and signals that stop them. Needs no Keras to import."""
 
 import contextlib
 import sys
+import time
 
 from tqdm import tqdm
 
+from echo_tf.experiments.estimates import in_words
 from echo_tf.experiments.executors import EXPECTED_ERRORS, Executor, Outcomes, Task, run_all, run_task
 from echo_tf.experiments.records import read_metrics
+
+WIDTH = 80
 
 # Numbers of the signals that asked this process to stop.
 signals: list[int] = []
@@ -18,33 +22,91 @@ def stop(number: int, frame) -> None:
     raise KeyboardInterrupt
 
 
+class Line:
+    """The state of a training: on a terminal one line that is drawn anew every second, elsewhere a line of text an epoch.
+
+    Args:
+        total: Steps or epochs of all.
+        initial: Those that are done already.
+    """
+
+    def __init__(self, total: int, initial: int = 0):
+        self._on_terminal = sys.stderr.isatty()
+        self._start, self._initial = time.monotonic(), initial
+        self.bar = tqdm(
+            total=total,
+            initial=initial,
+            bar_format="{desc} {remaining} left",
+            leave=False,
+            mininterval=1.0,
+            miniters=0,
+            smoothing=0,  # the mean since the start: epochs of several models end at once
+            ncols=WIDTH,
+            disable=not self._on_terminal,
+        )
+        self.done, self.total = initial, total
+
+    def update(self, done: int, text: str) -> None:
+        """Say how much is done, and what there is to see."""
+        self._initial = min(self._initial, done)  # a model that starts anew has fewer epochs than before
+        if self._on_terminal:
+            self.bar.initial = self._initial
+            self.bar.set_description_str(text[: WIDTH - len(" 00:00:00 left")], refresh=False)
+            self.bar.update(done - self.done)
+        self.done = done
+
+    def tell(self, text: str) -> None:
+        """A line of its own, where the output is no terminal."""
+        if not self._on_terminal:
+            rate = (self.done - self._initial) / (time.monotonic() - self._start)
+            left = f", {in_words((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
+            print(f"{text}{left}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()
+
+
+def quantities(values: dict) -> str:
+    """`rate 12.1 distortion 281.2 -ELBO 293.3` for the metrics of an epoch; empty if there are none."""
+    if not {"rate", "distortion"} <= values.keys():
+        return ""
+    rate, distortion = float(values["rate"]), float(values["distortion"])
+    return f" rate {rate:.1f} distortion {distortion:.1f} -ELBO {rate + distortion:.1f}"
+
+
 def run_here(tasks: list[Task]) -> Outcomes:
-    """Run tasks one after the other in this process, with a bar of the steps of each; yields as `run_all` does."""
+    """Run tasks one after the other in this process, with a line of the epochs of each; yields as `run_all` does."""
+    names = short_names(tasks)
     for task in tasks:
-        with contextlib.ExitStack() as stack:  # clears the bar, however the training ends
+        with contextlib.ExitStack() as stack:  # clears the line, however the training ends
             outcome: dict | Exception
             try:
-                outcome = run_task(task, (steps_bar(stack, short_name(task)),))
+                outcome = run_task(task, (epochs_line(stack, names[task.folder]),))
             except EXPECTED_ERRORS as error:
                 outcome = error
         yield task, outcome
 
 
 def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcomes:
-    """Run tasks in other processes, with one bar of the epochs of all; yields as `run_all` does."""
-    epochs = {task.folder: task.cell.config.training.epochs for task in tasks}
+    """Run tasks in other processes, with one line of the epochs of all; yields as `run_all` does."""
+    names, epochs = short_names(tasks), {task.folder: task.cell.config.training.epochs for task in tasks}
     done = {task.folder: len(read_metrics(task.folder)) for task in tasks}
-    # Epochs end seldom and then several at once: the speed is the mean since the start.
     with contextlib.ExitStack() as stack:
-        options = {"total": sum(epochs.values()), "initial": sum(done.values()), "unit": "epoch"}
-        bar = stack.enter_context(make_bar(**options, smoothing=0))
+        line = stack.enter_context(Line(sum(epochs.values()), sum(done.values())))
 
         def watch(running):
-            done.update({task.folder: len(read_metrics(task.folder)) for task in running})
-            names = (f"{short_name(task)} {done[task.folder]}/{epochs[task.folder]}" for task in running)
-            bar.set_postfix_str(", ".join(names), refresh=False)
-            bar.update(sum(done.values()) - bar.n)
-            bar.initial = min(bar.initial, bar.n)  # a model that starts anew has fewer epochs than before
+            before = done.copy()
+            metrics = {task.folder: read_metrics(task.folder) for task in running}
+            done.update({folder: len(lines) for folder, lines in metrics.items()})
+            state = ", ".join(f"{names[task.folder]} {done[task.folder]}/{epochs[task.folder]}" for task in running)
+            line.update(sum(done.values()), f"{sum(done.values())}/{sum(epochs.values())} epochs: {state}")
+            for folder, lines in metrics.items():
+                if done[folder] > before[folder]:
+                    last = {key.removesuffix("_nats"): value for key, value in lines[-1].items()}
+                    line.tell(f"{names[folder]} epoch {done[folder]}/{epochs[folder]}{quantities(last)}")
 
         # Closed with this generator, which ends the processes before whoever closes it goes on.
         outcomes = stack.enter_context(contextlib.closing(run_all(tasks, executor, at_once, watch)))
@@ -54,37 +116,42 @@ def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcom
                 yield task, outcome
 
 
-def short_name(task: Task) -> str:
-    """What tells the models of a sweep apart, for a bar."""
-    config = task.cell.config
-    return f"{config.method} beta={config.beta:g} seed={config.seed}"
+def short_names(tasks: list[Task]) -> dict:
+    """By folder, the method, and of data set, beta and seed those that are not the same in all tasks."""
+    configs = [task.cell.config for task in tasks]
+    shown = {
+        "": len({task.cell.dataset for task in tasks}) > 1,
+        "beta=": len({config.beta for config in configs}) > 1,
+        "seed=": len({config.seed for config in configs}) > 1,
+    }
+    names = {}
+    for task, config in zip(tasks, configs, strict=True):
+        values = (task.cell.dataset, f"{config.beta:g}", config.seed)
+        named = zip(shown.items(), values, strict=True)
+        names[task.folder] = " ".join([config.method, *(f"{key}{value}" for (key, differs), value in named if differs)])
+    return names
 
 
-def make_bar(**options):
-    """Progress bar with the remaining time; drawn every second on a terminal, and every minute in a file."""
-    return tqdm(mininterval=1.0 if sys.stderr.isatty() else 60.0, miniters=0, leave=False, **options)
-
-
-def steps_bar(stack: contextlib.ExitStack, name: str):
-    """Keras callback with a bar of all steps of one training, which `stack` clears. It leaves the metrics on the device."""
+def epochs_line(stack: contextlib.ExitStack, name: str):
+    """Keras callback with the line of one training, which `stack` clears. It leaves the metrics on the device."""
     import keras
 
-    class StepsBar(keras.callbacks.Callback):
+    class EpochsLine(keras.callbacks.Callback):
         """Also stops a training whose signal Keras has swallowed, before the next steps and before the epoch is recorded."""
 
         async_safe = True
 
         def on_train_begin(self, logs=None):
             finished, self.train_function = int(self.model.optimizer.iterations.numpy()), self.model.train_function
-            total = self.params["epochs"] * self.train_function.steps_per_epoch
-            bar = make_bar(total=total, initial=finished, unit="step", desc=name)
-            self.bar = stack.enter_context(bar)
+            self.steps, self.values = self.train_function.steps_per_epoch, ""
+            self.line = stack.enter_context(Line(self.params["epochs"] * self.steps, finished))
 
         def on_train_batch_begin(self, batch, logs=None):
             self.stop_if_asked()
 
         def on_train_batch_end(self, batch, logs=None):
-            self.bar.update(len(self.train_function.losses))
+            done = self.line.done + len(self.train_function.losses)
+            self.line.update(done, f"{name} epoch {done / self.steps:.1f}/{self.params['epochs']}{self.values}")
             self.stop_if_asked()
 
         def stop_if_asked(self):
@@ -92,10 +159,7 @@ def steps_bar(stack: contextlib.ExitStack, name: str):
                 raise KeyboardInterrupt
 
         def on_epoch_end(self, epoch, logs=None):
-            values = {"epoch": epoch + 1, "rate": f"{logs['rate']:.1f}", "distortion": f"{logs['distortion']:.1f}"}
-            self.bar.set_postfix(values, refresh=False)
+            self.values = quantities(logs)
+            self.line.tell(f"{name} epoch {epoch + 1}/{self.params['epochs']}{self.values}")
 
-        def on_train_end(self, logs=None):
-            self.bar.close()
-
-    return StepsBar()
+    return EpochsLine()

@@ -6,6 +6,39 @@ from collections.abc import Sequence
 from echo_tf.experiments.records import Result
 from echo_tf.models.config import available_methods, flatten, load_config
 
+_DATA = {
+    "digits": "digits",
+    "sprites": "sprites",
+    "binary_mnist": "Binary MNIST",
+    "omniglot": "Omniglot",
+    "fashion_mnist": "Fashion-MNIST",
+    "dsprites": "dSprites",
+}
+
+# Methods as people write them; another one is called by the name of its file.
+_METHODS = {
+    "echo": "Echo",
+    "echo_matrix": "Matrix Echo",
+    "echo_maf": "Echo, then MAF",
+    "echo_mmd": "Echo + MMD",
+    "echo_replace": "Echo with replacement",
+    "echo_reservoir": "Echo, 999 echoes",
+    "echo_large_batch": "Echo, batches of 1,000",
+    "echo_literal": "Echo as written",
+    "vae": "VAE",
+    "vae_full": "VAE, full covariance",
+    "vae_maf": "VAE + MAF",
+    "vae_vamp": "VAE + VampPrior",
+    "vae_shared_noise": "VAE, shared noise",
+    "vae_released_schedule": "VAE, released schedule",
+    "vae_conv_5x5": "VAE, 5x5 filters",
+    "info_vae": "InfoVAE",
+    "iaf": "IAF",
+    "iaf_maf": "IAF + MAF",
+    "iaf_vamp": "IAF + VampPrior",
+    "iaf_mmd": "IAF + MMD",
+}
+
 # Settings that have a part of their own in names, and a column in tables.
 _WITH_PART = ("seed", "beta", "training.epochs", "training.dtype_policy")
 
@@ -35,6 +68,17 @@ def method_name(result: Result) -> str:
     """`vae (released, d_max=49)`: the method, and what the model has otherwise."""
     found = parts(result)
     return found["method"] + (f" ({found['variant']})" if found["variant"] else "")
+
+
+def method_title(result: Result) -> str:
+    """`VAE + MAF (released)`: the method as people write it, and what the model has otherwise."""
+    found = parts(result)
+    return _METHODS.get(result.method, result.method) + (f" ({found['variant']})" if found["variant"] else "")
+
+
+def data_title(result: Result) -> str:
+    """`Binary MNIST`: the data set as people write it; starred, and with the split, where tables have these."""
+    return data_name(result).replace(result.dataset, _DATA.get(result.dataset, result.dataset), 1)
 
 
 def data_name(result: Result) -> str:

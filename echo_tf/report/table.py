@@ -66,12 +66,21 @@ class Table:
     notes: list[str]
     records: list[dict]
 
-    def text(self) -> str:
-        """For a terminal."""
+    @property
+    def widths(self) -> list[int]:
+        """Characters of each column."""
+        return [max(len(line[i]) for line in (self.header, *self.lines)) for i in range(len(self.header))]
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of `text`."""
+        return sum(self.widths) + 2 * (len(self.widths) - 1)
+
+    def text(self, notes: bool = True) -> str:
+        """For a terminal, with or without the notes."""
         lines = [self.header, *self.lines]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([body[0], "-" * len(body[0]), *body[1:], "", *self.notes])
+        body = ["  ".join(cell.ljust(width) for cell, width in zip(line, self.widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([body[0], "-" * self.width, *body[1:], *(["", *self.notes] if notes else [])])
 
     def markdown(self) -> str:
         """As Markdown, the notes as a list."""

@@ -27,12 +27,10 @@ class Report(NamedTuple):
 
     Attributes:
         rows: One for each setting.
-        text: The comparison with the paper, for a terminal.
         paths: Files to look at.
     """
 
     rows: list[Row]
-    text: str
     paths: list[Path]
 
 
@@ -67,7 +65,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
         copy_results(results, publish / "cells")
     if readme:
         write_section(rows, readme)
-    return Report(rows, tables[0].text(), publish_files(paths, publish))
+    return Report(rows, publish_files(paths, publish))
 
 
 def write_section(rows: list[Row], path: Path) -> None:

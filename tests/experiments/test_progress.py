@@ -14,27 +14,57 @@ from echo_tf.experiments.run import run_cell
 from echo_tf.models.config import load_config
 
 
-@pytest.mark.parametrize(("terminal", "seconds"), [(True, 1), (False, 60)])
-def test_the_bar_is_drawn_seldom_in_a_log_file(monkeypatch, terminal, seconds):
-    log, now = io.StringIO(), [0.0]
-    log.isatty = lambda: terminal
-    monkeypatch.setattr(sys, "stderr", log)
+def make_terminal(monkeypatch):
+    """A terminal in the place of standard error, and its clock."""
+    screen, now = io.StringIO(), [0.0]
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    with progress.make_bar(total=1000) as bar:
-        for half_second in range(240):
+    return screen, now
+
+
+def test_the_line_is_drawn_every_second_and_fits(monkeypatch):
+    screen, now = make_terminal(monkeypatch)
+    with progress.Line(total=1000) as line:
+        for half_second in range(1, 41):
             now[0] += 0.5
-            bar.update(int(half_second % 60 == 0))  # its clock goes on while no step ends
-    assert log.getvalue().count("/1000 [") == 1 + 120 // seconds
+            line.update(
+                10 * half_second, "echo_matrix epoch 2.4/200 rate 26.3 distortion 61.3 -ELBO 87.7 and much more than fits"
+            )
+    drawn = [text.strip() for text in screen.getvalue().split("\r") if "epoch" in text]
+    assert len(drawn) == 20
+    assert drawn[-1].endswith("00:30 left") and max(map(len, drawn)) <= progress.WIDTH
+    assert "-ELBO 87.7" in drawn[0]
 
 
-def test_the_bar_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch, capsys):
+def test_a_log_file_has_a_line_an_epoch(capsys):
+    with progress.Line(total=4) as line:
+        for epoch in range(1, 5):
+            line.update(epoch, "not shown")
+            line.tell(f"echo epoch {epoch}/4{progress.quantities({'rate': 10, 'distortion': 20.04})}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("echo epoch 1/4 rate 10.0 distortion 20.0 -ELBO 30.0, ") and lines[0].endswith(" left")
+    assert lines[3] == "echo epoch 4/4 rate 10.0 distortion 20.0 -ELBO 30.0"
+
+
+def test_names_say_what_differs(tmp_path):
+    def names(*arguments):
+        tasks = [Task(cell, tmp_path / str(i), tmp_path, "digits") for i, cell in enumerate(plan("digits", *arguments))]
+        return list(progress.short_names(tasks).values())
+
+    config = load_config("vae", dataset="digits")
+    assert names([config], [1.0], 1) == ["vae"]
+    assert names([config], [1.0, 0.5], 2) == [f"vae beta={beta} seed={seed}" for seed in (0, 1) for beta in ("1", "0.5")]
+
+
+def test_the_line_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch):
+    screen, now = make_terminal(monkeypatch)
     (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
     tasks = [Task(cell, tmp_path / name, tmp_path, "digits") for name in "ab"]
     for task in tasks:
         task.folder.mkdir()
         (task.folder / METRICS).write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
-    now = [0.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
     def run_and_watch(tasks, executor, at_once, watch):
         (tasks[1].folder / METRICS).write_text("")  # it starts anew
@@ -44,21 +74,41 @@ def test_the_bar_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch, 
         yield tasks[0], {}
         (tasks[1].folder / METRICS).write_text('{"epoch": 1}\n')
         watch(tasks[1:])
+        now[0] += 1.0
+        watch(tasks[1:])
         yield tasks[1], {}
 
     monkeypatch.setattr(progress, "run_all", run_and_watch)
     assert len(list(progress.run_elsewhere(tasks, None, 2))) == 2
-    bars = [line for line in capsys.readouterr().err.split("\r") if "/8 [" in line]
-    assert len(bars) == 3  # at the start and after each model
-    assert "6/8 [" in bars[0] and "3/8 [" in bars[1] and "5/8 [" in bars[2] and "vae beta=1 seed=0 1/4" in bars[2]
-    assert "<-" not in bars[1]  # no time is left that is negative
+    drawn = [text for text in screen.getvalue().split("\r") if "epochs: " in text]
+    assert "3/8 epochs: vae 3/4, vae 0/4" in drawn[0] and "5/8 epochs: vae 1/4" in drawn[-1]
+    assert not any("-" in text for text in drawn)  # no time is left that is negative
+
+
+def test_another_process_has_a_line_an_epoch_in_a_log_file(tmp_path, monkeypatch, capsys):
+    (cell,) = plan("digits", [load_config("vae", dataset="digits", training={"epochs": 4})], [1.0], 1)
+    task = Task(cell, tmp_path, tmp_path, "digits")
+
+    def run_and_watch(tasks, executor, at_once, watch):
+        for count in range(4):
+            line = '{"epoch": 1, "rate_nats": 1.0, "distortion_nats": 2.0}\n'
+            (tmp_path / METRICS).write_text(count * line)
+            watch(tasks)
+            watch(tasks)
+        yield tasks[0], {}
+
+    monkeypatch.setattr(progress, "run_all", run_and_watch)
+    list(progress.run_elsewhere([task], None, 1))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"vae epoch {epoch}/4 rate 1.0 distortion 2.0 -ELBO 3.0" for epoch in (1, 2, 3)
+    ]
 
 
 def test_signal_that_keras_swallows_stops_the_next_step(cell, vectors, tmp_path, monkeypatch, capsys):
     """As a signal does that comes while Keras converts metrics, where it drops every exception."""
-    steps, bars, make_bar = [], [], progress.make_bar
+    steps = []
     monkeypatch.setattr(progress, "signals", [])
-    monkeypatch.setattr(progress, "make_bar", lambda **options: bars.append(options) or make_bar(**options))
 
     class Receive(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -68,9 +118,8 @@ def test_signal_that_keras_swallows_stops_the_next_step(cell, vectors, tmp_path,
                     progress.stop(signal.SIGTERM, None)
 
     with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        run_cell(cell, vectors, tmp_path, callbacks=[progress.steps_bar(stack, "vae seed=0"), Receive()])
+        run_cell(cell, vectors, tmp_path, callbacks=[progress.epochs_line(stack, "vae seed=0"), Receive()])
     assert steps == [0]
     assert progress.signals == [signal.SIGTERM]
     assert [line["epoch"] for line in read_metrics(cell.folder(tmp_path))] == [1]
-    assert bars == [{"total": 9, "initial": 0, "unit": "step", "desc": "vae seed=0"}]  # of all three epochs
-    assert "vae seed=0" in capsys.readouterr().err
+    assert "vae seed=0 epoch 1/3 rate" in capsys.readouterr().err

@@ -44,7 +44,6 @@ def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
         on_disk(result(method, beta=beta, rate=26.0 / beta, neg_elbo=88.0, folder=folder))
         (folder / "noise.json").write_text(json.dumps({**noise, "checksum": checksum(noise)}))
     found = write_report(out, publish=published, readme=readme)
-    assert "agrees" in found.text
     assert [row.verdict for row in found.rows if row.config.beta == 1] == ["agrees", "differs"]  # echo, vae
     names = {path.name for path in found.paths}
     tables = {"comparison", "rate_distortion", "noise_total_correlation", "progress"}
@@ -54,7 +53,7 @@ def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
     assert all((out / "report" / name).exists() for name in names)
     assert "| binary_mnist | echo | 200 |" in readme.read_text()
     assert len(list((published / "cells").glob("*/*/*/result.json"))) == 4
-    assert write_report(published / "cells").text == found.text
+    assert [row.mean for row in write_report(published / "cells").rows] == [row.mean for row in found.rows]
 
 
 @pytest.mark.parametrize("shape", [(30,), (64, 64, 3)])
@@ -68,7 +67,7 @@ def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
     names = {path.name for path in found.paths}
     tables, drawn = {"comparison.md", "comparison.tex", "comparison.csv"}, {"comparison.png", "training_mine.png", "index.html"}
     assert names - tables - drawn == ({"reconstructions_mine.png", "samples_mine.png"} if len(shape) == 3 else set())
-    assert "paper" not in found.text.partition("Protocol")[0]
+    assert "paper" not in (tmp_path / "report" / "comparison.md").read_text().partition("Protocol")[0]
     assert [row["paper_neg_elbo_nats"] for row in read_rows(tmp_path / "report" / "comparison.csv")] == ["", ""]
 
 

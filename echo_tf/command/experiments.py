@@ -1,0 +1,99 @@
+"""What `--experiment` can name, each declared once. Modules that import Keras are imported where they run."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from echo_tf.command import training
+from echo_tf.data.load import load_dataset
+
+# From where Echo is near its floor to where more rate hardly lowers the distortion.
+RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of the command line.
+
+    Attributes:
+        sentence: What it does, for `--help`.
+        train: Of an experiment on cells: `(options, inputs, cells)`, which trains them and does what comes behind.
+        run: Of any other: from the options to the files that it has made, or with `--report` found.
+        methods, betas, dataset: What is taken if the command line names none.
+        heeds: Names of the options that apply; empty if all do.
+    """
+
+    sentence: str
+    train: Callable = training.train_cells
+    run: Callable[[argparse.Namespace], list[Path]] | None = None
+    methods: tuple[str, ...] = ("echo", "vae")
+    betas: tuple[float, ...] = ()
+    dataset: str = "digits"
+    heeds: frozenset[str] = field(default=frozenset())
+
+
+def run_theory(options: argparse.Namespace) -> list[Path]:
+    """Run the experiment `theory` as far as it is not on disk, and draw its figures. Returns all files."""
+    from echo_tf.experiments import theory
+    from echo_tf.report.theory_figures import plot_theory
+
+    folder = options.out / "theory"
+    if not options.report:
+        theory.run(folder, options.seeds)
+    tables = [folder / name for name in theory.TABLES]
+    _check_there(tables)
+    return [*tables, *plot_theory(folder)]
+
+
+def run_bottleneck(options: argparse.Namespace) -> list[Path]:
+    """Run the experiment `bottleneck` as far as it is not on disk, and draw its figure. Returns all files."""
+    from echo_tf.report.theory_figures import plot_bottleneck
+
+    (name,) = options.dataset
+    if not options.report or isinstance(name, Path):
+        dataset = load_dataset(name, options.data_dir, options.raw_dir)
+        name = dataset.name + (f"-{dataset.fingerprint[:8]}" if dataset.fingerprint else "")
+    table = options.out / "bottleneck" / f"{name}.csv"
+    if not options.report:
+        from echo_tf.experiments import bottleneck
+
+        bottleneck.run(table, dataset, options.seeds, options.beta)
+    _check_there([table])
+    return [table, plot_bottleneck(table)]
+
+
+def _check_there(tables: list[Path]) -> None:
+    missing = [table.name for table in tables if not table.exists()]
+    if missing:
+        found = f"No {', '.join(missing)} in {tables[0].parent}"
+        raise FileNotFoundError(f"{found}. Run the same without --report: it makes what is missing.")
+
+
+_OWN = frozenset({"seeds", "out", "report", "publish"})
+
+EXPERIMENTS = {
+    "comparison": Experiment("train methods on a data set and compare them with the paper (default)"),
+    "rd": Experiment(
+        f"the same over betas, by default {', '.join(f'{beta:g}' for beta in RD_BETAS)}: rate-distortion curves",
+        methods=("echo", "vae", "iaf"),
+        betas=RD_BETAS,
+    ),
+    "analysis": Experiment(
+        "comparison, then marginals, pointwise rates and noise of each model", train=training.train_and_analyse_cells
+    ),
+    "noise": Experiment(
+        "comparison of Echo methods, then their distortion under other noise, and the worth of each dimension",
+        train=training.train_and_change_noise,
+        methods=("echo", "echo_matrix"),
+    ),
+    "bottleneck": Experiment(
+        "accuracy against rate: labels instead of images as what is kept (fashion_mnist)",
+        run=run_bottleneck,
+        dataset="fashion_mnist",
+        heeds=_OWN | {"dataset", "beta", "data_dir", "raw_dir"},
+    ),
+    "theory": Experiment(
+        "exact rate-distortion functions of synthetic sources, and learned models beside them", run=run_theory, heeds=_OWN
+    ),
+}

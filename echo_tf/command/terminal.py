@@ -1,0 +1,87 @@
+"""What a person at the terminal sees before and after the trainings: one line about the machine, and what came out."""
+
+import argparse
+import importlib.metadata
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import echo_tf
+from echo_tf.experiments import sharing
+from echo_tf.report.summary import summary_sentence, terminal_table
+from echo_tf.report.write import Report
+
+WIDTH = 100
+_FILES = 5
+
+# What TensorFlow writes when it is imported and first used, whatever TF_CPP_MIN_LOG_LEVEL says: information, that there is no
+# GPU, and that log messages come before there is a log. Anything else may be a reason why something failed.
+_KNOWN = re.compile(
+    rb"I\d{4} |WARNING: All log messages before absl::InitializeLog|To enable the following instructions: |"
+    rb"[WE]\d{4} .*(failed call to cuInit|Could not find cuda drivers|Unable to register cu\w+ (factory|plugin)|"
+    rb"computation placer already registered)"
+)
+
+
+def filter_errors() -> None:
+    """Leave what we know out of all that libraries write to the standard error of this process from now on.
+
+    A child process passes the rest on, so that nothing is lost if this process crashes. What Python writes there does not pass
+    through it. Call it before libraries start threads; where there is no `os.fork`, it does nothing.
+    """
+    if not hasattr(os, "fork"):
+        return
+    terminal = os.dup(2)
+    read, write = os.pipe()
+    if os.fork() == 0:
+        _pass_on(read, terminal, write)
+    os.close(read)
+    os.dup2(write, 2)
+    os.close(write)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1)
+
+
+def _pass_on(read: int, terminal: int, write: int) -> None:
+    """Copy lines from `read` to `terminal` until all other processes have closed theirs, and end this one."""
+    try:
+        os.setsid()  # Ctrl-C is for the others
+        for unused in (0, 1, 2, write):
+            os.close(unused)
+        with os.fdopen(read, "rb") as lines:
+            for line in lines:
+                if not _KNOWN.match(line):
+                    os.write(terminal, line)
+    finally:
+        os._exit(0)
+
+
+def tell_machine(options: argparse.Namespace, models: int) -> None:
+    """One line: versions, where models are computed, and how many there are to train."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    threads = options.threads or sharing.count_cores()
+    where = "Ray" if options.executor == "ray" else "an NVIDIA GPU" if sharing.has_gpu() else f"{threads} CPU threads"
+    count = f"{models} model{'s' if models != 1 else ''} to train"
+    at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and models > 1 else ""
+    print(f"echo_tf {echo_tf.__version__}, {versions}, {where}: {count}{at_once}.", file=sys.stderr)
+
+
+def tell_results(report: Report) -> None:
+    """A sentence that says who is ahead, and a table of at most `WIDTH` characters."""
+    sentence, table = summary_sentence(report.rows), terminal_table(report.rows, WIDTH)
+    if sentence:
+        print(f"\n{textwrap.fill(sentence, WIDTH)}")
+    if table:
+        print("", table.text(notes=False), "", *(textwrap.fill(note, WIDTH) for note in table.notes), sep="\n")
+
+
+def tell_files(paths: list[Path]) -> None:
+    """The page first, then tables and figures, in few lines."""
+    ordered = sorted(paths, key=lambda path: path.suffix != ".html")
+    shown = ordered if len(ordered) <= _FILES - 1 else ordered[: _FILES - 2]
+    rest = len(ordered) - len(shown)
+    more = [f"and {rest} more files in {ordered[-1].parent}"] if rest else []
+    print("\nLook at:", *(f"    {line}" for line in (*shown, *more)), sep="\n")

@@ -1,0 +1,88 @@
+"""Training of the cells that a command line asks for, and what each experiment does behind it."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+from echo_tf.command.planning import unfinished_cells
+from echo_tf.data.load import load_dataset
+from echo_tf.errors import CellError
+from echo_tf.experiments import progress, sharing
+from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.executors import LocalProcesses, Outcomes, RayCluster, Task
+from echo_tf.experiments.inputs import Input
+
+_QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
+
+
+def train_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train and evaluate all cells that are not finished."""
+    left = unfinished_cells(options, inputs, cells)
+    for cell in cells:
+        if cell not in left:
+            print(f"{cell.folder(options.out)}: finished before")
+    names = ("out", "data_dir", "raw_dir", "split", "echoes", "validate", "tensorboard")
+    shared = {name: getattr(options, name) for name in names} | {"passes": options.rate_samples}
+    tasks = [Task(cell, cell.folder(options.out), dataset=inputs[cell.dataset].given, **shared) for cell in left]
+    for name in dict.fromkeys(cell.dataset for cell in left):
+        load_dataset(inputs[name].given, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
+    if tasks:
+        _run_tasks(options, tasks)
+
+
+def _run_tasks(options: argparse.Namespace, tasks: list[Task]) -> None:
+    """Run tasks and print how each ends. Raises `CellError` at the end if any failed."""
+    failures = []
+    with _outcomes(options, tasks) as outcomes:
+        for number, (task, outcome) in enumerate(outcomes, 1):
+            print(f"[{number}/{len(tasks)}] {task.folder}")
+            if isinstance(outcome, Exception):
+                failures.append(str(outcome))
+                print("    failed")
+                continue
+            means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
+            print(f"    {options.split}: {means} nats, trained in {outcome['training_seconds']:.0f} s")
+    if failures:
+        count = [f"{len(failures)} of {len(tasks)} models failed."] if len(tasks) > 1 else []
+        raise CellError("\n".join([*count, *failures]))
+
+
+@contextlib.contextmanager
+def _outcomes(options: argparse.Namespace, tasks: list[Task]) -> Iterator[Outcomes]:
+    """Run tasks where the options say. At the end, also after an error, all processes have ended before the service does."""
+    if options.executor == "ray":
+        cluster = RayCluster(options.ray_address, cpus=options.threads or 1, gpus=options.gpus)
+        yield progress.run_elsewhere(tasks, cluster, options.jobs or len(tasks))
+    elif options.jobs > 1:
+        with (
+            sharing.multi_process_service(min(options.jobs, len(tasks))),
+            contextlib.closing(progress.run_elsewhere(tasks, LocalProcesses(), options.jobs)) as outcomes,
+        ):
+            yield outcomes
+    else:
+        yield progress.run_here(tasks)
+
+
+def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and analyse their models, as far as that is not on disk."""
+    from echo_tf.experiments.run import analyse_cell, check_analysable
+
+    data = {name: load_dataset(found.given, options.data_dir, options.raw_dir) for name, found in inputs.items()}
+    for cell in cells:
+        check_analysable(cell, data[cell.dataset], options.split)
+    train_cells(options, inputs, cells)
+    for number, cell in enumerate(cells, 1):
+        print(f"[{number}/{len(cells)}] {cell.folder(options.out)}: analysis")
+        analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
+
+
+def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and measure their models under other noise, as far as that is not on disk."""
+    from echo_tf.experiments import noise
+
+    noise.check_echo(cells)
+    train_cells(options, inputs, cells)
+    for name, found in inputs.items():
+        dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
+        print(f"{options.out / 'noise' / name}: other noise")
+        noise.run(options.out / "noise" / name, own, dataset, options.out, options.split)

@@ -1,0 +1,49 @@
+import pytest
+
+from echo_tf.report.rows import compare
+from echo_tf.report.summary import summary_sentence, terminal_table
+
+
+def test_who_is_ahead(result):
+    rows = compare([result("vae", neg_elbo=295.66), result("echo", neg_elbo=290.21)])
+    told = "Binary MNIST, 200 epochs: Echo 290.2, VAE 295.7 nats of test -ELBO. Echo is ahead by 5.5 (one seed"
+    assert summary_sentence(rows).startswith(told)
+
+
+def test_of_several_the_first_two_are_told_apart(result):
+    rows = compare([result(name, neg_elbo=value) for name, value in (("vae_maf", 86.0), ("echo", 90.0), ("iaf", 87.5))])
+    assert "VAE + MAF 86.0, IAF 87.5, Echo 90.0 nats" in summary_sentence(rows)
+    assert "VAE + MAF is ahead of IAF by 1.5" in summary_sentence(rows)
+
+
+@pytest.mark.parametrize(
+    ("second", "told"), [(90.6, "Echo is ahead by 1.0 ± 0.2."), (90.0, "Echo and VAE are level, 0.4 ± 0.2 apart.")]
+)
+def test_seeds_say_whether_a_lead_is_one(result, second, told):
+    rows = compare(
+        [result("echo", seed=seed, neg_elbo=value) for seed, value in enumerate((89.4, 89.8))]
+        + [result("vae", seed=seed, neg_elbo=value) for seed, value in enumerate((second - 0.1, second + 0.1))]
+    )
+    assert summary_sentence(rows).endswith(told)
+
+
+def test_only_what_is_alike_is_compared(result):
+    assert summary_sentence(compare([result("echo"), result("vae", training={"epochs": 20})])) == ""
+    assert summary_sentence(compare([result("echo"), result("vae", beta=2.0)])) == ""
+    both = [result(name, data, neg_elbo=90.0 + i) for data in ("omniglot", "mine") for i, name in enumerate(("echo", "vae"))]
+    assert summary_sentence(compare(both)).count("Echo is ahead by 1.0") == 2
+
+
+def test_a_table_has_the_columns_that_differ(result):
+    table = terminal_table(compare([result("echo"), result("vae", neg_elbo=93.0)]), 100)
+    assert table.header == ("method", "rate", "distortion", "-ELBO", "paper")
+    assert table.notes[0] == "All: data binary_mnist, epochs 200, beta 1, seeds 1, networks float32."
+
+
+def test_a_table_fits(result):
+    names = ("echo", "vae_released_schedule", "vae")
+    rows = [result(name, beta=1.0 + i, training={"epochs": 10 * i + 10}, neg_elbo=90.0) for i, name in enumerate(names)]
+    rows += [result("echo", "a_long_name_of_my_data", source="own", data="abc", seed=3)]
+    table = terminal_table(compare(rows), 100)
+    assert table.width <= 100 and max(map(len, table.text(notes=False).splitlines())) <= 100
+    assert {"method", "rate", "distortion", "-ELBO"} <= set(table.header)
