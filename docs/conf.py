@@ -1,0 +1,81 @@
+"""How Sphinx builds this documentation: `python -m sphinx -W docs docs/_build`."""
+
+import os
+import re
+from pathlib import Path
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
+import echo_tf
+
+ROOT = Path(__file__).resolve().parent.parent
+
+project, author, copyright = "echo_tf", "The echo_tf developers", "2026, the echo_tf developers"
+version = release = echo_tf.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "echo_tf"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Tutorials run when the documentation is built; an exception in one ends the build.
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"  # TensorFlow's start-up messages
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_custom_sections = ["Source", "Differs", "Call arguments"]
+
+_LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def _link_to_files(app, relative_path, parent_docname, content):
+    """Links of an included file of the repository: another results page, or a file to download; a folder is only named."""
+    folder = (Path(app.srcdir) / Path(parent_docname).parent / relative_path).resolve().parent
+    if not folder.is_relative_to(ROOT):  # relative to the sources instead
+        folder = (Path(app.srcdir) / relative_path).resolve().parent
+
+    def link(found):
+        text, target = found[1], found[2]
+        path = (folder / target).resolve()
+        if "://" in target or path.suffix == ".md" and path.is_relative_to(app.srcdir):
+            return found[0]
+        readme = path / "README.md" if path.is_dir() else path
+        page = Path(app.srcdir) / "results" / f"{readme.parent.name}.md"
+        if readme.name == "README.md" and page.exists():
+            return f"[{text}](/results/{page.name})"
+        if path.is_dir():
+            return text
+        return f"{{download}}`{text} <{os.path.relpath(path, (Path(app.srcdir) / parent_docname).parent)}>`"
+
+    content[0] = _LINK.sub(link, content[0])
+
+
+def _visit_math(self, node, block):
+    """Formulas as MathML, which browsers draw without a script."""
+    tree = tex2mathml(node.astext(), as_block=block)
+    self.body.append(f'<div class="math">{tree}</div>' if block else tree)
+    raise SkipNode
+
+
+def setup(app):
+    """Register the two functions above."""
+    app.connect("include-read", _link_to_files)
+    app.add_html_math_renderer(
+        "mathml",
+        inline_renderers=(lambda self, node: _visit_math(self, node, False), None),
+        block_renderers=(lambda self, node: _visit_math(self, node, True), None),
+    )
