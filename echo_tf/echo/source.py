@@ -97,8 +97,12 @@ class EchoSource(keras.layers.Layer):
 
     def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time
-        count = None if batch is not None and batch > self.d_max else ops.minimum(ops.shape(mean)[0] - 1, self.d_max)
-        return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
+        if batch is None:
+            count = ops.minimum(ops.shape(mean)[0] - 1, self.d_max)
+            return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
+        # A number, and no constant of the graph: TensorFlow folds the choices that hang on one, and breaks the graph by it.
+        echoes = self.d_max if self.replace else min(batch - 1, self.d_max)
+        return self._noise(mean, scale, d_max=echoes, seed=self.seed_generator, behind=behind)
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
