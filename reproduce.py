@@ -141,6 +141,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     measure = "with --dry-run: expect hours from a few training steps of every method, which are measured now (minutes)"
     add("--measure", action="store_true", help=measure)
     add("--report", action="store_true", help="make tables and figures from the results in --out, train nothing")
+    add(
+        "--export", type=Path, metavar="DIR", help="write the trained models in --out to DIR for load_pretrained, train nothing"
+    )
     add("--publish", type=Path, metavar="DIR", help="copy tables and figures to DIR, the results they come from to DIR/cells")
     add("--readme", type=Path, metavar="FILE", help="write the results on the test set into the results section of FILE")
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
@@ -174,6 +177,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
+        (options.export, given - {"export", "out"}, "not with --export, which takes --out alone"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
         (options.experiment == "bottleneck" and _several(options.dataset), {"dataset"}, "bottleneck takes one data set"),
         (constrained and options.experiment == "rd", {"experiment"}, "rd has betas of its own; leave out the target"),
@@ -393,7 +397,11 @@ def _share_machine(options: argparse.Namespace, cells: int) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     missed = False
-    if options.experiment in _APPLY:
+    if options.export:
+        from echo_tf.experiments.pretrained import export_models
+
+        paths = export_models(options.out, options.export)
+    elif options.experiment in _APPLY:
         from echo_tf.report.publish import publish_files
 
         logging.getLogger("echo_tf").setLevel(logging.INFO)  # each model that is trained is named
