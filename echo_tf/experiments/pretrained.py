@@ -152,7 +152,7 @@ def _best_cells(out: Path) -> list[Cell]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("%s is left out: it is no cell of this version (%s).", path, error)
             continue
-        if cell.config.echo_epochs:
+        if cell.config.channel.is_echo and cell.config.channel.gaussian_at < 1:
             logger.warning("%s is left out: its channel changes in the training. Load its %s.", path.parent, records.MODEL)
             continue
         name = (cell.config.method, cell.dataset)
