@@ -170,7 +170,8 @@ class EchoSource(keras.layers.Layer):
         self._has_warned_of_size = True
         logger.warning(
             "%s: training batches have %d examples, no more than d_max = %d. Echoes behind the first %d come from the "
-            "reservoir, without gradient. Use batches of more than d_max examples, a smaller d_max, or choose it with echoes='reservoir'.",
+            "reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
+            "echoes='reservoir'.",
             self.path or self.name,
             largest,
             self.d_max,

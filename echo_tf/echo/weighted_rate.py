@@ -28,7 +28,8 @@ class WeightedRateLayer(keras.layers.Layer):
 
     def __init__(self, rate_weight: float | None = None, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self._weight_variable = self.rate_metric = None
+        self._weight_variable = None
+        self.rate_metric: Any = None  # a RateMetric, if the layer has a weight
         self.reports_rate = True  # a model with a metric of its own for the rate says no
         if rate_weight is not None:
             initial = keras.initializers.Constant(not_negative("rate_weight", rate_weight))

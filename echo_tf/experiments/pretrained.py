@@ -117,7 +117,8 @@ def _as_bytes(model: RateDistortionModel, cell: Cell) -> bytes:
     arrays = [ops.convert_to_numpy(weight) for weight in model.weights]
     about = {"cell": cell.to_dict(), "shape": model.encoder.input_shape[1:], "weights": [w.name for w in model.weights]}
     file = io.BytesIO()
-    np.savez_compressed(file, about=json.dumps(about), **{f"weight_{i}": _halved(array) for i, array in enumerate(arrays)})
+    contents: dict = {"about": json.dumps(about), **{f"weight_{i}": _halved(array) for i, array in enumerate(arrays)}}
+    np.savez_compressed(file, **contents)
     return file.getvalue()
 
 
