@@ -36,8 +36,8 @@ def load_pretrained(method: str, dataset: str, directory: str | Path | None = No
     """A trained model by the names of its method and data set.
 
     The file is `METHOD_DATASET.npz` with the weights in half precision, rounded to 3 digits, and what inference needs besides:
-    reservoir and moments of an Echo channel, beta. It is checked against the list `SHA256SUMS` beside it. What the rounding
-    changes of rate and distortion is far below the spread of seeds (docstring of `export_models`).
+    reservoir and moments of an Echo channel, beta. It is checked against the list `SHA256SUMS` beside it. With the
+    same noise the rounding changed the rate of Echo on digits (3 epochs) by 3e-5 nats, its distortion by 0.002.
 
     Args:
         method: Name of the method, as `"echo"`.
