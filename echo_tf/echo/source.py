@@ -107,6 +107,8 @@ class EchoSource(keras.layers.Layer):
             return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
         # A number, and no constant of the graph: TensorFlow folds the choices that hang on one, and breaks the graph by it.
         echoes = self.d_max if self.replace else min(batch - 1, self.d_max)
+        if echoes == 0:  # a single example
+            return behind
         return self._noise(mean, scale, d_max=echoes, seed=self.seed_generator, behind=behind)
 
     def sample_marginal(self, n: int) -> Tensor:
