@@ -56,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     experiment = EXPERIMENTS[options.experiment]
+    if options.export:
+        from echo_tf.experiments.pretrained import export_models
+
+        terminal.tell_files(export_models(options.out, options.export))
+        return EXIT_OK
     if experiment.run:
         from echo_tf.report.publish import publish_files
 

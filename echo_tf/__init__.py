@@ -18,6 +18,7 @@ _NAMES = {
     "echo.matrix_dense": "MatrixEchoDense",
     "echo.noise": "echo_moments echo_noise echo_rate echo_sample",
     "errors": "CellError ConfigError DataError ResultError TrainingError",
+    "experiments.pretrained": "load_pretrained",
     "models.autoencoder": "RateDistortionModel",
     "models.build": "build_model",
     "models.channels": "FullGaussianChannel GaussianChannel IAFChannel",

@@ -137,6 +137,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("without training").add_argument
     add("--report", action="store_true", help="make tables and figures from the results in --out")
+    export = "write the trained models in --out to DIR, for load_pretrained"
+    add("--export", type=Path, metavar="DIR", help=export)
     dry = "list the cells to train in their order, with the hours that epochs on disk in --out let expect"
     add("--dry-run", action="store_true", help=dry)
     add("--measure", action="store_true", help="with --dry-run: expect hours from a few steps of every method (minutes)")
@@ -173,6 +175,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
+        (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
         (several, {"dataset"}, f"{options.experiment} takes one data set"),
         (constrained and bool(experiment.betas), {"experiment"}, "rd has betas of its own; leave out the target"),

@@ -9,6 +9,7 @@ from keras import ops
 
 from echo_tf.echo.bound import check_d_max
 from echo_tf.echo.checks import Tensor, check_choice, check_seed
+from echo_tf.echo.metrics import LargestBatch
 from echo_tf.echo.noise import SAMPLERS
 from echo_tf.echo.reservoir import Reservoir
 
@@ -59,7 +60,10 @@ class EchoSource(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_size = False
+        self._largest = 0  # training batch of a size that was known before run time
+        watched = echoes == "batch" and not replace and keras.backend.backend() == "tensorflow"  # elsewhere sizes are known
+        self._largest_batch = LargestBatch(self._warn_of_size, name="largest_batch") if watched else None
 
     def build(self, mean_shape, scale_shape):
         self.reservoir.build(mean_shape, scale_shape)
@@ -76,6 +80,7 @@ class EchoSource(keras.layers.Layer):
             from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
             noise = ops.where(from_batch, noise, earlier)
         if training:
+            self._watch_size(mean)
             self.reservoir.store(mean, scale)
         return noise
 
@@ -92,8 +97,14 @@ class EchoSource(keras.layers.Layer):
 
     def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time
-        count = None if batch is not None and batch > self.d_max else ops.minimum(ops.shape(mean)[0] - 1, self.d_max)
-        return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
+        if batch is None:
+            count = ops.minimum(ops.shape(mean)[0] - 1, self.d_max)
+            return self._noise(mean, scale, seed=self.seed_generator, count=count, behind=behind)
+        # A number, and no constant of the graph: TensorFlow folds the choices that hang on one, and breaks the graph by it.
+        echoes = self.d_max if self.replace else min(batch - 1, self.d_max)
+        if echoes == 0:  # a single example
+            return behind
+        return self._noise(mean, scale, d_max=echoes, seed=self.seed_generator, behind=behind)
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
@@ -139,3 +150,27 @@ class EchoSource(keras.layers.Layer):
                 "In a training loop of your own call the model with training=True. After training without it, call adapt.",
                 self.path or self.name,
             )
+
+    def _watch_size(self, mean: Tensor) -> None:
+        """Warn, once, if no training batch has more than `d_max` examples: of the first one, or at the end of an epoch."""
+        if self.echoes == "reservoir" or self.replace or self._has_warned_of_size:
+            return
+        if mean.shape[0] is not None:
+            self._largest = max(self._largest, mean.shape[0])
+            self._warn_of_size(self._largest)
+        elif self._largest_batch is not None:
+            self._largest_batch.update_state(ops.shape(mean)[0])
+
+    def _warn_of_size(self, largest: int) -> None:
+        if max(largest, self._largest) > self.d_max or self._has_warned_of_size:
+            return
+        self._has_warned_of_size = True
+        logger.warning(
+            "%s: training batches have %d examples, no more than d_max = %d. Echoes behind the first %d come from the "
+            "reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
+            "echoes='reservoir'.",
+            self.path or self.name,
+            largest,
+            self.d_max,
+            largest - 1,
+        )

@@ -6,12 +6,18 @@ import keras
 from keras import ops
 
 from echo_tf.echo.checks import Tensor, not_negative
+from echo_tf.echo.metrics import RateMetric
 
 
 class WeightedRateLayer(keras.layers.Layer):
     """A layer in float32, under any dtype policy, that can add `rate_weight * mean(rate)` to the loss of its model.
 
     `rate_weight` is a variable: callbacks may assign it (`layer.rate_weight = 0.5`) on every backend, and it is saved.
+
+    With a weight, `fit` and `evaluate` of that model show `rate` beside `loss`: its mean in nats per example, without the
+    weight; of a layer that is called more than once, the mean over its calls. Of several such layers the metrics are called
+    `<name of the layer>_rate`. Not on JAX, where Keras gives a layer no access to metrics during a call: return the rate as an
+    output of the model there, with `mean_rate` as its loss.
 
     Args:
         rate_weight: Float >= 0, or `None` for a layer that adds nothing to the loss and has no such variable.
@@ -23,9 +29,13 @@ class WeightedRateLayer(keras.layers.Layer):
     def __init__(self, rate_weight: float | None = None, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._weight_variable = None
+        self.rate_metric: Any = None  # a RateMetric, if the layer has a weight
+        self.reports_rate = True  # a model with a metric of its own for the rate says no
         if rate_weight is not None:
             initial = keras.initializers.Constant(not_negative("rate_weight", rate_weight))
             self._weight_variable = self.add_weight(shape=(), initializer=initial, trainable=False, name="rate_weight")
+            if keras.backend.backend() != "jax":
+                self.rate_metric = RateMetric(name="rate")
 
     @property
     def rate_weight(self) -> keras.Variable | None:
@@ -38,11 +48,33 @@ class WeightedRateLayer(keras.layers.Layer):
             raise ValueError(f"{self.name} was made with rate_weight=None. Make it with a number to change that later.")
         self._weight_variable.assign(not_negative("rate_weight", value))
 
+    @property
+    def metrics(self):
+        return [metric for metric in super().metrics if self.reports_rate or metric is not self.rate_metric]
+
     def add_rate_loss(self, rate: Tensor) -> None:
         """Add the weighted mean of a rate of shape `(batch,)` to the loss of the model, if there is a weight."""
         if self._weight_variable is not None:
             loss = self._weight_variable * ops.mean(rate)
             self.add_loss(ops.cast(loss, keras.config.floatx()))  # the type in which Keras adds the losses of a model
+        if self.rate_metric is not None and self.reports_rate:
+            self._name_metrics()
+            self.rate_metric.update_state(rate)
+
+    def _name_metrics(self) -> None:
+        """Name the metrics of all such layers of the model that is being called: two of one name would show as one."""
+        model = self._get_call_context().entry_layer
+        layers = model._flatten_layers() if model is not None else [self]
+        layers = [layer for layer in layers if isinstance(layer, WeightedRateLayer) and layer.rate_metric is not None]
+        layers = [layer for layer in dict.fromkeys(layers) if layer.reports_rate]
+        taken: set[str] = set()
+        for layer in layers:
+            name, number = "rate" if len(layers) == 1 else f"{layer.name}_rate", 1
+            while name in taken:
+                number += 1
+                name = f"{layer.name}_rate_{number}"
+            taken.add(name)
+            layer.rate_metric.name = name
 
     def get_config(self):
         weight = None if self._weight_variable is None else float(ops.convert_to_numpy(self._weight_variable))

@@ -98,6 +98,7 @@ class RateDistortionModel(keras.Model):
             network if isinstance(network, keras.Model) else keras.Sequential([network]) for network in (encoder, decoder)
         )
         self.channel, self.penalty, self.constraint = channel, penalty, constraint
+        channel.reports_rate = False  # the model does
         self.prior: Any = prior
         self.distortion = make_distortion(distortion)
         self.beta = self.add_weight(

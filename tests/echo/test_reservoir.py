@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.stats import ks_2samp
 
+from echo_tf.echo.dense import EchoDense
 from echo_tf.echo.layer import EchoLayer
 from echo_tf.echo.noise import echo_moments
 from echo_tf.echo.reservoir import Reservoir
@@ -313,3 +314,18 @@ class TestAdapt:
         trained.adapt(pair)
         fresh.set_weights(trained.get_weights())
         assert np.std([fresh([pair[0][:1], pair[1][:1]]) for _ in range(3)], axis=0).min() > 0
+
+
+def test_training_graph_of_a_small_batch_can_be_sorted(capfd):
+    """TensorFlow's optimizer once folded the number of echoes, a constant of the graph, into a graph with a cycle."""
+    layer = EchoDense(8, d_max=99, seed=0)
+    layer.build((None, 8))
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(layer(x, training=True)))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    gradient(tf.random.normal((32, 8)))
+    assert "topological order" not in capfd.readouterr().err
