@@ -85,7 +85,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     experiments = (
         "comparison (default): train methods on a data set; rd: the same over a grid of betas, for rate-distortion curves; "
         "analysis: comparison, then marginals, pointwise rates and noise of each model; "
-        "noise: comparison of Echo methods, then their distortion under other noise, and the worth of each dimension; "
+        "noise: comparison, then the distortion of Echo methods under other noise, the worth of each dimension, and the rate "
+        "of each method without a learnt marginal after one is fitted; "
         "bottleneck: labels instead of images as what is kept (of the options --dataset, --beta, --seeds, --data-dir, "
         "--raw-dir, --out, --report, --publish apply); theory: synthetic sources (--seeds, --out, --report, --publish)"
     )
@@ -317,7 +318,7 @@ def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input]
     """Train all cells and measure their models under other noise, as far as that is not on disk."""
     from echo_tf.experiments import noise
 
-    noise.check_echo(cells)
+    noise.check_measurable(cells)
     train_cells(options, inputs, cells)
     for name, found in inputs.items():
         dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]

@@ -82,8 +82,8 @@ class EchoWithHeads(Channel):
     def noise_samples(self, inputs: Tensor, draws: int, batch_size: int, seed: int = 0) -> np.ndarray:
         """Independent draws of the noise `e`, before any standardisation; see `independent_noise`."""
         pairs = self.statistics(ops.convert_to_tensor(inputs))
-        source, options = self.source, {"seed": seed, "gather": self.gather}
-        noise = independent_noise(*pairs, source.d_max, draws, batch_size, replace=source.replace, **options)
+        source, gather = self.source, self.gather
+        noise = independent_noise(*pairs, source.d_max, draws, batch_size, replace=source.replace, seed=seed, gather=gather)
         return noise if source.law == "echo" else ops.convert_to_numpy(redrawn(noise, len(noise), source.law, seed))
 
     def adapt(self, data: Any, seed: int = 0) -> None:

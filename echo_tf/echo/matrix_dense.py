@@ -84,8 +84,9 @@ class MatrixEchoDense(EchoWithHeads):
         super().__init__(rate_weight, **kwargs)
         self.units, self.d_max, self.reservoir_size, self.seed, self.noise = units, d_max, reservoir_size, seed, noise
         self.log_max_scale = math.log(max_scale(d_max))
-        options = {"sparing": True, "law": noise, "name": "source"}
-        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, **options)
+        self.source = EchoSource(
+            matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, sparing=True, law=noise, name="source"
+        )
         self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
         self.below_head = below_head(units)
