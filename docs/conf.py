@@ -51,7 +51,7 @@ def _link_to_files(app, relative_path, parent_docname, content):
     def link(found):
         text, target = found[1], found[2]
         path = (folder / target).resolve()
-        if "://" in target or path.suffix == ".md" and path.is_relative_to(app.srcdir):
+        if "://" in target or (path.suffix == ".md" and path.is_relative_to(app.srcdir)):
             return found[0]
         readme = path / "README.md" if path.is_dir() else path
         page = Path(app.srcdir) / "results" / f"{readme.parent.name}.md"

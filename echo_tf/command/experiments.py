@@ -83,7 +83,7 @@ EXPERIMENTS = {
         "comparison, then marginals, pointwise rates and noise of each model", train=training.train_and_analyse_cells
     ),
     "noise": Experiment(
-        "comparison of Echo methods, then their distortion under other noise, and the worth of each dimension",
+        "comparison, then Echo under other noise, the worth of its dimensions, and how loose the rates of others are",
         train=training.train_and_change_noise,
         methods=("echo", "echo_matrix"),
     ),

@@ -80,7 +80,7 @@ def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input]
     """Train all cells and measure their models under other noise, as far as that is not on disk."""
     from echo_tf.experiments import noise
 
-    noise.check_echo(cells)
+    noise.check_measurable(cells)
     train_cells(options, inputs, cells)
     for name, found in inputs.items():
         dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]

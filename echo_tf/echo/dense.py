@@ -5,6 +5,7 @@ from keras import ops
 
 from echo_tf.echo.checks import Tensor, check_choice, check_positive
 from echo_tf.echo.heads import EchoWithHeads
+from echo_tf.echo.laws import NOISE_LAWS
 from echo_tf.echo.layer import EchoLayer
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.standardise import Standardiser
@@ -34,6 +35,8 @@ class EchoDense(EchoWithHeads):
             the code of its submission did: `z` itself, of `f` less its mean over the batch, at inference too, so that the
             output for an example depends on its batch.
         mean_scale: Float > 0, by which the input of tanh is divided. The authors' code had 64, later 16.
+        noise: `"echo"`; or `"gaussian"` or `"independent"`, for comparisons: with these the rate is not exact, but an upper
+            bound (`echo_tf.echo.laws.redrawn` says of what).
 
     Call arguments:
         inputs: Features. Shape `(batch, ..., features)`; of feature maps the heads are 1x1 convolutions, and moments and echoes
@@ -71,6 +74,7 @@ class EchoDense(EchoWithHeads):
         reservoir_size: int | None = None,
         echoes: str = "batch",
         seed: int | None = None,
+        noise: str = "echo",
         **kwargs,
     ):
         super().__init__(rate_weight, **kwargs)
@@ -80,6 +84,8 @@ class EchoDense(EchoWithHeads):
         self.multiplicative = multiplicative
         options = {"reservoir_size": reservoir_size, "echoes": echoes, "seed": seed}
         self.echo = EchoLayer(d_max, max_mean, sampler, replace, name="echo", **options)  # type: ignore[arg-type]
+        check_choice("noise", noise, NOISE_LAWS)
+        self.noise = self.source.law = noise
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
         self.standardiser = Standardiser(name="standardiser") if parametrisation == "standardised" else None
@@ -122,6 +128,6 @@ class EchoDense(EchoWithHeads):
 
     def get_config(self):
         echo = ("d_max", "max_mean", "sampler", "replace", "reservoir_size", "echoes", "seed")
-        own = ("units", "multiplicative", "parametrisation", "mean_scale")
+        own = ("units", "multiplicative", "parametrisation", "mean_scale", "noise")
         of_echo = {name: getattr(self.echo, name) for name in echo}
         return {**super().get_config(), **of_echo, **{name: getattr(self, name) for name in own}}

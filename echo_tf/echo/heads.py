@@ -10,6 +10,7 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, concatenated
+from echo_tf.echo.laws import redrawn
 from echo_tf.echo.noise import gather_noise, independent_noise
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.standardise import Standardiser
@@ -81,8 +82,9 @@ class EchoWithHeads(Channel):
     def noise_samples(self, inputs: Tensor, draws: int, batch_size: int, seed: int = 0) -> np.ndarray:
         """Independent draws of the noise `e`, before any standardisation; see `independent_noise`."""
         pairs = self.statistics(ops.convert_to_tensor(inputs))
-        source = self.source
-        return independent_noise(*pairs, source.d_max, draws, batch_size, replace=source.replace, seed=seed, gather=self.gather)
+        source, gather = self.source, self.gather
+        noise = independent_noise(*pairs, source.d_max, draws, batch_size, replace=source.replace, seed=seed, gather=gather)
+        return noise if source.law == "echo" else ops.convert_to_numpy(redrawn(noise, len(noise), source.law, seed))
 
     def adapt(self, data: Any, seed: int = 0) -> None:
         """Renew reservoir and moments with the pairs of given examples under the present parameters, in one pass.
@@ -101,7 +103,7 @@ class EchoWithHeads(Channel):
         mean, scale = self.statistics(features)
         self.source.reservoir.fill(mean, scale, seed)
         if self.standardiser is not None:
-            self.standardiser.set_moments(mean, scale)
+            self.standardiser.set_moments(mean, scale, self.source.law)
 
     def renormalise(self) -> None:
         """From now on, standardise in training by the stored moments, with the gradient of those of the batch.

@@ -9,6 +9,7 @@ from keras import ops
 
 from echo_tf.echo.bound import check_d_max
 from echo_tf.echo.checks import Tensor, check_choice, check_seed
+from echo_tf.echo.laws import NOISE_LAWS, redrawn
 from echo_tf.echo.metrics import LargestBatch
 from echo_tf.echo.noise import SAMPLERS
 from echo_tf.echo.reservoir import Reservoir
@@ -25,11 +26,13 @@ class EchoSource(keras.layers.Layer):
     In training: `e = (echoes from the batch) + (product of their scales) * (noise from the reservoir, without gradient)`, with
     the others of the batch as echoes, up to `d_max`. Behind `d_max` of them the second term is 0 but for rounding, and is left
     out: noise from a thousand pairs costs as much as that from the batch with its gradient. At inference: noise from the
-    reservoir. With an empty reservoir its part is 0, and inference takes the echoes from the batch.
+    reservoir. With an empty reservoir its part is 0, and inference takes the echoes from the batch. With another
+    `law` than Echo's all draws of the batch, or of the reservoir, are redrawn.
 
     Args:
         noise: `diagonal_noise`, or a function like it: `(mean, scale, d_max, sampler=, replace=, seed=, count=, behind=)`.
         d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
+        law: One of `NOISE_LAWS`; see `redrawn`.
 
     Raises:
         ValueError: invalid arguments.
@@ -44,12 +47,14 @@ class EchoSource(keras.layers.Layer):
         reservoir_size: int | None,
         echoes: str,
         seed: int | None,
+        law: str = "echo",
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_d_max(d_max)
         check_choice("sampler", sampler, SAMPLERS)
         check_choice("echoes", echoes, ECHO_SOURCES)
+        check_choice("noise", law, NOISE_LAWS)
         check_seed(seed)
         if reservoir_size is not None and reservoir_size <= d_max:
             raise ValueError(
@@ -57,6 +62,7 @@ class EchoSource(keras.layers.Layer):
                 f"Received: reservoir_size={reservoir_size}"
             )
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
+        self.law = law
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
@@ -75,7 +81,7 @@ class EchoSource(keras.layers.Layer):
         self._check_batch(mean.shape[0], training)
         from_reservoir = not training or self.echoes == "reservoir"
         earlier = self._earlier(mean, is_needed=from_reservoir)
-        noise = self._from_batch(mean, scale, earlier)
+        noise = self._by_law(self._from_batch(mean, scale, earlier), ops.shape(mean)[0])
         if from_reservoir:
             from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
             noise = ops.where(from_batch, noise, earlier)
@@ -91,6 +97,8 @@ class EchoSource(keras.layers.Layer):
         def draw():
             return ops.stop_gradient(self.reservoir.draw(batch))
 
+        if is_needed and self.law != "echo":
+            return ops.stop_gradient(self._by_law(self.reservoir.draw(self.reservoir.size), batch))
         if mean.shape[0] is None and not (is_needed or self.replace):
             return ops.cond(batch <= self.d_max, draw, lambda: ops.zeros_like(mean))
         return draw() if is_needed or (not self.replace and batch <= self.d_max) else ops.zeros_like(mean)
@@ -106,11 +114,15 @@ class EchoSource(keras.layers.Layer):
             return behind
         return self._noise(mean, scale, d_max=echoes, seed=self.seed_generator, behind=behind)
 
+    def _by_law(self, noise: Tensor, count: Tensor | int) -> Tensor:
+        return noise if self.law == "echo" else redrawn(noise, count, self.law, self.seed_generator)
+
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
         self._check_filled()
         passes = -(-n // self.reservoir.size)
-        return ops.concatenate([self.reservoir.draw(self.reservoir.size) for _ in range(passes)])[:n]
+        size = self.reservoir.size
+        return ops.concatenate([self._by_law(self.reservoir.draw(size), size) for _ in range(passes)])[:n]
 
     def truncation(self) -> float:
         """How much of the noise is cut after `d_max` echoes: the root mean square of what would come behind them.

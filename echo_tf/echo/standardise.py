@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.checks import Tensor
-from echo_tf.echo.matrix import matrix_moments
+from echo_tf.echo.matrix import matrix_moments, product
 from echo_tf.echo.noise import echo_moments
 from echo_tf.echo.reservoir import Reservoir
 
@@ -40,8 +40,11 @@ class Standardiser(keras.layers.Layer):
         self.variance = self.add_weight(shape=shape, initializer="ones", trainable=False, name="z_variance")
         self.renormalising = self.add_weight(shape=(), initializer="zeros", trainable=False, name="renormalising")
 
-    def set_moments(self, mean: Tensor, log_scale: Tensor) -> None:
-        """Store the moments that pairs `(f, log s)` of shape `(n, ..., dim)` give; `log r` included."""
+    def set_moments(self, mean: Tensor, log_scale: Tensor, law: str = "echo") -> None:
+        """Store the moments that pairs `(f, log s)` of shape `(n, ..., dim)` give; `log r` included.
+
+        Those of a dimension are the same under every `law` of the noise (`redrawn`).
+        """
         for variable, value in zip((self.mean, self.variance), echo_moments(mean, log_scale), strict=True):
             variable.assign(value)
 
@@ -82,11 +85,18 @@ class RunningStandardiser(Standardiser):
         super().build(input_shape)
         self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
 
-    def set_moments(self, mean: Tensor, scale: Tensor) -> None:
-        """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included."""
+    def set_moments(self, mean: Tensor, scale: Tensor, law: str = "echo") -> None:
+        """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included.
+
+        With noise of independent dimensions (`redrawn`) the variance of `z_j` is `Var(f + S M)_j + E sum_k S_jk^2 Var e_k`.
+        """
         z_mean, covariance = matrix_moments(mean, scale)
+        variance = ops.diagonal(covariance, axis1=-2, axis2=-1)
+        if law == "independent":
+            centred = mean + product(scale, z_mean) - z_mean
+            variance = ops.mean(ops.square(centred) + product(ops.square(scale), variance), axis=0)
         self.mean.assign(z_mean)
-        self.variance.assign(ops.diagonal(covariance, axis1=-2, axis2=-1))
+        self.variance.assign(variance)
         self.steps.assign(1.0 / NEWEST)
 
     def transform(

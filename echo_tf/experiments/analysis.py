@@ -10,7 +10,7 @@ from echo_tf.experiments.records import Analysis
 
 # Paper, figure 6.
 MARGINAL_SAMPLES = 500
-SHOWN_DIMENSIONS = 9
+HIGHEST, LOWEST = 6, 3  # dimensions by their rates: the paper's are six of high rate, two of low and one of minimal
 
 NOISE_DRAWS = 20_000
 BOOTSTRAPS = 200
@@ -33,7 +33,7 @@ def analyse(model: keras.Model, images: np.ndarray, *, batch_size: int = 100, pa
     channel, features = model.channel, model.features(images)
     mean, scale = (ops.convert_to_numpy(values) for values in channel.mean_and_scale(features))
     rates = rate_by_dimension(channel, features)
-    shown = np.argsort(-rates)[:SHOWN_DIMENSIONS]
+    shown = shown_dimensions(rates)
     # All images together are the batch. (samples, n, shown)
     samples = np.stack([ops.convert_to_numpy(channel(features))[:, shown] for _ in range(MARGINAL_SAMPLES)])
     marginals = [marginal_density(samples[:, :, i].ravel()) for i in range(len(shown))]
@@ -51,6 +51,12 @@ def analyse(model: keras.Model, images: np.ndarray, *, batch_size: int = 100, pa
         total_correlation_nats=np.empty(0) if noise is None else np.array(total_correlation(noise, seed)),
         noise_draws=np.array(NOISE_DRAWS),
     )
+
+
+def shown_dimensions(rates: np.ndarray) -> np.ndarray:
+    """The `HIGHEST` dimensions of highest rate and the `LOWEST` of lowest, each once, in falling order of their rates."""
+    order = np.argsort(-rates)
+    return np.concatenate([order[:HIGHEST], order[HIGHEST:][-LOWEST:]])
 
 
 def rate_by_dimension(channel: keras.layers.Layer, features: np.ndarray) -> np.ndarray:

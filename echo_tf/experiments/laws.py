@@ -45,9 +45,28 @@ class DimensionPoint:
     worth_se: float
 
 
-TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint}
+@dataclass(frozen=True)
+class FitPoint:
+    """Rate of a trained model, and with a MAF fitted afterwards as the marginal, in nats; standard errors over images.
+
+    `noise` is `"own"`, or `"gaussian"` where Echo noise was made Gaussian, so that there is a density.
+    """
+
+    dataset: str
+    method: str
+    epochs: int
+    beta: float
+    seed: int
+    noise: str
+    rate_nats: float
+    fitted_rate_nats: float
+    lowered_nats: float
+    lowered_se: float
+
+
+TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint, "fits.csv": FitPoint}
 
 
 def read_tables(folder: Path) -> list[list[dict]]:
-    """The rows of both tables, none where there is no file. Raises `ResultError` for a damaged one."""
+    """The rows of each table, none where there is no file. Raises `ResultError` for a damaged one."""
     return [read_rows(folder / name, get_type_hints(kind)) for name, kind in TABLES.items()]

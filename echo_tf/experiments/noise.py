@@ -2,6 +2,8 @@
 
 The noise of a trained model is replaced by other noise, encoder, scale and decoder being what they are, and the distortion is
 measured again: what the decoder relies on is what raises it when it is gone. Then each dimension of `z` is set to its mean.
+Models that were *trained* with other noise (`channel.noise`) are compared by their results alone. How loose a rate is that is
+not exact, a marginal says that is fitted afterwards (`fitted.py`).
 """
 
 from dataclasses import asdict
@@ -16,13 +18,17 @@ from echo_tf.errors import ConfigError
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
-from echo_tf.experiments.laws import LAWS, TABLES, DimensionPoint, LawPoint, read_tables
+from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
+from echo_tf.experiments.laws import LAWS, TABLES, DimensionPoint, FitPoint, LawPoint, read_tables
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked, write_rows
+from echo_tf.models.config import Config
 
 DRAWS = 20_000
 PASSES = 5
 IMAGES = 2_000  # for the dimensions, each of which takes a pass
+
+Names = tuple[str, str, int, float, int]  # data set, method, epochs, beta and seed of a cell
 
 
 def draw(law: str, noise: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -80,20 +86,25 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
     return laws, rate_by_dimension(model.channel, features), np.array(worth)
 
 
-def check_echo(cells: list[Cell]) -> None:
-    """Raise `ConfigError` if one of some cells has no Echo noise at the end of its training."""
-    if others := [cell.config.method for cell in cells if not cell.config.rate_floor]:
+def has_echo_noise(config: Config) -> bool:
+    """Whether such a model has Echo noise at the end of its training."""
+    return config.channel.noise == "echo" and config.rate_floor > 0
+
+
+def check_measurable(cells: list[Cell]) -> None:
+    """Raise `ConfigError` if there is a cell of which this experiment measures nothing."""
+    if others := [cell.config.method for cell in cells if not (cell.config.rate_floor or is_fittable(cell.config))]:
         raise ConfigError(
-            f"{others[0]} has no Echo noise that could be replaced. With --experiment noise name methods that have it: echo, "
-            "echo_matrix, ..."
+            f"{others[0]} has no Echo noise that could be replaced, and a learnt marginal. With --experiment noise name "
+            "methods with Echo noise (echo, echo_matrix, ...) or with the marginal N(0, I) (vae, iaf, ...)."
         )
 
 
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> list[Path]:
-    """Measure trained Echo models, as far as that is not on disk.
+    """Measure trained models, as far as that is not on disk.
 
     Args:
-        folder: Where the tables `laws.csv` and `dimensions.csv` go.
+        folder: Where the tables go, `laws.csv`, `dimensions.csv` and `fits.csv`.
         cells: Cells of one data set that are finished.
         dataset: Their data set, before any holdout.
         out: Folder of all cells.
@@ -103,28 +114,52 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         The tables.
 
     Raises:
-        ConfigError: as `check_echo`.
+        ConfigError: as `check_measurable`.
         CellError: a cell is not trained, or another process works in the folder.
         ResultError: a table is damaged.
     """
-    check_echo(cells)
+    check_measurable(cells)
     paths = [folder / name for name in TABLES]
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        laws, dimensions = read_tables(folder)
+        laws, dimensions, fits = read_tables(folder)
         for cell in cells:
-            config = cell.config
-            names = (cell.dataset, config.method, config.training.epochs, config.beta, config.seed)
-            if names in {tuple(row.values())[: len(names)] for row in dimensions}:
-                continue
+            config, names = cell.config, _names(cell)
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
-            found, rates, worth = measure(load_model(cell.folder(out)), data.images(split), config.seed)
-            for law, d in found.items():
-                point = LawPoint(*names, law, float(rates.sum()), float(d.mean()), standard_error(d))
-                laws.append(asdict(point))
-            for rank, j in enumerate(np.argsort(-rates), 1):
-                saved = float(worth[j].mean()), standard_error(worth[j])
-                dimensions.append(asdict(DimensionPoint(*names, rank, float(rates[j]), *saved)))
-            write_rows(paths[0], laws)
-            write_rows(paths[1], dimensions)  # last: it says that the cell is finished
-    return paths
+            if has_echo_noise(config) and not _holds(dimensions, names):
+                model = load_model(cell.folder(out))
+                of_laws, of_dimensions = _replaced(names, *measure(model, data.images(split), config.seed))
+                laws += of_laws
+                dimensions += of_dimensions
+                write_rows(paths[0], laws)
+                write_rows(paths[1], dimensions)  # last: it says that this is finished
+            if is_fittable(config) and not _holds(fits, names):
+                model = load_model(cell.folder(out))
+                noise = "own" if model.channel.has_density else "gaussian"
+                images = data.images("train"), data.images(split)
+                rates, gains = measure_looseness(model, *images, steps=STEPS, seed=config.seed)
+                means = float(rates.mean()), float((rates - gains).mean()), float(gains.mean())
+                fits.append(asdict(FitPoint(*names, noise, *means, standard_error(gains))))
+                write_rows(paths[2], fits)
+    return [path for path in paths if path.exists()]
+
+
+def _names(cell: Cell) -> Names:
+    """What tells cells of one folder apart: the first columns of every table."""
+    config = cell.config
+    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed
+
+
+def _holds(rows: list[dict], names: Names) -> bool:
+    return any(tuple(row.values())[: len(names)] == names for row in rows)
+
+
+def _replaced(names: Names, laws: dict[str, np.ndarray], rates: np.ndarray, worth: np.ndarray) -> tuple[list[dict], list[dict]]:
+    """The rows of `laws.csv` and `dimensions.csv` that `measure` gives."""
+    rate = float(rates.sum())
+    points = [LawPoint(*names, law, rate, float(found.mean()), standard_error(found)) for law, found in laws.items()]
+    ranked = enumerate(np.argsort(-rates), 1)
+    saved = [
+        DimensionPoint(*names, rank, float(rates[j]), float(worth[j].mean()), standard_error(worth[j])) for rank, j in ranked
+    ]
+    return [asdict(point) for point in points], [asdict(point) for point in saved]

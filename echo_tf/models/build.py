@@ -20,7 +20,7 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
-_ECHO_OPTIONS = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_ECHO_OPTIONS = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale", "noise")
 
 
 def build_model(
@@ -103,7 +103,7 @@ def _channel(config: Config) -> Channel:
         options = {name: getattr(channel, name) for name in _ECHO_OPTIONS}
         return EchoDense(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
     if channel.kind == "echo_matrix":
-        return MatrixEchoDense(units, rate_weight=None, d_max=channel.d_max, seed=seed)
+        return MatrixEchoDense(units, rate_weight=None, d_max=channel.d_max, seed=seed, noise=channel.noise)
     if channel.kind == "gaussian_full":
         return FullGaussianChannel(units, seed=seed)
     if channel.kind == "gaussian":

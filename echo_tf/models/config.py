@@ -40,7 +40,12 @@ _RETIRED = {
 
 # Options of a channel that some kinds do not have, and that would be ignored without a word.
 _DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
-_MISSING = {"echo_matrix": _DIAGONAL_ONLY, "gaussian_full": ("shared_noise",)}
+_MISSING = {
+    "echo_matrix": _DIAGONAL_ONLY,
+    "gaussian": ("noise",),
+    "gaussian_full": ("shared_noise", "noise"),
+    "iaf": ("noise",),
+}
 
 
 T = TypeVar("T")
@@ -121,6 +126,8 @@ class ChannelConfig:
     renormalise_at: Fraction = 0.8  # fraction of the epochs after which the channel renormalises; 1: never
     # Fraction of the epochs after which the noise becomes Gaussian, so that a marginal can be learnt (`GaussianEcho`); 1: never
     gaussian_at: Fraction = 1.0
+    # Law of the noise: Echo's own, or for comparisons one made of it, with which the rate is not exact (`echo.laws`)
+    noise: Literal["echo", "gaussian", "independent"] = "echo"
     # Echo with a diagonal S(x) only
     max_mean: Annotated[Number, Field(ge=1)] = 1.0  # bound of |f| that r is made for; 2 is that of centred means
     sampler: Literal["ring", "gather"] = "ring"
@@ -131,7 +138,7 @@ class ChannelConfig:
 
     @property
     def is_echo(self) -> bool:
-        """Whether the noise is Echo's, with a diagonal or a triangular `S(x)`."""
+        """Whether the channel is Echo's, with a diagonal or a triangular `S(x)`; the noise may have another law."""
         return self.kind in ("echo", "echo_matrix")
 
 
@@ -251,6 +258,11 @@ class Config:
             raise ConfigError(
                 "Invalid value for `channel.gaussian_at` with an MMD penalty, or a z that is not standardised. Expected 1. "
                 f"Received: {channel.gaussian_at}"
+            )
+        if channel.gaussian_at < 1 and channel.noise != "echo":
+            raise ConfigError(
+                "Invalid value for `channel.gaussian_at` with other noise than Echo's until then. Expected 1. Received: "
+                f"{channel.gaussian_at}"
             )
         if channel.is_echo and (self.prior.kind == "vamp" or (self.prior.kind == "maf" and channel.gaussian_at == 1)):
             raise ConfigError(

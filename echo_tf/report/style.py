@@ -11,7 +11,8 @@ MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
 # again and so ordered that none has the colour of the method that it departs from.
 _OF_PAPER = ("echo", "vae", "iaf", "info_vae", "vae_vamp", "vae_maf", "iaf_mmd", "iaf_vamp", "iaf_maf")
 _DEPARTING = ("vae_shared_noise", "echo_mmd", "echo_replace", "vae_released_schedule", "vae_conv_5x5", "echo_large_batch")
-METHODS = (*_OF_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir", "echo_matrix", "vae_full", "echo_maf")
+_OTHER_NOISE = ("echo_gaussian", "echo_independent", "echo_matrix_gaussian", "echo_matrix_independent")
+METHODS = (*_OF_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir", "echo_matrix", "vae_full", "echo_maf", *_OTHER_NOISE)
 
 
 def pyplot():

@@ -11,8 +11,9 @@ from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
 from echo_tf.files import write_atomically
 from echo_tf.report.figures import plot_all
+from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
 from echo_tf.report.publish import copy_results, publish_files
-from echo_tf.report.rows import Row, compare, curves
+from echo_tf.report.rows import Row, compare, curves, grouped
 from echo_tf.report.table import Table
 from echo_tf.report.tables import all_tables, laws_table, readme_table
 from echo_tf.report.theory_figures import plot_laws
@@ -57,8 +58,11 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     tables, folder = all_tables(rows, found, noises), out / "report"
     figures = plot_all(results, rows, found, analyses, folder)
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
-    tables += filter(None, [laws_table([row for laws, _ in replaced.values() for row in laws])])
-    figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth) in replaced.items() if worth]
+    laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
+    tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits)])
+    figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, _) in replaced.items() if worth]
+    for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
+        figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(tables, figures, folder / "index.html"))
     if publish:

@@ -127,3 +127,15 @@ def test_rates_by_dimension_add_up(method, examples):
     assert rates.shape == (12,)
     assert rates.sum() == pytest.approx(model.predict(examples, verbose=0)["rate"].mean(), rel=1e-4)
     assert np.all(rates >= model.channel.rate_floor / 12 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rates", "shown"),
+    [
+        (np.arange(12.0), [11, 10, 9, 8, 7, 6, 2, 1, 0]),  # six of high rate, the three lowest last
+        (np.array([3.0, 5.0, 1.0]), [1, 0, 2]),
+        (np.arange(8.0), [7, 6, 5, 4, 3, 2, 1, 0]),  # each once
+    ],
+)
+def test_dimensions_of_figure_6(rates, shown):
+    assert analysis.shown_dimensions(rates).tolist() == shown

@@ -1,3 +1,7 @@
+import csv
+import json
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -5,13 +9,22 @@ import scipy.linalg
 
 from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.errors import CellError, ConfigError
-from echo_tf.experiments import noise
+from echo_tf.experiments import fitted, noise
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.run import run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
 
 COUNT = 40_000
+
+
+@pytest.fixture(autouse=True)
+def short_fit(monkeypatch):
+    monkeypatch.setattr(noise, "STEPS", 5)
+    monkeypatch.setattr(fitted, "EPOCH_STEPS", 5)
+    monkeypatch.setattr(fitted, "HIDDEN", (8,))
+
+
 # Skewed and correlated, as Echo noise may be.
 POOL = np.random.default_rng(0).exponential(size=(COUNT, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
 
@@ -78,7 +91,10 @@ def test_tables(tmp_path, vectors, tiny):
     cells = [Cell("vectors", tiny("echo", epochs=1), data=vectors.fingerprint)]
     run_cell(cells[0], vectors, tmp_path, passes=2)
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)
-    laws, dimensions = read_tables(tmp_path / "noise")
+    laws, dimensions, fits = read_tables(tmp_path / "noise")
+    assert [(row["noise"], row["rate_nats"] - row["fitted_rate_nats"]) for row in fits] == [
+        ("gaussian", pytest.approx(fits[0]["lowered_nats"], abs=1e-4))
+    ]
     assert [row["law"] for row in laws] == list(noise.LAWS)
     assert {row["method"] for row in laws} == {"echo"}
     assert sum(row["rate_nats"] for row in dimensions) == pytest.approx(laws[0]["rate_nats"])
@@ -88,21 +104,35 @@ def test_tables(tmp_path, vectors, tiny):
 
 
 def test_refusals(tmp_path, vectors, tiny):
-    with pytest.raises(ConfigError, match="vae has no Echo noise"):
-        noise.run(tmp_path, [Cell("vectors", tiny("vae"))], vectors, tmp_path)
+    with pytest.raises(ConfigError, match="vae_maf has no Echo noise"):
+        noise.run(tmp_path, [Cell("vectors", tiny("vae_maf"))], vectors, tmp_path)
     with pytest.raises(CellError, match="not trained"):
         noise.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
 
 
-def test_command_refuses_a_method_without_echo_before_it_trains(reproduce, small_command, tmp_path, capsys):
-    command = [*small_command("vae"), "--experiment", "noise", "--out", str(tmp_path / "runs")]
+def test_command_refuses_a_learnt_marginal_before_it_trains(reproduce, small_command, tmp_path, capsys):
+    data = small_command()[:2]
+    command = [*data, "--method", "vae_maf", "--experiment", "noise", "--out", str(tmp_path / "runs")]
     assert reproduce.main(command) == 2
-    assert "vae has no Echo noise" in capsys.readouterr().err
+    assert "vae_maf has no Echo noise" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
-def test_command_reports_tables_and_a_figure(reproduce, small_command, tmp_path):
-    assert reproduce.main([*small_command("echo"), "--experiment", "noise", "--out", str(tmp_path)]) == 0
-    for name in ("noise_laws.csv", "noise_laws.md", "noise_vectors.png"):
-        assert (tmp_path / "report" / name).exists()
-    assert "marginals, independent" in (tmp_path / "report" / "noise_laws.md").read_text()
+def test_command_reports_tables_and_figures(reproduce, small_command, tmp_path):
+    command = small_command("echo", "vae")
+    values = json.loads(Path(command[-2]).read_text())
+    values["channel"]["noise"] = "independent"
+    (tmp_path / "echo_independent.yaml").write_text(json.dumps(values))
+    command += [str(tmp_path / "echo_independent.yaml"), "--experiment", "noise", "--out", str(tmp_path / "runs")]
+    assert reproduce.main(command) == 0
+    report = tmp_path / "runs" / "report"
+    for name in ("noise_laws.csv", "noise_laws.md", "noise_vectors.png", "noise_trained_vectors.png"):
+        assert (report / name).exists()
+    assert "marginals, independent" in (report / "noise_laws.md").read_text()
+    with (report / "noise_trained.csv").open() as lines:
+        echo, independent = csv.DictReader(lines)
+    assert (echo["noise"], independent["noise"]) == ("echo", "independent")
+    difference = float(independent["neg_elbo_nats"]) - float(echo["neg_elbo_nats"])
+    assert float(independent["beyond_nats"]) == pytest.approx(difference) and difference != 0
+    with (report / "noise_fits.csv").open() as lines:
+        assert [row["method"] for row in csv.DictReader(lines)] == ["echo", "vae"]

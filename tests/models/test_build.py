@@ -58,6 +58,14 @@ def test_parameters_of_the_paper(method):
     assert model.compiled and model.encoder.input_shape == (None, 28, 28, 1)
 
 
+@pytest.mark.parametrize("law", ["gaussian", "independent"])
+@pytest.mark.parametrize("method", ["echo", "echo_matrix"])
+def test_other_noise_reaches_the_channel(method, law):
+    model, echo = built(f"{method}_{law}"), built(method)
+    assert (model.channel.noise, echo.channel.noise) == (law, "echo")
+    assert size(model.trainable_weights) == size(echo.trainable_weights)
+
+
 @pytest.mark.parametrize("method", ["echo", "vae", "vae_vamp", "iaf_maf", "iaf_vamp"])
 def test_released_protocol(method):
     config = load_config(method, protocol="released")
