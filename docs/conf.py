@@ -1,5 +1,6 @@
-"""How Sphinx builds this documentation: `python -m sphinx -W docs docs/_build`."""
+"""How Sphinx builds this documentation: `python -m sphinx -W docs docs/_build/html`."""
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ myst_heading_anchors = 3
 
 # Tutorials run when the documentation is built; an exception in one ends the build.
 nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "docs" / "_build" / "cache")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -35,6 +37,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
+default_role = "literal"  # single backticks in docstrings are code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_custom_sections = ["Source", "Differs", "Call arguments"]
@@ -44,9 +47,10 @@ _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\
 
 def _link_to_files(app, relative_path, parent_docname, content):
     """Links of an included file of the repository: another results page, or a file to download; a folder is only named."""
-    folder = (Path(app.srcdir) / Path(parent_docname).parent / relative_path).resolve().parent
-    if not folder.is_relative_to(ROOT):  # relative to the sources instead
-        folder = (Path(app.srcdir) / relative_path).resolve().parent
+    inner = [
+        part for part in Path(relative_path).parts if part != ".."
+    ]  # relative to the page, of which MyST forgets one level
+    folder = ROOT.joinpath(*inner).parent
 
     def link(found):
         text, target = found[1], found[2]
@@ -64,6 +68,15 @@ def _link_to_files(app, relative_path, parent_docname, content):
     content[0] = _LINK.sub(link, content[0])
 
 
+def _signature(app, what, name, obj, options, signature, returns):
+    """That of a layer: Keras hides it behind `(*args, **kwargs)`."""
+    if what != "class":
+        return signature, returns
+    found = inspect.signature(obj.__init__)
+    parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in list(found.parameters.values())[1:]]
+    return str(found.replace(parameters=parameters, return_annotation=inspect.Signature.empty)), None
+
+
 def _visit_math(self, node, block):
     """Formulas as MathML, which browsers draw without a script."""
     tree = tex2mathml(node.astext(), as_block=block)
@@ -72,8 +85,9 @@ def _visit_math(self, node, block):
 
 
 def setup(app):
-    """Register the two functions above."""
+    """Register the functions above."""
     app.connect("include-read", _link_to_files)
+    app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda self, node: _visit_math(self, node, False), None),

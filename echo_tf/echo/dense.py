@@ -23,7 +23,7 @@ class EchoDense(EchoWithHeads):
 
     The moments are those of the batch in training and stored ones at inference, which `adapt` makes precise: call it at the end
     of training with the features of some 10,000 examples. (`RateDistortionModel.fit` does.) In training the gradient of
-    `CENTRING * sum_j (E f_j)^2` is added to that of `f`, though not to the loss. docs/parametrisation.md says why.
+    `CENTRING * sum_j (E f_j)^2` is added to that of `f`, though not to the loss. docs/guides/parametrisation.md says why.
 
     Args:
         units: Integer, dimension of `z`.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
-MOST_ON_A_GPU = 9  # as were tried: nine models of the paper make about twice the steps of one there (docs/gpu.md)
+MOST_ON_A_GPU = 9  # as were tried: nine models of the paper make about twice the steps of one there (docs/guides/gpu.md)
 CORES_EACH = 2  # on a GPU one for Python and one for compiling; on processors a model of the paper gains little from more
 CONTROL = "nvidia-cuda-mps-control"
 _ANSWER_SECONDS, _STOP_SECONDS = 10.0, 30.0

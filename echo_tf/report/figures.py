@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
 from echo_tf.experiments.records import Analysis, Result, pictures_path, read_metrics
-from echo_tf.report.names import labels, stem, title
-from echo_tf.report.rows import Row, grouped
+from echo_tf.report.names import labels, plain_title, stem, title
+from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
 from echo_tf.report.style import legend, method_look, pyplot, save
 
 Analyses = list[tuple[Result, Analysis]]
@@ -24,6 +25,20 @@ MATCHED_QUANTILES = (0.15, 0.5, 0.85)
 WINDOWS = 40
 # How the markers of a method are filled, one way for each of its settings.
 FILLS = ("full", "left", "bottom", "right", "top", "none")
+# What to see in a figure, by how its file is called.
+CAPTIONS = {
+    "beside_paper": "-ELBO of each method here and in the paper. Lower is better.",
+    "comparison": "Rate against distortion; the nearer to the lower left, the better. Along a grey line -ELBO is the same.",
+    "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor.",
+    "matched": "Means of reconstructions by models with nearly the same rate.",
+    "training": "Training, epoch by epoch. Dashed: validation images.",
+    "reconstructions": "Means of ten reconstructions of test images.",
+    "samples": "Images drawn from the marginal of each model.",
+    "dimensions": "Rate of each dimension of z, in falling order. Dashed: what a dimension of Echo costs at least.",
+    "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
+    "pointwise": "Image by image, from the best to the worst reconstructed.",
+    "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
+}
 # Parts of names that the points of a curve have, not the curve.
 _OF_POINTS = ("beta", "seed")
 
@@ -31,7 +46,7 @@ _OF_POINTS = ("beta", "seed")
 def looks(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[dict]:
     """Label, colour, marker and its filling for results that are drawn together, one a setting; `without` as in `labels`."""
     names, methods = labels(results, without), [result.method for result in results]
-    settings = [name.removeprefix(method) for name, method in zip(names, methods, strict=True)]
+    settings = [name.removeprefix(plain_title(method)) for name, method in zip(names, methods, strict=True)]
     fills = {setting: FILLS[place % len(FILLS)] for place, setting in enumerate(dict.fromkeys(settings))}
     found = zip(names, settings, methods, strict=True)
     return [{"label": name, "fillstyle": fills[setting], **method_look(method, *methods)} for name, setting, method in found]
@@ -43,17 +58,44 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
     Source: paper, table 2.
     """
     groups = grouped(rows, lambda row: row.dataset).values()
-    figure, axes = pyplot().subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), squeeze=False)
-    for axis, members in zip(axes[0], groups, strict=True):
+    figure, axes = pyplot().subplots(len(groups), 1, figsize=(8.0, 4.6 * len(groups)), squeeze=False)
+    for axis, members in zip(axes[:, 0], groups, strict=True):
         for row, look in zip(members, looks(members), strict=True):
             (rate, distortion), errors = ([of[key] for key in ("rate_nats", "distortion_nats")] for of in (row.mean, row.se))
             axis.errorbar(rate, distortion, xerr=errors[0], yerr=errors[1], linestyle="none", **look)
             if row.paper is not None:
-                hollow = {**method_look(row.method), "markerfacecolor": "none", "label": f"{row.method}, paper"}
+                hollow = {**method_look(row.method), "markerfacecolor": "none", "label": "hollow: the paper"}
                 axis.plot(row.paper["rate_nats"], row.paper["distortion_nats"], linestyle="none", **hollow)
         _lines_of_equal_elbo(axis)
-        axis.set(title=f"{title(members)} (grey: -ELBO)", xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set(title=f"{title(members)}; grey: lines of equal -ELBO", xlabel="rate (nats)", ylabel="distortion (nats)")
         legend(axis, beside=True)
+    return save(figure, path)
+
+
+def plot_beside_paper(rows: list[Row], path: Path) -> Path | None:
+    """-ELBO of each method here and in the paper, best first; `None` without two methods of the paper's table.
+
+    Here: the paper's schedule where there is such a model, else the longest one, whose epochs stand beside the point.
+
+    Source: paper, table 2.
+    """
+    shown = sorted(longest_schedules(rows), key=lambda row: -row.mean["neg_elbo_nats"])
+    if sum(row.paper is not None for row in shown) < 2:
+        return None
+    figure, axis = pyplot().subplots(figsize=(7.2, 0.34 * len(shown) + 1.3))
+    for place, row in enumerate(shown):
+        colour, ours = method_look(row.method)["color"], row.mean["neg_elbo_nats"]
+        if row.paper is not None:
+            published = row.paper["neg_elbo_nats"]
+            axis.plot([published, ours], [place, place], color="0.8", linewidth=1.2, zorder=0)
+            axis.plot(published, place, "o", color=colour, markerfacecolor="white", markersize=6)
+        axis.plot(ours, place, "o", color=colour, markersize=7)
+        epochs = "" if row.epochs == PAPER_EPOCHS else f"  {row.epochs} epochs"
+        side = {"ha": "left", "xytext": (7, 0)} if row.paper is None or ours > published else {"ha": "right", "xytext": (-7, 0)}
+        axis.annotate(f"{ours:.1f}{epochs}", (ours, place), textcoords="offset points", va="center", fontsize=7.5, **side)
+    axis.set_yticks(range(len(shown)), [plain_title(row.method) + ("" if row.paper else " (ours)") for row in shown])
+    axis.set(xlabel="test -ELBO (nats), lower is better", title=f"{title(shown)}. Filled: here; hollow: the paper")
+    axis.margins(x=0.14)
     return save(figure, path)
 
 
@@ -62,10 +104,11 @@ def _lines_of_equal_elbo(axis) -> None:
     axis.margins(0.3)
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     left = max(left, 0.0)
-    for total in np.linspace(left + bottom, right + top, 6)[1:-1]:
-        axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
+    for total in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(left + bottom, right + top):
         x = min(right, total - bottom)
-        axis.annotate(f"{total:.1f}", (x, total - x), fontsize=6, color="0.5", ha="right", va="bottom")
+        if x > left and total - x < top:
+            axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
+            axis.annotate(f"{total:g}", (x, total - x), fontsize=7, color="0.4", ha="right", va="bottom")
     axis.set(xlim=(left, right), ylim=(bottom, top))
 
 
@@ -151,9 +194,11 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
             floors.setdefault(round(floor, 2), look["color"])
     (left, right), limits = axis.get_xlim(), axis.get_ylim()
     for floor, colour in floors.items():
-        axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9, label=f"floor {floor:.2f}")
+        axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9)
+        options = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 7, "color": colour}
+        axis.text(floor, 0.98, f"floor of Echo, {floor:.2f} nats", transform=axis.get_xaxis_transform(), **options)
     axis.set(xlim=(min(left, 0.0), right), ylim=limits, xlabel="rate (nats)", ylabel="distortion (nats)")
-    axis.set(title=f"{title(firsts, _OF_POINTS)} (grey: equal -ELBO through β = 1)")
+    axis.set(title=f"{title(firsts, _OF_POINTS)}; grey: equal -ELBO at β = 1")
     legend(axis)
     return save(figure, path)
 
@@ -220,7 +265,8 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
     for axis in axes[1]:
         axis.set(xlabel="images by log p(x|z), best first")
     legend(axes[0, 0])
-    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one")
+    kinds = "lines: means of neighbours; bands: four fifths of them"
+    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one ({kinds})")
     return save(figure, path)
 
 
@@ -232,7 +278,8 @@ def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:
         rates = np.sort(analysis.rate_by_dimension_nats)[::-1]
         axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, **look)
         if result.rate_floor_nats is not None:
-            axis.axhline(result.rate_floor_nats / len(rates), color=look["color"], linestyle="--", linewidth=0.8)
+            floor = result.rate_floor_nats / len(rates)
+            axis.axhline(floor, color=look["color"], linestyle="--", linewidth=0.8, label=f"floor of Echo, {floor:.2f} nats")
     axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{title(results, without=())}: rate by dimension")
     axis.set_ylim(bottom=0)
     legend(axis)
@@ -257,6 +304,7 @@ def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], an
     pictured = list(filter(load_pictures, plain))
     return [
         *draw(plot_comparison, at_one, lambda row: stem("comparison", protocol=row.config.protocol)),
+        *draw(plot_beside_paper, rows, lambda row: stem("beside_paper", row.dataset)),
         *draw(plot_rate_distortion, curves, lambda curve: stem("rate_distortion", curve[0].dataset)),
         *draw(plot_matched, with_pictures, lambda curve: stem("matched", curve[0].dataset)),
         *draw(plot_training, plain, lambda result: stem("training", result.dataset, protocol=result.config.protocol)),

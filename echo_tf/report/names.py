@@ -51,7 +51,7 @@ def parts(result: Result) -> dict[str, str]:
     """
     config = result.config
     return {
-        "data": result.dataset,
+        "data": dataset_title(result.dataset),
         "source": "reconstruction" if result.source == "reconstruction" else "",
         "method": config.method,
         "variant": ", ".join([*(["released"] if config.protocol == "released" else []), *departures(result)]),
@@ -73,12 +73,22 @@ def method_name(result: Result) -> str:
 def method_title(result: Result) -> str:
     """`VAE + MAF (released)`: the method as people write it, and what the model has otherwise."""
     found = parts(result)
-    return _METHODS.get(result.method, result.method) + (f" ({found['variant']})" if found["variant"] else "")
+    return plain_title(result.method) + (f" ({found['variant']})" if found["variant"] else "")
+
+
+def plain_title(method: str) -> str:
+    """`VAE + MAF` for `vae_maf`; the name of a method that is not ours as it is."""
+    return _METHODS.get(method, method)
+
+
+def dataset_title(dataset: str) -> str:
+    """`Binary MNIST` for `binary_mnist`; the name of data of one's own as it is."""
+    return _DATA.get(dataset, dataset)
 
 
 def data_title(result: Result) -> str:
-    """`Binary MNIST`: the data set as people write it; starred, and with the split, where tables have these."""
-    return data_name(result).replace(result.dataset, _DATA.get(result.dataset, result.dataset), 1)
+    """`Omniglot*`: the data set as people write it, with what `data_name` has behind it."""
+    return data_name(result).replace(result.dataset, dataset_title(result.dataset), 1)
 
 
 def data_name(result: Result) -> str:
@@ -101,7 +111,7 @@ def labels(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> lis
     """
     skip = {*_common(results), *without, "method", "variant"}  # the last two stand in front
     rests = [[part for key, part in parts(result).items() if part and key not in skip] for result in results]
-    return [", ".join([method_name(result), *rest]) for result, rest in zip(results, rests, strict=True)]
+    return [", ".join([method_title(result), *rest]) for result, rest in zip(results, rests, strict=True)]
 
 
 def title(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> str:

@@ -154,6 +154,15 @@ def in_one_precision(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row in best.values()]
 
 
+def longest_schedules(rows: list[Row]) -> list[Row]:
+    """Of every method on a data set of the paper the row of the paper's schedule, else of the longest; all else as there."""
+    plain = [row for row in in_one_precision(rows) if row.split == "test" and row.config.protocol == "paper"]
+    plain = [row for row in plain if row.config.beta == 1 and not (row.target or row.cell.holdout or row.departures)]
+    rising = sorted(plain, key=lambda row: (row.epochs == PAPER_EPOCHS, row.epochs))
+    best = {(row.dataset, row.method): row for row in rising if row.dataset in paper_table()}  # the last counts
+    return list(best.values())
+
+
 @dataclass(frozen=True)
 class Pair(Row):
     """A row beside another one of the same setting; differences are `None` without another.

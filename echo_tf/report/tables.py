@@ -6,9 +6,19 @@ from dataclasses import dataclass, field
 from echo_tf.experiments.laws import LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
-from echo_tf.report.names import data_name, method_name, starred
+from echo_tf.report.names import data_name, data_title, method_name, starred
 from echo_tf.report.paper import paper_table, published
-from echo_tf.report.rows import PAPER_EPOCHS, Pair, Ranked, Row, epochs_by_cell, grouped, in_one_precision, rankings
+from echo_tf.report.rows import (
+    PAPER_EPOCHS,
+    Pair,
+    Ranked,
+    Row,
+    epochs_by_cell,
+    grouped,
+    in_one_precision,
+    longest_schedules,
+    rankings,
+)
 from echo_tf.report.table import Column, Table, make_table
 
 # Methods with one departure of the released code, and the method that they are otherwise.
@@ -260,16 +270,21 @@ def progress_table(rows: list[Row]) -> Table | None:
 
 
 def readme_table(rows: list[Row]) -> Table | None:
-    """Results on the test set with beta = 1 and no target, the best of each data set and schedule first; `None` without any."""
-    groups = grouped(comparable(rows), lambda row: (row.dataset, row.epochs)).values()
-    shown = [row for group in groups for row in sorted(group, key=lambda row: row.mean["neg_elbo_nats"])]
-    columns = [column for column in (*MEASURED, PAPER_NEG_ELBO) if column is not BETA]
+    """One row a method, best first: the paper's schedule where there is such a model, else the longest; `None` without any.
+
+    Of the data sets of the paper the first that there is. Where there is none, all results on the test set with beta = 1.
+    """
+    found = longest_schedules(rows)
+    first = min((DATASETS.index(row.dataset) for row in found), default=None)
+    shown = comparable(rows) if first is None else [row for row in found if row.dataset == DATASETS[first]]
+    shown = sorted(shown, key=lambda row: row.mean["neg_elbo_nats"])
+    columns = (*(() if found else (DATA,)), METHOD, EPOCHS, SEEDS, RATE, DISTORTION, NEG_ELBO, PAPER_NEG_ELBO)
     epochs = list(epochs_by_cell(rows).values())
-    last = [*notes_on_marks(shown), *notes_on_tau(rankings(rows))]
-    if any(row.dataset in paper_table() for row in shown):
-        complete = f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of its table"
-        last.append(f"Complete, with the paper's {PAPER_EPOCHS} epochs: {complete}.")
-    return make_table("results", "Results", columns, shown, [UNITS], last)
+    complete = (
+        f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of the paper's table are complete, with its 200 epochs."
+    )
+    where = [f"{data_title(shown[0])}, test set. {complete}"] if found else []
+    return make_table("results", "Results", columns, shown, [*where, UNITS], notes_on_marks(shown))
 
 
 def all_tables(rows: list[Row], curves: list[list[Row]], noises: list[tuple[Result, dict]]) -> list[Table]:

@@ -1,19 +1,24 @@
 """A whole report: tables, figures, one page with all of them, and the results section of the README."""
 
 import base64
+import datetime
 import html
+import shlex
+import sys
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
 from echo_tf.files import write_atomically
-from echo_tf.report.figures import plot_all
+from echo_tf.report.figures import CAPTIONS, plot_all
 from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves, grouped
+from echo_tf.report.summary import summary_sentence
 from echo_tf.report.table import Table
 from echo_tf.report.tables import all_tables, laws_table, readme_table
 from echo_tf.report.theory_figures import plot_laws
@@ -64,7 +69,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
         figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
-    paths.append(write_page(tables, figures, folder / "index.html"))
+    paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:
         copy_results(results, publish / "cells")
     if readme:
@@ -89,24 +94,45 @@ def write_section(rows: list[Row], path: Path) -> None:
     write_atomically(path, before + begin + table.markdown() + end + after)
 
 
-def write_page(tables: list[Table], figures: list[Path], path: Path) -> Path:
+def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: Path) -> Path:
     """Write the page, from the template `page.html`.
 
     Args:
+        rows: The results, which give the first sentence.
         tables: Tables, in the order in which they stand.
-        figures: PNG files, which become part of the page.
+        figures: PNG files, which become part of the page. The PDF files beside them are linked.
         path: The HTML file.
 
     Returns:
         `path`.
     """
     page = Template(PAGE.read_text(encoding="utf-8"))
-    sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}" for table in tables)
-    write_atomically(path, page.substitute(tables="\n".join(sections), figures="\n".join(map(_figure, figures))))
+    sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}\n{_links(table)}" for table in tables)
+    values = {"tables": "\n".join(sections), "figures": "\n".join(map(_figure, figures))}
+    values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(_made())}
+    write_atomically(path, page.substitute(values))
     return path
 
 
+def _made() -> str:
+    """The command, and the version and time of the report; each result on disk says with what it was made itself."""
+    command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return f"Made on {when} by echo_tf {echo_tf.__version__}: {command}"
+
+
+def _links(table: Table) -> str:
+    return f'<p class="files">{", ".join(_link(f"{table.name}{suffix}") for suffix in (".csv", ".md", ".tex"))}</p>'
+
+
+def _link(name: str) -> str:
+    return f'<a href="{html.escape(name)}">{html.escape(name)}</a>'
+
+
 def _figure(path: Path) -> str:
-    name = html.escape(path.stem.replace("_", " "))
+    kind = next((kind for kind in CAPTIONS if path.stem.startswith(kind)), "")
+    caption = html.escape(CAPTIONS.get(kind, path.stem.replace("_", " ")))
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+    files = ", ".join(_link(f"{path.stem}{suffix}") for suffix in (".png", ".pdf"))
+    picture = f'<img alt="{html.escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
+    return f'<figure>{picture}<figcaption>{caption} <span class="files">{files}</span></figcaption></figure>'

@@ -1,4 +1,4 @@
-"""`EchoDense` and `EchoLayer` in models of other people: every combination of the README's table is trained and used."""
+"""`EchoDense` and `EchoLayer` in other people's models: every combination of the table in docs/guides/layer.md is trained."""
 
 import itertools
 from pathlib import Path
@@ -140,9 +140,9 @@ def test_trains_predicts_and_is_saved(style, policy, jit, batch, tmp_path):
         assert np.all(np.isfinite(draws)) and np.std(draws) > 0
 
 
-def test_readme_lists_what_is_tested():
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert combinations_table() in readme
+def test_the_guide_lists_what_is_tested():
+    guide = Path(__file__).resolve().parents[2] / "docs" / "guides" / "layer.md"
+    assert combinations_table() in guide.read_text(encoding="utf-8")
 
 
 def combinations_table():

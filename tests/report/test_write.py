@@ -47,11 +47,17 @@ def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
     assert [row.verdict for row in found.rows if row.config.beta == 1] == ["agrees", "differs"]  # echo, vae
     names = {path.name for path in found.paths}
     tables = {"comparison", "rate_distortion", "noise_total_correlation", "progress"}
-    drawn = {"comparison.png", "rate_distortion_binary_mnist.png", "training_binary_mnist.png", "index.html"}
+    drawn = {
+        "beside_paper_binary_mnist.png",
+        "comparison.png",
+        "rate_distortion_binary_mnist.png",
+        "training_binary_mnist.png",
+        "index.html",
+    }
     assert names == {f"{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")} | drawn
     assert all(path.parent == published and path.exists() for path in found.paths)
     assert all((out / "report" / name).exists() for name in names)
-    assert "| binary_mnist | echo | 200 |" in readme.read_text()
+    assert "| echo | 200 |" in readme.read_text()
     assert len(list((published / "cells").glob("*/*/*/result.json"))) == 4
     assert [row.mean for row in write_report(published / "cells").rows] == [row.mean for row in found.rows]
 
@@ -71,11 +77,11 @@ def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
     assert [row["paper_neg_elbo_nats"] for row in read_rows(tmp_path / "report" / "comparison.csv")] == ["", ""]
 
 
-def test_page_needs_no_other_file(tmp_path):
+def test_page_shows_all_without_another_file(result, tmp_path):
     picture = tmp_path / "some_figure.png"
     picture.write_bytes(b"\x89PNG")
     table = Table("name", "A <title>", ("data_set", "value"), [("a_b", "1.0 ± 0.1"), ("c & d", "≈ 2")], ["50 % of it"], [])
-    path = write_page([table], [picture], tmp_path / "index.html")
+    path = write_page(compare([result(), result("vae", neg_elbo=95.0)]), [table], [picture], tmp_path / "index.html")
 
     class Reader(HTMLParser):
         tags, sources, text = [], [], []
@@ -92,7 +98,10 @@ def test_page_needs_no_other_file(tmp_path):
     assert reader.tags.count("td") == 4
     assert "title" in reader.tags  # that of the page
     assert "A <title>" in reader.text
-    assert reader.sources == ["data:image/png;base64,iVBORw=="]
+    assert "Echo is ahead by 5.0" in " ".join(reader.text) and "Made on" in " ".join(reader.text)
+    shown, *links = sorted(reader.sources, key=lambda source: not source.startswith("data:"))
+    assert shown == "data:image/png;base64,iVBORw=="
+    assert set(links) == {"name.csv", "name.md", "name.tex", "some_figure.png", "some_figure.pdf"}
 
 
 @pytest.fixture(scope="module")
