@@ -40,7 +40,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 default_role = "literal"  # single backticks in docstrings are code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_custom_sections = ["Source", "Differs", "Call arguments"]
+napoleon_custom_sections = ["Source", "Differs", ("Call arguments", "params_style")]
 
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -63,7 +63,8 @@ def _link_to_files(app, relative_path, parent_docname, content):
             return f"[{text}](/results/{page.name})"
         if path.is_dir():
             return text
-        return f"{{download}}`{text} <{os.path.relpath(path, (Path(app.srcdir) / parent_docname).parent)}>`"
+        # From the root of the pages: MyST gives the name of the page without its folder.
+        return f"{{download}}`{text} </{os.path.relpath(path, app.srcdir)}>`"
 
     content[0] = _LINK.sub(link, content[0])
 
