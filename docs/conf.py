@@ -23,7 +23,7 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Tutorials run when the documentation is built; an exception in one ends the build.
@@ -40,7 +40,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 default_role = "literal"  # single backticks in docstrings are code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_custom_sections = ["Source", "Differs", ("Call arguments", "params_style")]
+napoleon_custom_sections = ["Source", ("Call arguments", "params_style")]
 
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -63,7 +63,6 @@ def _link_to_files(app, relative_path, parent_docname, content):
             return f"[{text}](/results/{page.name})"
         if path.is_dir():
             return text
-        # From the root of the pages: MyST gives the name of the page without its folder.
         return f"{{download}}`{text} </{os.path.relpath(path, app.srcdir)}>`"
 
     content[0] = _LINK.sub(link, content[0])
