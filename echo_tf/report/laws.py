@@ -75,9 +75,9 @@ def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
             differences = [pair.mean[key] - group[0].mean[key] for pair in group]
             look = method_look(group[0].method, *(g[0].method for g in groups))
             axis.errorbar(differences, heights, xerr=[pair.se[key] for pair in group], linestyle="none", label=label, **look)
-        axis.set(xlabel=f"{name}, less that with Echo noise (nats)")
+        axis.set(xlabel=f"{name} (nats)")
         axis.set_yticks(range(len(laws)), laws)
     axes[0].invert_yaxis()
     legend(axes[-1], beside=True)
-    figure.suptitle(f"{groups[0][0].dataset}: trained under other noise")
+    figure.suptitle(f"{groups[0][0].dataset}: trained under other noise, less the same with Echo noise")
     return save(figure, path)
