@@ -82,6 +82,7 @@ def plot_beside_paper(rows: list[Row], path: Path) -> Path | None:
     shown = sorted(longest_schedules(rows), key=lambda row: -row.mean["neg_elbo_nats"])
     if sum(row.paper is not None for row in shown) < 2:
         return None
+    alike = len({row.epochs for row in shown}) == 1  # then the title has them
     figure, axis = pyplot().subplots(figsize=(7.2, 0.34 * len(shown) + 1.3))
     for place, row in enumerate(shown):
         colour, ours = method_look(row.method)["color"], row.mean["neg_elbo_nats"]
@@ -90,12 +91,12 @@ def plot_beside_paper(rows: list[Row], path: Path) -> Path | None:
             axis.plot([published, ours], [place, place], color="0.8", linewidth=1.2, zorder=0)
             axis.plot(published, place, "o", color=colour, markerfacecolor="white", markersize=6)
         axis.plot(ours, place, "o", color=colour, markersize=7)
-        epochs = "" if row.epochs == PAPER_EPOCHS else f"  {row.epochs} epochs"
+        epochs = "" if row.epochs == PAPER_EPOCHS or alike else f"  {row.epochs} epochs"
         side = {"ha": "left", "xytext": (7, 0)} if row.paper is None or ours > published else {"ha": "right", "xytext": (-7, 0)}
         axis.annotate(f"{ours:.1f}{epochs}", (ours, place), textcoords="offset points", va="center", fontsize=7.5, **side)
     axis.set_yticks(range(len(shown)), [plain_title(row.method) + ("" if row.paper else " (ours)") for row in shown])
     axis.set(xlabel="test -ELBO (nats), lower is better", title=f"{title(shown)}. Filled: here; hollow: the paper")
-    axis.margins(x=0.14)
+    axis.margins(x=0.22)
     return save(figure, path)
 
 

@@ -53,7 +53,7 @@ def parts(result: Result) -> dict[str, str]:
     return {
         "data": dataset_title(result.dataset),
         "source": "reconstruction" if result.source == "reconstruction" else "",
-        "method": config.method,
+        "method": plain_title(config.method),
         "variant": ", ".join([*(["released"] if config.protocol == "released" else []), *departures(result)]),
         "beta": result.target or f"β = {config.beta:g}",
         "epochs": f"{config.training.epochs} epochs",
@@ -67,13 +67,13 @@ def parts(result: Result) -> dict[str, str]:
 def method_name(result: Result) -> str:
     """`vae (released, d_max=49)`: the method, and what the model has otherwise."""
     found = parts(result)
-    return found["method"] + (f" ({found['variant']})" if found["variant"] else "")
+    return result.method + (f" ({found['variant']})" if found["variant"] else "")
 
 
 def method_title(result: Result) -> str:
     """`VAE + MAF (released)`: the method as people write it, and what the model has otherwise."""
     found = parts(result)
-    return plain_title(result.method) + (f" ({found['variant']})" if found["variant"] else "")
+    return found["method"] + (f" ({found['variant']})" if found["variant"] else "")
 
 
 def plain_title(method: str) -> str:

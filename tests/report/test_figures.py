@@ -49,7 +49,7 @@ def test_released_models_are_compared_by_themselves(result, drawn, tmp_path):
         result("vae", constraint={"quantity": "rate", "target_nats": 20}, final_beta=2.0),
     ]
     assert files_of(results, tmp_path, "comparison") == ["comparison.png", "comparison_released.png"]
-    assert [label for label in labels_of(drawn[0].axes[0]) if "paper" not in label] == ["echo, β = 1", "vae, rate 20"]
+    assert [label for label in labels_of(drawn[0].axes[0]) if "paper" not in label] == ["Echo, β = 1", "VAE, rate 20"]
 
 
 class TestTraining:
@@ -68,8 +68,8 @@ class TestTraining:
                 file.write(line)
         plot_training([result(split=split, folder=tmp_path) for split in ("test", "validation")], tmp_path / "f.png")
         objective, rate, _ = drawn[0].axes
-        assert labels_of(objective) == ["echo"]
-        assert labels_of(rate) == ["echo", "echo, validation"]
+        assert labels_of(objective) == ["Echo"]
+        assert labels_of(rate) == ["Echo", "Echo, validation"]
         assert [list(line.get_ydata()) for line in rate.get_lines()] == [[4, 4], [3, 3]]
 
     @pytest.mark.parametrize(("epochs", "scale"), [(20, "log"), (100, "linear")])
@@ -84,16 +84,19 @@ def test_figures_tell_precisions_apart(result, drawn, bfloat16, tmp_path, mixed)
     plot_training(results, tmp_path / "training.png")
     plot_comparison(compare(results), tmp_path / "comparison.png")
     training, comparison = (labels_of(figure.axes[0]) for figure in drawn)
-    assert training == (["echo, bfloat16", "vae, float32"] if mixed else ["echo", "vae"])
+    assert training == (["Echo, bfloat16", "VAE, float32"] if mixed else ["Echo", "VAE"])
     assert [label for label in comparison if "paper" not in label] == training
     assert len(comparison) == 4
-    assert drawn[1].axes[0].get_title() == f"binary_mnist, β = 1, 200 epochs{'' if mixed else ', float32'} (grey: -ELBO)"
+    assert (
+        drawn[1].axes[0].get_title()
+        == f"Binary MNIST, β = 1, 200 epochs{'' if mixed else ', float32'}; grey: lines of equal -ELBO"
+    )
 
 
 def test_comparison_of_data_without_published_numbers(result, drawn, tmp_path):
     plot_comparison(compare([result(dataset="mine"), result()]), tmp_path / "comparison.png")
     known, own = drawn[0].axes
-    assert (labels_of(known), labels_of(own)) == (["echo, paper", "echo"], ["echo"])
+    assert (labels_of(known), labels_of(own)) == (["hollow: the paper", "Echo"], ["Echo"])
 
 
 def test_curves_tell_images_and_precision_apart(result, drawn, bfloat16, tmp_path):
@@ -101,12 +104,12 @@ def test_curves_tell_images_and_precision_apart(result, drawn, bfloat16, tmp_pat
     results = [result(beta=beta, **setting) for setting in settings for beta in (1.0, 2.0, 4.0)]
     plot_rate_distortion(curves(compare(results)), tmp_path / "f.png")
     (axis,) = drawn[0].axes
-    lines = [line for line in axis.get_lines() if line.get_label().startswith("echo")]
+    lines = [line for line in axis.get_lines() if line.get_label().startswith("Echo")]
     labels = {line.get_label().replace(", β = 1 ... 4", "") for line in lines}
-    assert labels == {"echo, float32", "echo, float32, validation", "echo, bfloat16"}
+    assert labels == {"Echo, float32", "Echo, float32, validation", "Echo, bfloat16"}
     assert len({line.get_fillstyle() for line in lines}) == 3
-    assert axis.get_title() == "binary_mnist, echo, 200 epochs (grey: equal -ELBO through β = 1)"
-    assert "floor 6.40" in labels_of(axis)
+    assert axis.get_title() == "Binary MNIST, Echo, 200 epochs; grey: equal -ELBO at β = 1"
+    assert [text.get_text() for text in axis.texts] == ["floor of Echo, 6.40 nats"]
 
 
 class TestPictures:
@@ -133,7 +136,7 @@ class TestPictures:
         for kind in PICTURES:
             plot_pictures(kind, [put("a"), put("b", **bfloat16), put("c", seed=1)], tmp_path / "f.png")
         reconstructions, samples = strips
-        assert samples == ["echo\nfloat32", "echo\nbfloat16"]  # the second seed is not shown
+        assert samples == ["Echo\nfloat32", "Echo\nbfloat16"]  # the second seed is not shown
         assert reconstructions == ["test\nimages", *samples]
 
     def test_matched_reconstructions_tell_images_and_precision_apart(self, put, strips, bfloat16, tmp_path):
@@ -146,9 +149,9 @@ class TestPictures:
         plot_matched(curves(compare(results)), tmp_path / "f.png")
         labels = {name.splitlines()[0] for name in strips[0][1:]}
         assert {label.removesuffix(", β = 1") for label in labels if "β = 1" in label} == {
-            "echo, float32",
-            "echo, float32, validation",
-            "echo, bfloat16",
+            "Echo, float32",
+            "Echo, float32, validation",
+            "Echo, bfloat16",
         }
 
     @pytest.mark.parametrize(
@@ -210,14 +213,27 @@ def test_figures_of_analyses(result, drawn, tmp_path):
     ]
     dimensions, marginals, _, pointwise = drawn
     (axis,) = dimensions.axes
-    assert labels_of(axis) == ["echo, seed 0", "echo, seed 1"]
+    assert labels_of(axis) == ["Echo, seed 0", "floor of Echo, 2.13 nats", "Echo, seed 1", "floor of Echo, 2.13 nats"]
     assert axis.get_lines()[0].get_ydata().tolist() == [3.0, 2.0, 1.0]
     assert axis.get_lines()[1].get_ydata()[0] == pytest.approx(6.4 / 3)  # the floor
     assert [axis.get_title() for axis in marginals.axes[:2]] == ["dimension 1: 3.00 nats", "dimension 2: 2.00 nats"]
     assert [axis.get_visible() for axis in marginals.axes] == [True] * 2 + [False] * 7
-    assert marginals.get_suptitle().startswith("binary_mnist, echo, β = 1, 200 epochs, float32, validation, seed 0: ")
+    assert marginals.get_suptitle().startswith("Binary MNIST, Echo, β = 1, 200 epochs, float32, validation, seed 0: ")
     likelihood, *others = (axis.get_lines()[0].get_ydata() for axis in pointwise.axes)
     assert np.all(np.diff(likelihood) <= 0)  # the best first
     assert -likelihood.mean() == pytest.approx(distortion.mean(), abs=0.1)
     for factor, values in enumerate(others, 2):  # sorted with it
         np.testing.assert_allclose(values, -factor * likelihood)
+
+
+def test_methods_beside_the_paper(result, drawn, tmp_path):
+    results = [
+        *(result(neg_elbo=value, training={"epochs": epochs}) for epochs, value in ((20, 92.0), (200, 90.0))),
+        result("vae", neg_elbo=95.0, training={"epochs": 20}),
+        result("echo_matrix", neg_elbo=87.0),
+    ]
+    assert files_of(results, tmp_path, "beside") == ["beside_paper_binary_mnist.png"]
+    axis = drawn[1].axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["VAE", "Echo", "Matrix Echo (ours)"]
+    assert [text.get_text() for text in axis.texts] == ["95.0  20 epochs", "90.0", "87.0"]
+    assert files_of([result(dataset="mine"), result("vae", "mine")], tmp_path, "beside") == []

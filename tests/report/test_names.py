@@ -29,29 +29,29 @@ def test_whatever_tells_two_results_apart_is_in_the_labels(result, change, word)
     assert first != second
     assert word in second
     assert word not in first
-    assert labels([usual, usual]) == ["echo", "echo"]
+    assert labels([usual, usual]) == ["Echo", "Echo"]
 
 
 @pytest.mark.parametrize(("change", "word"), CHANGES)
 def test_what_all_have_in_common_is_in_the_title(result, change, word):
     results = [result(**change), result(**change, seed=1)]
     assert word in title(results)
-    assert title(results).startswith("binary_mnist, ")
+    assert title(results).startswith("Binary MNIST, ")
     assert word not in title([result(), result(**change)])
 
 
 def test_seeds_are_named_where_they_are_asked_for(result):
     results = [result(seed=seed) for seed in (0, 1)]
-    assert labels(results) == ["echo", "echo"]
-    assert labels(results, without=()) == ["echo, seed 0", "echo, seed 1"]
-    assert title(results[:1], without=()) == "binary_mnist, echo, β = 1, 200 epochs, float32, seed 0"
+    assert labels(results) == ["Echo", "Echo"]
+    assert labels(results, without=()) == ["Echo, seed 0", "Echo, seed 1"]
+    assert title(results[:1], without=()) == "Binary MNIST, Echo, β = 1, 200 epochs, float32, seed 0"
 
 
 def test_methods_stand_in_front(result):
-    assert labels([result(), result("vae")]) == ["echo", "vae"]
+    assert labels([result(), result("vae")]) == ["Echo", "VAE"]
     assert labels([result("vae", protocol="released"), result("vae", protocol="released", training={"epochs": 3})]) == [
-        "vae (released), 200 epochs",
-        "vae (released), 3 epochs",
+        "VAE (released), 200 epochs",
+        "VAE (released), 3 epochs",
     ]
 
 
