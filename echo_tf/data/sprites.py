@@ -115,12 +115,24 @@ def factor_dataset(name: str, images: np.ndarray) -> Dataset:
     Returns:
         The `Dataset`, whose labels are numbers of combinations.
     """
-    sizes = factor_sizes(name)
-    kept = kept_when_dependent(sizes) if name.endswith(DEPENDENT) else np.ones(len(images), bool)
+    kept = _kept(name)
+    if len(kept) != len(images):
+        raise ValueError(f"Expected images of all {len(kept)} combinations of {name}. Received: {len(images)}")
     order = np.random.RandomState(SPLIT_SEED).permutation(np.flatnonzero(kept))
-    cut = len(order) - round(TEST_SHARE * len(order))
+    cut = images_of_split(name)["train"]
     labels = {"train": order[:cut], "test": order[cut:]}
     return Dataset(name, {split: images[numbers] for split, numbers in labels.items()}, 1, labels)
+
+
+def _kept(name: str) -> np.ndarray:
+    sizes = factor_sizes(name)
+    return kept_when_dependent(sizes) if name.endswith(DEPENDENT) else np.ones(int(np.prod(sizes)), bool)
+
+
+def images_of_split(name: str) -> dict[str, int]:
+    """Number of images by split, without the images."""
+    kept = int(_kept(name).sum())
+    return {"train": kept - round(TEST_SHARE * kept), "test": round(TEST_SHARE * kept)}
 
 
 def all_sprites() -> np.ndarray:
