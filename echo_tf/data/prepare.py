@@ -132,7 +132,9 @@ def bits_by_combination(batches: Iterable[dict[str, np.ndarray]], sizes: tuple[i
         bits[numbers] = np.packbits(batch["image"].reshape(len(numbers), -1), axis=1)
         np.add.at(found, numbers, 1)
     if np.any(found != 1):
-        raise DataError(f"dsprites has {np.sum(found == 0)} combinations of factors too few, {np.sum(found > 1)} more than once.")
+        raise DataError(
+            f"dsprites has {np.sum(found == 0)} combinations of factors too few, {np.sum(found > 1)} more than once."
+        )
     return bits
 
 

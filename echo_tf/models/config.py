@@ -26,6 +26,7 @@ PROTOCOLS = ("paper", "released")
 DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
 DATASETS += ("sprites", "sprites_dependent", "dsprites", "dsprites_dependent")
 
+
 # Defaults that a data set changes. The paper's 200 epochs are for 24,000 images and more; digits has 1,437.
 # For images of known factors: 10 latents, batches of 64 and 63 echoes, as in the released code. Their dependent sets have a
 # sixth or seventh of the images, and as many times the epochs.
@@ -36,8 +37,8 @@ def _of_factors(epochs: int, learning_rate: float) -> dict:
 
 _BY_DATASET = {
     "digits": {"training": {"epochs": 30}},
-    "sprites": _of_factors(8, 1e-3),
-    "sprites_dependent": _of_factors(56, 1e-3),
+    "sprites": _of_factors(3, 1e-3),
+    "sprites_dependent": _of_factors(20, 1e-3),
     "dsprites": _of_factors(26, 1e-4),  # both the released code's
     "dsprites_dependent": _of_factors(130, 1e-4),
 }
