@@ -1,5 +1,6 @@
 """What may stand in an objective beside distortion and rate: a penalty on the law of z, and a constraint that sets beta."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -111,7 +112,7 @@ class TotalCorrelationPenalty(keras.layers.Layer):
     def build(self, z_shape):
         self.parameters = []
         widths = (z_shape[-1], *self.hidden, 1)
-        for i, (units_in, units_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (units_in, units_out) in enumerate(itertools.pairwise(widths)):
             initial = keras.initializers.HeNormal(None if self.seed is None else self.seed + i)
             kernel = self.add_weight(shape=(units_in, units_out), initializer=initial, name=f"kernel_{i}")
             self.parameters.append((kernel, self.add_weight(shape=(units_out,), initializer="zeros", name=f"bias_{i}")))
