@@ -93,7 +93,7 @@ def prepare_dsprites(data_dir: Path) -> None:
     """
     import tensorflow_datasets as tfds
 
-    remedy = f"Point --data-dir (or $ECHO_TF_DATA) at a folder with dsprites.npz or tfds/dsprites, or use sprites: no download."
+    remedy = "Point --data-dir (or $ECHO_TF_DATA) at a folder with dsprites.npz or tfds/dsprites, or use sprites: no download."
     try:
         with _folder_unless_empty(data_dir / "tfds") as folder:
             builder = tfds.builder("dsprites", data_dir=folder)

@@ -6,9 +6,15 @@ no score makes noise: a score that encoded its own batches, with a factor fixed,
 disentanglement_lib has these scores, but needs TensorFlow 1 and is not maintained.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, get_type_hints
 
 import numpy as np
+
+from echo_tf.files import read_rows
+
+TABLE = "scores.csv"
 
 VOTES, TEST_VOTES, VOTE_IMAGES = 10_000, 5_000, 64
 BINS = 20
@@ -163,3 +169,32 @@ def gaussian_total_correlation(codes: np.ndarray, active: np.ndarray | None = No
         return 0.0
     sign, log_det = np.linalg.slogdet(np.corrcoef(codes[:, varies].astype(float), rowvar=False))
     return float(-0.5 * log_det) if sign > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class ScorePoint:
+    """Scores of a trained model, for one kind of codes, on images of all combinations of the factors.
+
+    `codes` is `"mean"`, what an image sends without noise, or `"sample"`, a draw of `z`. Rate and total correlation in nats;
+    `active` counts the dimensions that are not pruned, those that the FactorVAE score and the total correlation regard.
+    """
+
+    dataset: str
+    method: str
+    epochs: int
+    beta: float
+    seed: int
+    codes: str
+    rate_nats: float
+    active: int
+    factor_vae: float
+    mig: float
+    dci_disentanglement: float
+    dci_completeness: float
+    dci_informativeness: float
+    total_correlation_nats: float
+
+
+def read_scores(folder: Path) -> list[dict]:
+    """The rows of `scores.csv` in a folder, none where there is no file. Raises `ResultError` for a damaged one."""
+    return read_rows(folder / TABLE, get_type_hints(ScorePoint))
