@@ -19,9 +19,10 @@ ARRAYS = tuple(f"{split}{kind}" for kind in ("", "_labels") for split in ("train
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: str | Path | None = None) -> Dataset:
     """Load a known data set from its cache, preparing the cache first where it is missing, or own data from a file.
 
-    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing. The others are read
-    from `data_dir/NAME.npz`. `sprites` is rendered, and like `dsprites` holds all combinations of five factors, whose numbers are
-    its labels (`data.sprites`); with `_dependent` behind the name it lacks blocks of them. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
+    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing. `sprites` is rendered: images
+    of all combinations of five factors, whose numbers are its labels (`data.sprites`), a random tenth for testing; so is
+    `dsprites`. With `_dependent` behind the name they lack blocks of combinations. All but digits and sprites are read from
+    `data_dir/NAME.npz`. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
     `raw_dir` with no network, checksums verified either way) and the file is written.
 
     Args:

@@ -139,4 +139,4 @@ def all_sprites() -> np.ndarray:
     """Images of all combinations of `sprites`, uint8 of shape `(n, 64, 64, 1)`."""
     sizes = SIZES["sprites"]
     factors = factors_of(np.arange(np.prod(sizes)), sizes)
-    return np.concatenate([render(part) for part in np.array_split(factors, 16)])  # else the coordinates take gigabytes
+    return np.concatenate([render(part, sizes) for part in np.array_split(factors, 16)])  # else the coordinates take gigabytes

@@ -65,6 +65,8 @@ def encode(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Codes of images by kind, `"mean"` and `"sample"`, each of shape `(n, dim)`. No code depends on the other images."""
     features = model.features(images)
     mean, _ = model.channel.mean_and_scale(features)
+    if hasattr(model.channel, "with_noise"):  # f(x) of Echo, in the units of z
+        mean = model.channel.with_noise(features, ops.zeros_like(mean))
     return {"mean": ops.convert_to_numpy(mean), "sample": ops.convert_to_numpy(model.channel.draw(features, training=False).z)}
 
 

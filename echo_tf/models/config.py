@@ -282,8 +282,8 @@ class Config:
         penalised = self.mmd.weight or self.tc.weight
         if channel.gaussian_at < 1 and (channel.parametrisation != "standardised" or channel.multiplicative or penalised):
             raise ConfigError(
-                "Invalid value for `channel.gaussian_at` with an MMD or TC penalty, or a z that is not standardised. Expected 1. "
-                f"Received: {channel.gaussian_at}"
+                "Invalid value for `channel.gaussian_at` with an MMD or TC penalty, or a z that is not standardised. Expected "
+                f"1. Received: {channel.gaussian_at}"
             )
         if channel.gaussian_at < 1 and channel.noise != "echo":
             raise ConfigError(
