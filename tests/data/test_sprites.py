@@ -21,7 +21,7 @@ class TestRender:
         images = render(np.array([[shape, 0, 0, 1, 1], [shape, 1, 0, 1, 1], [shape, 1, 0, 2, 0]]), sizes)[..., 0]
         assert set(np.unique(images)) == {0, 1}
         areas = images.sum(axis=(1, 2), dtype=float)
-        assert areas[1] / areas[0] == pytest.approx(4.0, rel=0.1)  # twice the scale
+        assert areas[1] / areas[0] == pytest.approx(4.0, rel=0.2)  # twice the scale, in whole pixels
         rows, columns = np.array([np.argwhere(image).mean(axis=0) for image in images]).T
         # A quarter of the image to the right and up, of 64 pixels.
         assert columns[2] - columns[1] == pytest.approx(16, abs=0.5) and rows[2] - rows[1] == pytest.approx(-16, abs=0.5)
@@ -33,8 +33,9 @@ class TestRender:
         np.testing.assert_array_equal(quarter[0].T, quarter[1])
 
     def test_nothing_is_cut(self):
-        images = render(factors_of(np.arange(np.prod(SIZES["sprites"])), SIZES["sprites"])[::7])
-        assert not images[:, [0, -1]].any() and not images[:, :, [0, -1]].any()
+        sizes = SIZES["sprites"]  # whose places are whole pixels apart
+        areas = render(factors_of(np.arange(np.prod(sizes)), sizes)).sum(axis=(1, 2, 3), dtype=int).reshape(*sizes[:3], -1)
+        np.testing.assert_array_equal(areas, areas[..., :1].repeat(areas.shape[-1], axis=-1))
 
     @pytest.mark.parametrize(
         ("factors", "sizes"), [([[3, 0, 0, 0, 0]], SMALL), ([[0, 0]], SMALL), ([[0] * 5], (4, 1, 1, 1, 1))]

@@ -64,10 +64,16 @@ def fitted(z, steps=300):
     penalty = TotalCorrelationPenalty(1.0, hidden=(32, 32), seed=0)
     penalty.build(z.shape)
     optimizer = keras.optimizers.Adam(3e-3)
-    for _ in range(steps):
+    optimizer.build(penalty.trainable_weights)
+
+    @tf.function
+    def step():
         with tf.GradientTape() as tape:
             value = penalty(z)
         optimizer.apply(tape.gradient(value, [w.value for w in penalty.trainable_weights]), penalty.trainable_weights)
+
+    for _ in range(steps):
+        step()
     return penalty
 
 
