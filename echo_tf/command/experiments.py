@@ -1,7 +1,7 @@
 """What `--experiment` can name, each declared once. Modules that import Keras are imported where they run."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,8 @@ class Experiment:
         sentence: What it does, for `--help`.
         train: Of an experiment on cells: `(options, inputs, cells)`, which trains them and does what comes behind.
         run: Of any other: from the options to the files that it has made, or with `--report` found.
-        methods, betas, dataset: What is taken if the command line names none.
+        own_betas: By method, betas in the place of its own if the command line names none.
+        methods, betas, datasets: What is taken if the command line names none.
         heeds: Names of the options that apply; empty if all do.
     """
 
@@ -29,7 +30,8 @@ class Experiment:
     run: Callable[[argparse.Namespace], list[Path]] | None = None
     methods: tuple[str, ...] = ("echo", "vae")
     betas: tuple[float, ...] = ()
-    dataset: str = "digits"
+    own_betas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ("digits",)
     heeds: frozenset[str] = field(default=frozenset())
 
 
@@ -87,10 +89,17 @@ EXPERIMENTS = {
         train=training.train_and_change_noise,
         methods=("echo", "echo_matrix"),
     ),
+    "disentanglement": Experiment(
+        "comparison on images of known factors, then how far single dimensions of z stand for single factors (sprites; no results on record yet)",
+        train=training.train_and_score,
+        methods=("echo", "echo_mmd", "echo_tc", "vae", "vae_tc"),
+        own_betas={"vae": (1.0, 4.0, 10.0)},
+        datasets=("sprites", "sprites_dependent"),
+    ),
     "bottleneck": Experiment(
         "accuracy against rate: labels instead of images as what is kept (fashion_mnist)",
         run=run_bottleneck,
-        dataset="fashion_mnist",
+        datasets=("fashion_mnist",),
         heeds=_OWN | {"dataset", "beta", "data_dir", "raw_dir"},
     ),
     "theory": Experiment(

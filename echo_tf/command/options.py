@@ -19,6 +19,9 @@ DATA = {
     "binary_mnist": "70,000 binarised digits",
     "omniglot": "32,415 characters, from a file that you supply",
     "fashion_mnist": "70,000 articles of clothing",
+    "sprites": "7,776 images of five known factors, rendered, no download",
+    "dsprites": "737,280 images of five known factors, of TensorFlow Datasets",
+    "sprites_dependent": "the same without blocks of combinations; and dsprites_dependent",
     "FILE.npz": "your own arrays train and test; if you like validation, train_labels, test_labels",
     "all": "the three of the paper",
 }
@@ -152,13 +155,15 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     options = parser.parse_args(arguments)
     experiment = EXPERIMENTS[options.experiment]
     _check_together(parser, options)
-    given = options.dataset or [experiment.dataset]
+    given = options.dataset or list(experiment.datasets)
     options.dataset = list(dict.fromkeys(name for one in given for name in (order.DATASETS if one == "all" else [one])))
     if options.executor == "local":
         options.jobs = options.jobs or 1
     elif options.jobs == "auto":
         options.jobs = None  # Ray knows its machines
+    targeted = options.target_rate is not None or options.target_distortion is not None
     options.method = options.method or list(experiment.methods)
+    options.own_betas = {} if options.beta or experiment.betas or targeted else dict(experiment.own_betas)
     options.beta = options.beta or (list(experiment.betas) or None)
     return options
 

@@ -34,6 +34,7 @@ def plan_cells(options: argparse.Namespace, inputs: dict[str, Input] | None = No
     cells = []
     for name, data in inputs.items():
         configs = [load_config(method, dataset=name, **overrides) for method in methods]
+        configs = [dataclasses.replace(c, beta=b) for c in configs for b in options.own_betas.get(c.method, [c.beta])]
         cells += plan(name, configs, options.beta, options.seeds, data.holdout if holds_out else 0, data.fingerprint)
     return order.most_important_first(cells) if len(inputs) > 1 else cells
 

@@ -76,6 +76,18 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
         analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
 
 
+def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and score the disentanglement of their models, as far as that is not on disk."""
+    from echo_tf.experiments import disentanglement
+
+    disentanglement.check_factors(cells)
+    train_cells(options, inputs, cells)
+    for name in inputs:
+        own, folder = [c for c in cells if c.dataset == name], options.out / "disentanglement" / name
+        print(f"{folder}: scores")
+        disentanglement.run(folder, own, options.out, options.data_dir)
+
+
 def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
     """Train all cells and measure their models under other noise, as far as that is not on disk."""
     from echo_tf.experiments import noise

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.data.dataset import KNOWN, Dataset
-from echo_tf.data.prepare import SPECS, first_line, prepare
+from echo_tf.data.prepare import SPECS, first_line, prepare, prepare_dsprites
+from echo_tf.data.sprites import DEPENDENT, SIZE, SIZES, all_sprites, factor_dataset
 from echo_tf.errors import ConfigError, DataError
 from echo_tf.files import zip_damage
 
@@ -18,12 +19,15 @@ ARRAYS = tuple(f"{split}{kind}" for kind in ("", "_labels") for split in ("train
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: str | Path | None = None) -> Dataset:
     """Load a known data set from its cache, preparing the cache first where it is missing, or own data from a file.
 
-    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing. The others are read
-    from `data_dir/NAME.npz`. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
+    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing. `sprites` is rendered: images
+    of all combinations of five factors, whose numbers are its labels (`data.sprites`), a random tenth for testing; so is
+    `dsprites`. With `_dependent` behind the name they lack blocks of combinations. All but digits and sprites are read from
+    `data_dir/NAME.npz`. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
     `raw_dir` with no network, checksums verified either way) and the file is written.
 
     Args:
-        name: `"digits"`, `"binary_mnist"`, `"omniglot"` or `"fashion_mnist"`; or the path of a file that ends in `.npz`, with
+        name: `"digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"sprites"`, `"sprites_dependent"`,
+            `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
             arrays `train`, `test` and optionally `validation`, `train_labels`, `validation_labels`, `test_labels` as
             `Dataset.from_arrays` takes them. Own data are named after their file.
         data_dir: Folder of the cache. `None`: `$ECHO_TF_DATA`, else `~/.cache/echo_tf`.
@@ -47,7 +51,14 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
         raise ConfigError(f"Unknown data set {str(name)!r}. Expected one of {', '.join(KNOWN)}, or the path of a .npz file.")
     if name == "digits":
         return _load_digits()
+    if name in ("sprites", f"sprites{DEPENDENT}"):
+        return factor_dataset(str(name), all_sprites())
     data_dir = Path(data_dir or os.environ.get("ECHO_TF_DATA") or Path.home() / ".cache" / "echo_tf")
+    if name in ("dsprites", f"dsprites{DEPENDENT}"):
+        path = data_dir / "dsprites.npz"  # one file for both
+        if not path.exists():
+            prepare_dsprites(data_dir)
+        return factor_dataset(str(name), _read_dsprites(path))
     path = data_dir / f"{name}.npz"
     if not path.exists():
         prepare(str(name), data_dir, Path(raw_dir) if raw_dir is not None else None)
@@ -104,6 +115,16 @@ def _read_cache(name: str, path: Path) -> Dataset:
     # The cache of an Omniglot file says whether it was the published one; a file that does not say is a reconstruction.
     is_original = name != "omniglot" or str(arrays.get("is_original")) == "True"
     return Dataset(name, splits, spec.white, labels, "original" if is_original else "reconstruction")
+
+
+def _read_dsprites(path: Path) -> np.ndarray:
+    """Images of all combinations, uint8 of 0 and 1; the file has eight pixels a byte."""
+    remedy = "Delete or replace the file; it is made anew when it is missing."
+    bits, shape = _read_arrays(path, remedy).get("bits"), (int(np.prod(SIZES["dsprites"])), SIZE * SIZE // 8)
+    if bits is None or bits.shape != shape or bits.dtype != np.uint8:
+        found = "nothing" if bits is None else f"{bits.dtype} of shape {bits.shape}"
+        raise DataError(f"{path}: array `bits` must be uint8 of shape {shape}, found {found}. {remedy}")
+    return np.unpackbits(bits, axis=1).reshape(-1, SIZE, SIZE, 1)
 
 
 def _read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from echo_tf.data.sprites import FACTORS, SIZE, SIZES
 from echo_tf.errors import DataError
 from echo_tf.files import replacing
 
@@ -80,6 +81,61 @@ def prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
         raise DataError(f"A raw file of {name} is not the published one ({first_line(error)}). Fetch it anew.") from None
     except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
         raise DataError(f"{name} is not in {data_dir} and cannot be prepared ({first_line(error)}). {remedy}") from error
+
+
+def prepare_dsprites(data_dir: Path) -> None:
+    """Write `data_dir/dsprites.npz`, with TFDS files beside it in `data_dir/tfds`.
+
+    Raises:
+        DataError: the data cannot be fetched, or are not all combinations of the factors. No empty folder is left.
+
+    Source: Matthey et al. 2017 (dSprites).
+    """
+    import tensorflow_datasets as tfds
+
+    remedy = "Point --data-dir (or $ECHO_TF_DATA) at a folder with dsprites.npz or tfds/dsprites, or use sprites: no download."
+    try:
+        with _folder_unless_empty(data_dir / "tfds") as folder:
+            builder = tfds.builder("dsprites", data_dir=folder)
+            if not builder.data_path.exists():
+                for host in {urlsplit(url).hostname for url in builder.url_infos}:
+                    socket.getaddrinfo(host, None)  # without a network TFDS would try again for minutes
+            builder.download_and_prepare()
+            bits = bits_by_combination(tfds.as_numpy(builder.as_dataset(split="train", batch_size=4_096)), SIZES["dsprites"])
+            with replacing(data_dir / "dsprites.npz") as temporary:
+                np.savez_compressed(temporary, bits=bits)
+    except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
+        raise DataError(f"dsprites is not in {data_dir} and cannot be prepared ({first_line(error)}). {remedy}") from error
+
+
+def bits_by_combination(batches: Iterable[dict[str, np.ndarray]], sizes: tuple[int, ...]) -> np.ndarray:
+    """Images as TFDS has dSprites, eight pixels a byte, in the order of the combinations of their factors.
+
+    Args:
+        batches: With `image`, uint8 of 0 and 1 and shape `(n, 64, 64, 1)`, and integers `label_shape`, `label_scale`,
+            `label_orientation`, `label_x_position`, `label_y_position` of shape `(n,)`; in any order.
+        sizes: Number of values by factor.
+
+    Returns:
+        uint8, shape `(product of sizes, 512)`.
+
+    Raises:
+        DataError: a combination is missing or comes twice, or a pixel is neither 0 nor 1.
+    """
+    bits = np.zeros((int(np.prod(sizes)), SIZE * SIZE // 8), np.uint8)
+    found = np.zeros(len(bits), int)
+    keys = [f"label_{factor}_position" if factor in ("x", "y") else f"label_{factor}" for factor in FACTORS]
+    for batch in batches:
+        if batch["image"].max() > 1:
+            raise DataError(f"dsprites has a pixel of value {batch['image'].max()}, expected 0 and 1.")
+        numbers = np.ravel_multi_index([batch[key] for key in keys], sizes)
+        bits[numbers] = np.packbits(batch["image"].reshape(len(numbers), -1), axis=1)
+        np.add.at(found, numbers, 1)
+    if np.any(found != 1):
+        raise DataError(
+            f"dsprites has {np.sum(found == 0)} combinations of factors too few, {np.sum(found > 1)} more than once."
+        )
+    return bits
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from echo_tf.data.dataset import KNOWN
 from echo_tf.data.prepare import SPECS
+from echo_tf.data.sprites import DEPENDENT, SIZE, SIZES
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.order import epoch_steps, weight
 from echo_tf.experiments.records import CELL, read_metrics
@@ -38,6 +39,11 @@ def recorded_speeds(out: Path, images: Mapping[str, int]) -> Speeds:
     return speeds
 
 
+def _size(dataset: str) -> int:
+    """Pixels of a side of a known data set, 0 of one's own."""
+    return 0 if dataset not in KNOWN else SIZE if dataset.removesuffix(DEPENDENT) in SIZES else 28
+
+
 def seconds_per_step(cell: Cell, speeds: Speeds) -> float | None:
     """Expected seconds for a step of a cell, from those of its method, else of any, by the weights of the methods.
 
@@ -45,7 +51,7 @@ def seconds_per_step(cell: Cell, speeds: Speeds) -> float | None:
     """
 
     def is_guide(other: Cell) -> bool:
-        alike = other.dataset == cell.dataset or (other.dataset in KNOWN and cell.dataset in KNOWN)  # all are of 28x28
+        alike = other.dataset == cell.dataset or _size(other.dataset) == _size(cell.dataset) != 0
         ours, theirs = cell.config, other.config
         same_steps = all(getattr(ours.training, n) == getattr(theirs.training, n) for n in ("dtype_policy", "batch_size"))
         return alike and same_steps and ours.network == theirs.network

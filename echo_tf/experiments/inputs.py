@@ -7,6 +7,7 @@ from pathlib import Path
 from echo_tf.data.dataset import KNOWN
 from echo_tf.data.load import load_dataset
 from echo_tf.data.prepare import SPECS
+from echo_tf.data.sprites import SIZE, images_of_split
 from echo_tf.errors import ConfigError
 
 
@@ -50,5 +51,7 @@ def read_inputs(given: Sequence[str | Path]) -> dict[str, Input]:
 def _read(given: str | Path) -> Input:
     if given in SPECS:
         return Input(given, str(given), SPECS[str(given)].sizes["train"], (28, 28, 1), KNOWN[str(given)])
+    if str(given) in ("dsprites", "dsprites_dependent"):
+        return Input(given, str(given), images_of_split(str(given))["train"], (SIZE, SIZE, 1), KNOWN[str(given)])
     data = load_dataset(given)
     return Input(given, data.name, len(data.raw("train")), data.shape, data.default_holdout, data.fingerprint)

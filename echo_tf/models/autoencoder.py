@@ -19,7 +19,7 @@ from echo_tf.models.distortions import (
     make_distortion,
 )
 from echo_tf.models.losses import gaussian_log_density
-from echo_tf.models.penalties import BetaConstraint, MMDPenalty
+from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class RateDistortionModel(keras.Model):
         beta: Float >= 0, multiplies the rate. `model.beta` is a variable.
         distortion: `"bernoulli"` (the decoder gives log odds of pixels in [0, 1]); `"gaussian"` or `Gaussian(sd)` (it gives
             means); or a function `(x, parameters) -> nats`, shape `(batch,)`.
-        penalty: `MMDPenalty`, or `None`.
+        penalty: `MMDPenalty`, `TotalCorrelationPenalty`, or `None`.
         constraint: `BetaConstraint`, or `None`. With it beta changes in training until rate or distortion is at its target.
 
     Raises:
@@ -78,7 +78,7 @@ class RateDistortionModel(keras.Model):
         prior: MAFPrior | VampPrior | None = None,
         beta: float = 1.0,
         distortion: str | Any | DistortionFunction = "bernoulli",
-        penalty: MMDPenalty | None = None,
+        penalty: MMDPenalty | TotalCorrelationPenalty | None = None,
         constraint: BetaConstraint | None = None,
         **kwargs,
     ):
@@ -107,7 +107,7 @@ class RateDistortionModel(keras.Model):
         self._in_own_step = self._has_warned = False
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
-        self.penalty_metric = None if penalty is None else keras.metrics.Mean(name="mmd")
+        self.penalty_metric = None if penalty is None else keras.metrics.Mean(name=penalty.quantity)
 
     def build(self, input_shape):
         features = self.encoder(keras.KerasTensor((None, *input_shape[1:]), "float32"))

@@ -13,7 +13,7 @@ from echo_tf.models.config import Config, config_from_dict, load_config
 from echo_tf.models.distortions import Bernoulli, Gaussian
 from echo_tf.models.gaussian_echo import with_gaussian_noise
 from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS, network_for
-from echo_tf.models.penalties import BetaConstraint, MMDPenalty
+from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
 from echo_tf.models.schedules import make_optimizer
 
@@ -44,10 +44,9 @@ def build_model(
     """
     if not isinstance(config, Config):
         config = load_config(config) if isinstance(config, str) else config_from_dict(config)
-    network, constraint, mmd = config.network, config.constraint, config.mmd
+    network, constraint = config.network, config.constraint
     networks = NETWORKS[network_for(network.kind, shape)]
     encoder, decoder = networks(shape, network.latent_dim, dtype=config.training.dtype_policy)
-    penalty = MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, _seed(config, PENALTY_SEED)) if mmd.weight else None
     target = (constraint.quantity, constraint.target_nats, constraint.gain)
     model = RateDistortionModel(
         encoder,
@@ -56,7 +55,7 @@ def build_model(
         prior=None if config.channel.is_echo else _prior(config, shape),
         beta=config.beta,
         distortion=Gaussian(config.distortion.sd) if config.distortion.kind == "gaussian" else Bernoulli(),
-        penalty=penalty,
+        penalty=_penalty(config),
         constraint=None if constraint.quantity == "none" else BetaConstraint(*target),
     )
     model.build((None, *shape))
@@ -124,6 +123,13 @@ def _prior(config: Config, shape: tuple[int, ...]) -> MAFPrior | VampPrior | Non
     maf = MAFPrior(config.network.latent_dim, config.flow.steps, _hidden(config), seed=seed)
     maf.flow.trainable = config.flow.trainable
     return maf
+
+
+def _penalty(config: Config) -> MMDPenalty | TotalCorrelationPenalty | None:
+    mmd, tc, seed = config.mmd, config.tc, _seed(config, PENALTY_SEED)
+    if tc.weight:
+        return TotalCorrelationPenalty(tc.weight, (tc.hidden_units,) * tc.hidden_layers, seed)
+    return MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, seed) if mmd.weight else None
 
 
 def _hidden(config: Config) -> tuple[int, ...]:

@@ -23,10 +23,25 @@ CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs"
 
 # paper: what the paper says, implemented correctly; released: what the authors' code does.
 PROTOCOLS = ("paper", "released")
-DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist")
+_OF_FACTORS = ("sprites", "sprites_dependent", "dsprites", "dsprites_dependent")
+DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist", *_OF_FACTORS)
+
 
 # Defaults that a data set changes. The paper's 200 epochs are for 24,000 images and more; digits has 1,437.
-_BY_DATASET = {"digits": {"training": {"epochs": 30}}}
+# For images of known factors: 10 latents, batches of 64 and 63 echoes, as in the released code. Their dependent sets have a
+# sixth or seventh of the images, and as many times the epochs.
+def _of_factors(epochs: int, learning_rate: float) -> dict:
+    training = {"epochs": epochs, "batch_size": 64, "learning_rate": learning_rate}
+    return {"network": {"latent_dim": 10}, "channel": {"d_max": 63}, "training": training}
+
+
+_BY_DATASET = {
+    "digits": {"training": {"epochs": 30}},
+    "sprites": _of_factors(3, 1e-3),
+    "sprites_dependent": _of_factors(20, 1e-3),
+    "dsprites": _of_factors(26, 1e-4),  # both the released code's
+    "dsprites_dependent": _of_factors(130, 1e-4),
+}
 
 # Settings that earlier versions wrote into results and this one no longer has, with the only value that means today's model.
 _RETIRED = {
@@ -176,6 +191,15 @@ class MMDConfig:
 
 
 @_settings
+class TCConfig:
+    """Penalty on the total correlation of the encodings, outside the rate; see `TotalCorrelationPenalty`."""
+
+    weight: NotNegative = 0.0  # not multiplied by beta; 0: no penalty
+    hidden_layers: Count = 3  # of the discriminator; the released code has 6 layers of 1,000 units
+    hidden_units: Count = 256
+
+
+@_settings
 class ConstraintConfig:
     """Rate or distortion that training holds by changing beta, the Lagrange multiplier; see `losses.constrained_beta`."""
 
@@ -227,6 +251,7 @@ class Config:
     prior: PriorConfig = _group(PriorConfig)
     flow: FlowConfig = _group(FlowConfig)
     mmd: MMDConfig = _group(MMDConfig)
+    tc: TCConfig = _group(TCConfig)
     constraint: ConstraintConfig = _group(ConstraintConfig)
     distortion: DistortionConfig = _group(DistortionConfig)
     training: TrainingConfig = _group(TrainingConfig)
@@ -254,10 +279,11 @@ class Config:
                     f"Invalid value for `channel.{field.name}` with the channel {channel.kind}, which has no such option. "
                     f"Expected {field.default!r}. Received: {value!r}"
                 )
-        if channel.gaussian_at < 1 and (channel.parametrisation != "standardised" or channel.multiplicative or self.mmd.weight):
+        penalised = self.mmd.weight or self.tc.weight
+        if channel.gaussian_at < 1 and (channel.parametrisation != "standardised" or channel.multiplicative or penalised):
             raise ConfigError(
-                "Invalid value for `channel.gaussian_at` with an MMD penalty, or a z that is not standardised. Expected 1. "
-                f"Received: {channel.gaussian_at}"
+                "Invalid value for `channel.gaussian_at` with an MMD or TC penalty, or a z that is not standardised. Expected "
+                f"1. Received: {channel.gaussian_at}"
             )
         if channel.gaussian_at < 1 and channel.noise != "echo":
             raise ConfigError(
@@ -293,16 +319,21 @@ class Config:
                 f"Invalid value for `mmd.weight` with the marginal {self.prior.kind!r}: {self.mmd.weight}. The penalty draws "
                 "the encodings towards N(0, I), the rate towards the learned marginal. Use 0, or prior.kind own."
             )
-        if self.mmd.weight and channel.kind == "echo_matrix":
-            raise ConfigError(
-                f"Invalid value for `mmd.weight` with the channel echo_matrix: {self.mmd.weight}. The penalty is a statistic "
-                "of the batch, and the noise of one example is the output of another. Expected 0."
-            )
-        if self.mmd.weight and channel.kind == "echo" and channel.sampler == "ring":
-            raise ConfigError(
-                "Invalid value for `channel.sampler` with an MMD penalty: 'ring'. The penalty is a statistic of the batch, and "
-                "on a ring the noise of one example is the output of the next. Use gather."
-            )
+        if self.mmd.weight and self.tc.weight:
+            raise ConfigError(f"Invalid value for `tc.weight` with an MMD penalty. Expected 0. Received: {self.tc.weight}")
+        if self.tc.weight and self.network.latent_dim < 2:
+            raise ConfigError(f"Invalid value for `tc.weight` with one latent. Expected 0. Received: {self.tc.weight}")
+        for name, weight, kind in (("mmd", self.mmd.weight, "an MMD"), ("tc", self.tc.weight, "a total-correlation")):
+            if weight and channel.kind == "echo_matrix":
+                raise ConfigError(
+                    f"Invalid value for `{name}.weight` with the channel echo_matrix: {weight}. The penalty is a statistic "
+                    "of the batch, and the noise of one example is the output of another. Expected 0."
+                )
+            if weight and channel.kind == "echo" and channel.sampler == "ring":
+                raise ConfigError(
+                    f"Invalid value for `channel.sampler` with {kind} penalty: 'ring'. The penalty is a statistic of the "
+                    "batch, and on a ring the noise of one example is the output of the next. Use gather."
+                )
         return self
 
 

@@ -1,5 +1,6 @@
 """What may stand in an objective beside distortion and rate: a penalty on the law of z, and a constraint that sets beta."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -35,6 +36,8 @@ class MMDPenalty(keras.layers.Layer):
         True
     """
 
+    quantity = "mmd"  # name of its metric
+
     def __init__(
         self,
         weight: float = 1.0,
@@ -60,6 +63,80 @@ class MMDPenalty(keras.layers.Layer):
         names = ("bandwidth", "fixed_bandwidth", "seed")
         weight = float(ops.convert_to_numpy(self.weight))
         return {**super().get_config(), "weight": weight, **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="echo_tf")
+class TotalCorrelationPenalty(keras.layers.Layer):
+    """Estimate of the total correlation of `z`, from a discriminator that is trained with the model.
+
+    `TC(z) = KL(q(z) || prod_j q(z_j))`, the mean over the batch of `log D(z) / (1 - D(z))`, where `D` tells outputs of the
+    batch from the same with each dimension permuted. The value is the estimate. Its gradient is that of the estimate for `z`,
+    and for the parameters of `D` that of their own loss, the cross-entropy: one optimizer trains both at once.
+
+    Args:
+        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable. At 0 `D` does not learn.
+        hidden: Widths of the hidden layers of `D`, leaky ReLU of slope 0.2.
+        seed: Integer or `None`, seeds the permutations and the first weights.
+
+    Call arguments:
+        z: Outputs of the channel, shape `(batch, dim)`.
+
+    Returns:
+        The estimate without its weight, nats, a scalar.
+
+    Raises:
+        ValueError: invalid arguments.
+
+    Source: Kim & Mnih 2018 (FactorVAE). Differs in that both halves see the same batch, as in the released code of Brekelmans
+        et al., and in that `D` follows the optimizer of the model.
+
+    Example:
+        >>> penalty = TotalCorrelationPenalty(10.0, hidden=(16,), seed=0)
+        >>> penalty(keras.random.normal((100, 4), seed=1)).shape
+        ()
+    """
+
+    quantity = "tc"
+    LARGEST = 13.8  # of the log odds, those of a probability of 1e-6
+
+    def __init__(self, weight: float = 1.0, hidden: tuple[int, ...] = (256, 256, 256), seed: int | None = None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_seed(seed)
+        if not hidden or any(not isinstance(units, int) or units < 1 for units in hidden):
+            raise ValueError(f"Invalid value received for argument `hidden`. Expected widths of layers. Received: {hidden}")
+        self.hidden, self.seed = tuple(hidden), seed
+        initial = keras.initializers.Constant(weight)
+        self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, z_shape):
+        self.parameters = []
+        widths = (z_shape[-1], *self.hidden, 1)
+        for i, (units_in, units_out) in enumerate(itertools.pairwise(widths)):
+            initial = keras.initializers.HeNormal(None if self.seed is None else self.seed + i)
+            kernel = self.add_weight(shape=(units_in, units_out), initializer=initial, name=f"kernel_{i}")
+            self.parameters.append((kernel, self.add_weight(shape=(units_out,), initializer="zeros", name=f"bias_{i}")))
+
+    def call(self, z):
+        frozen = [tuple(ops.stop_gradient(ops.convert_to_tensor(w)) for w in layer) for layer in self.parameters]
+        estimate = ops.mean(self._log_odds(z, frozen))
+        real = ops.stop_gradient(z)
+        order = ops.argsort(keras.random.uniform(ops.shape(z), dtype="float32", seed=self.seed_generator), axis=0)
+        permuted = ops.take_along_axis(real, order, axis=0)
+        cross_entropy = 0.5 * ops.mean(
+            ops.softplus(-self._log_odds(real, self.parameters)) + ops.softplus(self._log_odds(permuted, self.parameters))
+        )
+        return estimate + cross_entropy - ops.stop_gradient(cross_entropy)
+
+    def _log_odds(self, z, parameters):
+        for kernel, bias in parameters[:-1]:
+            z = ops.leaky_relu(ops.matmul(z, kernel) + bias, negative_slope=0.2)
+        kernel, bias = parameters[-1]
+        return ops.clip((ops.matmul(z, kernel) + bias)[:, 0], -self.LARGEST, self.LARGEST)
+
+    def get_config(self):
+        weight = float(ops.convert_to_numpy(self.weight))
+        return {**super().get_config(), "weight": weight, "hidden": list(self.hidden), "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

@@ -37,6 +37,9 @@ CAPTIONS = {
     "dimensions": "Rate of each dimension of z, in falling order. Dashed: what a dimension of Echo costs at least.",
     "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
     "pointwise": "Image by image, from the best to the worst reconstructed.",
+    "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
+    "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
+    "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
     "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
 }
 # Parts of names that the points of a curve have, not the curve.

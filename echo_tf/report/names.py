@@ -9,10 +9,12 @@ from echo_tf.models.config import available_methods, flatten, load_config
 _DATA = {
     "digits": "digits",
     "sprites": "sprites",
+    "sprites_dependent": "sprites, dependent",
     "binary_mnist": "Binary MNIST",
     "omniglot": "Omniglot",
     "fashion_mnist": "Fashion-MNIST",
     "dsprites": "dSprites",
+    "dsprites_dependent": "dSprites, dependent",
 }
 
 # Methods as people write them; another one is called by the name of its file.
@@ -21,6 +23,7 @@ _METHODS = {
     "echo_matrix": "Matrix Echo",
     "echo_maf": "Echo, then MAF",
     "echo_mmd": "Echo + MMD",
+    "echo_tc": "Echo + TC",
     "echo_replace": "Echo with replacement",
     "echo_reservoir": "Echo, 999 echoes",
     "echo_large_batch": "Echo, batches of 1,000",
@@ -28,6 +31,7 @@ _METHODS = {
     "vae": "VAE",
     "vae_full": "VAE, full covariance",
     "vae_maf": "VAE + MAF",
+    "vae_tc": "VAE + TC",
     "vae_vamp": "VAE + VampPrior",
     "vae_shared_noise": "VAE, shared noise",
     "vae_released_schedule": "VAE, released schedule",

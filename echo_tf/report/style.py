@@ -12,7 +12,18 @@ MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
 _OF_PAPER = ("echo", "vae", "iaf", "info_vae", "vae_vamp", "vae_maf", "iaf_mmd", "iaf_vamp", "iaf_maf")
 _DEPARTING = ("vae_shared_noise", "echo_mmd", "echo_replace", "vae_released_schedule", "vae_conv_5x5", "echo_large_batch")
 _OTHER_NOISE = ("echo_gaussian", "echo_independent", "echo_matrix_gaussian", "echo_matrix_independent")
-METHODS = (*_OF_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir", "echo_matrix", "vae_full", "echo_maf", *_OTHER_NOISE)
+_PENALISED = ("vae_tc", "echo_tc")
+METHODS = (
+    *_OF_PAPER,
+    *_DEPARTING,
+    "echo_literal",
+    "echo_reservoir",
+    "echo_matrix",
+    "vae_full",
+    "echo_maf",
+    *_OTHER_NOISE,
+    *_PENALISED,
+)
 
 
 def pyplot():

@@ -13,7 +13,9 @@ import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
+from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
+from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.figures import CAPTIONS, plot_all
 from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
 from echo_tf.report.publish import copy_results, publish_files
@@ -64,10 +66,15 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     figures = plot_all(results, rows, found, analyses, folder)
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
+    scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
+    tables += filter(None, [scores_table([row for found in scores.values() for row in found])])
     tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits)])
     figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, _) in replaced.items() if worth]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
         figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
+    for path, found in scores.items():
+        figures.append(plot_scores(found, folder / f"disentanglement_scores_{path.name}.png"))
+        figures.append(plot_traversals(path, found, folder / f"disentanglement_traversals_{path.name}.png"))
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:

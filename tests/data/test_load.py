@@ -10,6 +10,7 @@ import echo_tf.data.load
 from echo_tf.data.dataset import KNOWN, Dataset
 from echo_tf.data.load import ARRAYS, load_dataset
 from echo_tf.data.prepare import SPECS
+from echo_tf.data.sprites import DEPENDENT, SIZES
 from echo_tf.errors import ConfigError, DataError
 from echo_tf.models.config import DATASETS
 
@@ -60,7 +61,7 @@ class TestDigits:
 class TestNames:
     def test_those_of_the_configurations(self):
         assert tuple(KNOWN) == DATASETS
-        assert {"digits", *SPECS} == set(KNOWN)
+        assert {"digits", *SPECS, *(name + end for name in SIZES for end in ("", DEPENDENT))} == set(KNOWN)
 
     @pytest.mark.parametrize("name", ["mnist", "", "digits.npy", ".npz"])
     def test_unknown(self, name):

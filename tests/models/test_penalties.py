@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from echo_tf.errors import ConfigError
+from echo_tf.models.config import load_config
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
-from echo_tf.models.penalties import BetaConstraint, MMDPenalty
+from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 
 
 @pytest.mark.parametrize(("options", "squared_bandwidth"), [({}, None), ({"bandwidth": "fixed", "fixed_bandwidth": 5.0}, 25.0)])
@@ -55,3 +57,67 @@ def test_constraint_is_of_its_quantity(quantity):
 def test_constraints_that_are_refused(arguments):
     with pytest.raises(ValueError, match="Invalid value received for argument"):
         BetaConstraint(*arguments)
+
+
+def fitted(z, steps=300):
+    """A penalty whose discriminator has been trained on some z, as the optimizer of a model would."""
+    penalty = TotalCorrelationPenalty(1.0, hidden=(32, 32), seed=0)
+    penalty.build(z.shape)
+    optimizer = keras.optimizers.Adam(3e-3)
+    optimizer.build(penalty.trainable_weights)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            value = penalty(z)
+        optimizer.apply(tape.gradient(value, [w.value for w in penalty.trainable_weights]), penalty.trainable_weights)
+
+    for _ in range(steps):
+        step()
+    return penalty
+
+
+class TestTotalCorrelation:
+    def test_of_a_gaussian(self):
+        """`-log(1 - rho^2) / 2`; of independent dimensions 0."""
+        normal = np.random.default_rng(0).normal(size=(4_000, 2)).astype("float32")
+        correlated = tf.constant(np.stack([normal[:, 0], 0.9 * normal[:, 0] + np.sqrt(0.19) * normal[:, 1]], axis=1))
+        expected = -0.5 * np.log(0.19)
+        assert float(fitted(correlated)(correlated)) == pytest.approx(expected, rel=0.2)
+        independent = tf.constant(normal)
+        assert abs(float(fitted(independent, 50)(independent))) < 0.05
+
+    def test_gradients(self):
+        """z moves to lower the estimate; the discriminator to lower its own loss, in which z has no part."""
+        rng = np.random.default_rng(0)
+        z = tf.constant((rng.normal(size=(500, 1)) + 0.3 * rng.normal(size=(500, 2))).astype("float32"))
+        penalty = fitted(z)
+        weights = [w.value for w in penalty.trainable_weights]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(z)
+            value = penalty(z)
+            alone = tf.reduce_mean(penalty._log_odds(z, penalty.parameters))
+        np.testing.assert_allclose(tape.gradient(value, z), tape.gradient(alone, z), rtol=1e-5)
+        assert float(value) == pytest.approx(float(alone), abs=1e-6)
+        ours, of_estimate = tape.gradient(value, weights), tape.gradient(alone, weights)
+        assert not np.allclose(ours[0], of_estimate[0])  # else it would lower the estimate, and not learn
+
+    def test_saved_and_refused(self):
+        penalty = TotalCorrelationPenalty(3.0, hidden=(4,), seed=1)
+        assert TotalCorrelationPenalty.from_config(penalty.get_config()).get_config() == penalty.get_config()
+        with pytest.raises(ValueError, match="`hidden`"):
+            TotalCorrelationPenalty(hidden=(0,))
+
+
+@pytest.mark.parametrize(
+    ("method", "groups", "found"),
+    [
+        ("echo", {"tc": {"weight": 1}}, "sampler"),
+        ("echo_matrix", {"tc": {"weight": 1}}, "echo_matrix"),
+        ("echo_mmd", {"tc": {"weight": 1}}, "MMD"),
+        ("vae_tc", {"network": {"latent_dim": 1}}, "one latent"),
+    ],
+)
+def test_what_does_not_go_with_a_total_correlation(method, groups, found):
+    with pytest.raises(ConfigError, match=found):
+        load_config(method, **groups)

@@ -1,0 +1,145 @@
+"""The experiment `disentanglement`: do single dimensions of `z` stand for single factors of the images?
+
+Trained models encode images of all combinations of the factors, also where they have seen a dependent part of them only. An
+image sends `f(x)`, and `z = f(x) + S(x) e` with echoes `e` from the reservoir of training examples: never from the images at
+hand, which in a batch with a factor fixed would have the wrong law.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.data.load import load_dataset
+from echo_tf.data.sprites import DEPENDENT, SIZES, factor_sizes, factors_of
+from echo_tf.errors import ConfigError
+from echo_tf.experiments.analysis import rate_by_dimension
+from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.run import load_model
+from echo_tf.experiments.scores import (
+    TABLE,
+    ScorePoint,
+    active_dimensions,
+    dci,
+    factor_vae_score,
+    gaussian_total_correlation,
+    mutual_information_gaps,
+    read_scores,
+)
+from echo_tf.files import locked, replacing, write_rows
+
+IMAGES = 10_000  # at most, of all combinations
+DIMENSIONS, STEPS = 5, 7  # of a traversal
+QUANTILES = np.linspace(0.02, 0.98, STEPS)
+
+
+def check_factors(cells: list[Cell]) -> None:
+    """Raise `ConfigError` for a data set without known factors."""
+    for cell in cells:
+        if cell.dataset.removesuffix(DEPENDENT) not in SIZES:
+            names = ", ".join(name + end for name in SIZES for end in ("", DEPENDENT))
+            raise ConfigError(f"{cell.dataset} has no known factors. With --experiment disentanglement name one of {names}.")
+
+
+def images_with_factors(name: str, data_dir: Path | None = None, most: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
+    """Images of all combinations of the factors, or of `most` of them drawn at random, and the factors.
+
+    Returns:
+        float32 images of shape `(n, 64, 64, 1)` and integers of shape `(n, 5)`.
+    """
+    full = load_dataset(name.removesuffix(DEPENDENT), data_dir)
+    splits = list(full.splits)
+    combinations = np.concatenate([full.labels[split] for split in splits])
+    chosen = np.random.default_rng(0).permutation(len(combinations))[:most]
+    images, start = np.empty((len(chosen), *full.shape), np.float32), 0
+    for split in splits:  # without a copy of all of dSprites
+        inside = (chosen >= start) & (chosen < start + len(full.raw(split)))
+        images[inside] = full.raw(split)[chosen[inside] - start]
+        start += len(full.raw(split))
+    return images, factors_of(combinations[chosen], factor_sizes(name))
+
+
+def encode(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes of images by kind, `"mean"` and `"sample"`, each of shape `(n, dim)`. No code depends on the other images."""
+    features = model.features(images)
+    mean, _ = model.channel.mean_and_scale(features)
+    if hasattr(model.channel, "with_noise"):  # f(x) of Echo, in the units of z
+        mean = model.channel.with_noise(features, ops.zeros_like(mean))
+    return {"mean": ops.convert_to_numpy(mean), "sample": ops.convert_to_numpy(model.channel.draw(features, training=False).z)}
+
+
+def score(codes: np.ndarray, factors: np.ndarray, variance: np.ndarray, seed: int) -> dict[str, float]:
+    """All scores of codes; `variance` is that of `z`, shape `(dim,)`. The keys are columns of `ScorePoint`."""
+    active = active_dimensions(codes, variance)
+    found = dci(codes, factors, seed)
+    return {
+        "active": int(active.sum()),
+        "factor_vae": factor_vae_score(codes, factors, np.random.default_rng(seed), active),
+        "mig": float(mutual_information_gaps(codes, factors).mean()),
+        "dci_disentanglement": found.disentanglement,
+        "dci_completeness": found.completeness,
+        "dci_informativeness": found.informativeness,
+        "total_correlation_nats": gaussian_total_correlation(codes, active),
+    }
+
+
+def traverse(model: keras.Model, samples: np.ndarray, rates: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Decoded images along single dimensions of `z`, those of the highest rates, between quantiles of their draws.
+
+    Args:
+        model: The model.
+        samples: Draws of `z`, shape `(n, dim)`.
+        rates: Rate by dimension, shape `(dim,)`.
+        start: The `z` whose other dimensions stay, shape `(dim,)`.
+
+    Returns:
+        uint8, shape `(dimensions, steps, 64, 64)`.
+    """
+    chosen = np.argsort(-rates)[:DIMENSIONS]
+    z = np.tile(start, (len(chosen), STEPS, 1))
+    for row, j in enumerate(chosen):
+        z[row, :, j] = np.quantile(samples[:, j], QUANTILES)
+    images = model.decode(z.reshape(-1, z.shape[-1])).reshape(len(chosen), STEPS, *model.decoder.output_shape[1:3])
+    return np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8)
+
+
+def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None) -> Path:
+    """Score trained models and decode their traversals, as far as that is not on disk.
+
+    Args:
+        folder: Where `scores.csv` and the traversals go.
+        cells: Cells of one data set that are finished.
+        out: Folder of all cells.
+        data_dir: As in `load_dataset`.
+
+    Returns:
+        The table.
+
+    Raises:
+        ConfigError: as `check_factors`.
+        CellError: a cell is not trained, or another process works in the folder.
+        ResultError: the table is damaged.
+    """
+    check_factors(cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        rows = read_scores(folder)
+        images, factors = images_with_factors(cells[0].dataset, data_dir)
+        for cell in cells:
+            config = cell.config
+            names = (cell.dataset, config.method, config.training.epochs, config.beta, config.seed)
+            if any(tuple(row.values())[: len(names)] == names for row in rows):
+                continue
+            model = load_model(cell.folder(out))
+            codes, rates = encode(model, images), rate_by_dimension(model.channel, model.features(images))
+            variance = codes["sample"].var(axis=0)
+            for kind, values in codes.items():
+                found = score(values, factors, variance, config.seed)
+                rows.append(asdict(ScorePoint(*names, kind, float(rates.sum()), **found)))
+            pictures = traverse(model, codes["sample"], rates, codes["mean"][0])
+            with replacing(folder / f"{'-'.join(map(str, names[1:]))}.npz") as temporary:
+                np.savez_compressed(temporary, images=pictures, rates=np.sort(rates)[::-1][: len(pictures)])
+            write_rows(folder / TABLE, rows)  # last: it says that the cell is finished
+    return folder / TABLE
