@@ -137,7 +137,7 @@ def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None
             variance = codes["sample"].var(axis=0)
             for kind, values in codes.items():
                 found = score(values, factors, variance, config.seed)
-                rows.append(asdict(ScorePoint(*names, kind, float(rates.sum()), **found)))
+                rows.append(asdict(ScorePoint(*names, kind, float(rates.sum()), **found)))  # type: ignore[arg-type]
             pictures = traverse(model, codes["sample"], rates, codes["mean"][0])
             with replacing(folder / f"{'-'.join(map(str, names[1:]))}.npz") as temporary:
                 np.savez_compressed(temporary, images=pictures, rates=np.sort(rates)[::-1][: len(pictures)])

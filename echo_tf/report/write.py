@@ -59,11 +59,11 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
     rows = compare(results)
-    found = curves(rows)
+    drawn = curves(rows)
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
-    tables, folder = all_tables(rows, found, noises), out / "report"
-    figures = plot_all(results, rows, found, analyses, folder)
+    tables, folder = all_tables(rows, drawn, noises), out / "report"
+    figures = plot_all(results, rows, drawn, analyses, folder)
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
