@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Train rate-distortion autoencoders, compare them with the paper's tables, and plot them.
+"""Train rate-distortion autoencoders, compare them with the paper, and plot them.
 
-python reproduce.py                                     Echo and VAE on digits, a few minutes on two cores
-python reproduce.py --dataset binary_mnist              the paper's experiment: 200 epochs
-python reproduce.py --dataset all --method all --jobs auto   the paper's whole table
-python reproduce.py --dataset mine.npz                  data of your own: arrays train and test
-python reproduce.py --experiment theory                 exact rate-distortion functions and learned models beside them
-python reproduce.py --report                            tables and figures from what is on disk
+python reproduce.py                          Echo and VAE on digits, in minutes
+python reproduce.py --dataset binary_mnist   the paper's experiment: 200 epochs
+python reproduce.py --dataset all --method all --jobs auto
+                                             the paper's whole table
+python reproduce.py --dataset mine.npz       your own arrays train and test
+python reproduce.py --experiment theory      exact R(D), and learned models
+python reproduce.py --report                 report on what is on disk
 """
 
 import argparse
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves these kernels off on processors without VNNI instructions, where a training step takes twice as long then.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 # Modules that import Keras, which takes seconds, are imported where something is trained.
 from echo_tf.command import terminal
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new batch size
     try:
-        status = _run(options)
+        with logging_redirect_tqdm():  # a warning does not end up behind the progress line
+            status = _run(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever reads our output has seen enough, as `head` has
@@ -65,6 +69,8 @@ def _run(options: argparse.Namespace) -> int:
         from echo_tf.report.publish import publish_files
 
         logging.getLogger("echo_tf").setLevel(logging.INFO)  # each model that is trained is named
+        if not options.report:
+            terminal.tell_machine(options)
         terminal.tell_files(publish_files(experiment.run(options), options.publish))
         return EXIT_OK
     if not options.report:
@@ -79,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     from echo_tf.report.write import write_report
 
     report = write_report(options.out, publish=options.publish, readme=options.readme)
-    terminal.tell_results(report)
+    terminal.tell_results(report.rows)
     terminal.tell_files(report.paths)
     missed = options.strict and any(row.verdict == "differs" for row in report.rows)
     return EXIT_MISSED if missed else EXIT_OK
@@ -100,6 +106,7 @@ def _share_machine(options: argparse.Namespace, cells: int) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in a log file, in its order with the errors
     terminal.filter_errors()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell script

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from echo_tf.command import terminal
 from echo_tf.command.experiments import EXPERIMENTS
 from echo_tf.data.dataset import KNOWN
 from echo_tf.experiments import order, sharing
@@ -65,7 +66,7 @@ def _dataset(text: str) -> str | Path:
 
 
 def _listed(title: str, lines: dict[str, str]) -> str:
-    indented = {"initial_indent": " " * 2, "subsequent_indent": " " * 26, "width": 100}
+    indented = {"initial_indent": " " * 2, "subsequent_indent": " " * 26, "width": terminal.width()}
     return "\n".join([f"{title}:", *(textwrap.fill(f"{name:<23} {line}", **indented) for name, line in lines.items())])  # type: ignore[arg-type]
 
 
@@ -115,6 +116,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     law = "source of Echo noise: training examples, or as in the paper the batch (default: reservoir)"
     add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
 
+    add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
+
     add = parser.add_argument_group("folders and files").add_argument
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of all results (default: runs)")
     add("--data-dir", type=Path, metavar="DIR", help="folder with NAME.npz (default: $ECHO_TF_DATA, else ~/.cache/echo_tf)")
@@ -145,7 +148,6 @@ def _parser(description: str) -> argparse.ArgumentParser:
     dry = "list the cells to train in their order, with the hours that epochs on disk in --out let expect"
     add("--dry-run", action="store_true", help=dry)
     add("--measure", action="store_true", help="with --dry-run: expect hours from a few steps of every method (minutes)")
-    add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
     return parser
 
 

@@ -4,17 +4,21 @@ import argparse
 import importlib.metadata
 import os
 import re
+import shutil
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import echo_tf
 from echo_tf.experiments import sharing
-from echo_tf.report.summary import summary_sentence, terminal_table
-from echo_tf.report.write import Report
 
-WIDTH = 100
+if TYPE_CHECKING:  # it imports SciPy's statistics, which takes seconds
+    from echo_tf.report.rows import Row
+
+_WIDTH = 100
 _FILES = 5
+_FIRST = (".html", ".png", ".csv")
 
 # What TensorFlow writes when it is imported and first used, whatever TF_CPP_MIN_LOG_LEVEL says: information, that there is no
 # GPU, and that log messages come before there is a log. Anything else may be a reason why something failed.
@@ -40,7 +44,12 @@ def filter_errors() -> None:
     os.close(read)
     os.dup2(write, 2)
     os.close(write)
-    sys.stderr = os.fdopen(terminal, "w", buffering=1)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+
+
+def width() -> int:
+    """Characters of a line: those of the terminal, `_WIDTH` at most."""
+    return min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
 
 
 def _pass_on(read: int, terminal: int, write: int) -> None:
@@ -49,38 +58,43 @@ def _pass_on(read: int, terminal: int, write: int) -> None:
         os.setsid()  # Ctrl-C is for the others
         for unused in (0, 1, 2, write):
             os.close(unused)
+        clear = b"\r\x1b[K" if os.isatty(terminal) else b""  # of a progress line, which is drawn anew below
         with os.fdopen(read, "rb") as lines:
             for line in lines:
                 if not _KNOWN.match(line):
-                    os.write(terminal, line)
+                    os.write(terminal, clear + line)
     finally:
         os._exit(0)
 
 
-def tell_machine(options: argparse.Namespace, models: int) -> None:
-    """One line: versions, where models are computed, and how many there are to train."""
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+def tell_machine(options: argparse.Namespace, models: int | None = None) -> None:
+    """One line: versions, where models are computed, and how many there are to train, where that is known before."""
+    backend = sharing.backend()
     packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     threads = options.threads or sharing.count_cores()
-    where = "Ray" if options.executor == "ray" else "an NVIDIA GPU" if sharing.has_gpu() else f"{threads} CPU threads"
-    count = f"{models} model{'s' if models != 1 else ''} to train"
-    at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and models > 1 else ""
-    print(f"echo_tf {echo_tf.__version__}, {versions}, {where}: {count}{at_once}.", file=sys.stderr)
+    gpus = sharing.gpus()
+    here = ", ".join(f"{gpus.count(gpu)} {gpu}" for gpu in dict.fromkeys(gpus)) or f"{threads} CPU thread{'s'[: threads > 1]}"
+    count = "" if models is None else f": {models} model{'s' if models != 1 else ''} to train"
+    at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and (models or 1) > 1 else ""
+    where = "Ray" if options.executor == "ray" else here
+    print(f"echo_tf {echo_tf.__version__}, {versions}, {where}{count}{at_once}.", file=sys.stderr)
 
 
-def tell_results(report: Report) -> None:
-    """A sentence that says who is ahead, and a table of at most `WIDTH` characters."""
-    sentence, table = summary_sentence(report.rows), terminal_table(report.rows, WIDTH)
+def tell_results(rows: "list[Row]") -> None:
+    """A sentence that says who is ahead, and a table, which fit into `width` characters."""
+    from echo_tf.report.summary import summary_sentence, terminal_table
+
+    sentence, table = summary_sentence(rows), terminal_table(rows, width())
     if sentence:
-        print(f"\n{textwrap.fill(sentence, WIDTH)}")
+        print(f"\n{textwrap.fill(sentence, width())}")
     if table:
-        print("", table.text(notes=False), "", *(textwrap.fill(note, WIDTH) for note in table.notes), sep="\n")
+        print("", table.text(notes=False), "", *(textwrap.fill(note, width()) for note in table.notes), sep="\n")
 
 
 def tell_files(paths: list[Path]) -> None:
-    """The page first, then tables and figures, in few lines."""
-    ordered = sorted(paths, key=lambda path: path.suffix != ".html")
+    """The page first, then figures and tables, in few lines."""
+    ordered = sorted(paths, key=lambda path: _FIRST.index(path.suffix) if path.suffix in _FIRST else len(_FIRST))
     shown = ordered if len(ordered) <= _FILES - 1 else ordered[: _FILES - 2]
     rest = len(ordered) - len(shown)
     more = [f"and {rest} more files in {ordered[-1].parent}"] if rest else []

@@ -28,14 +28,16 @@ class Line:
     Args:
         total: Steps or epochs of all.
         initial: Those that are done already.
+        text: What stands there before the first `update`.
     """
 
-    def __init__(self, total: int, initial: int = 0):
+    def __init__(self, total: int, initial: int = 0, text: str = "compiling,"):
         self._on_terminal = sys.stderr.isatty()
         self._start, self._initial = time.monotonic(), initial
         self.bar = tqdm(
             total=total,
             initial=initial,
+            desc=text,
             bar_format="{desc} {remaining} left",
             leave=False,
             mininterval=1.0,
@@ -46,12 +48,13 @@ class Line:
         )
         self.done, self.total = initial, total
 
-    def update(self, done: int, text: str) -> None:
-        """Say how much is done, and what there is to see."""
+    def update(self, done: int, name: str, values: str) -> None:
+        """Say how much is done, and what there is to see. A long name is cut, so that the values stay."""
         self._initial = min(self._initial, done)  # a model that starts anew has fewer epochs than before
         if self._on_terminal:
             self.bar.initial = self._initial
-            self.bar.set_description_str(text[: WIDTH - len(" 00:00:00 left")], refresh=False)
+            room = WIDTH - len(" 00:00:00 left") - len(values)
+            self.bar.set_description_str((name if len(name) <= room else name[: room - 1] + "…") + values, refresh=False)
             self.bar.update(done - self.done)
         self.done = done
 
@@ -91,22 +94,24 @@ def run_here(tasks: list[Task]) -> Outcomes:
 
 
 def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcomes:
-    """Run tasks in other processes, with one line of the epochs of all; yields as `run_all` does."""
+    """Run tasks in other processes, with one line for all and for the epoch that ended last; yields as `run_all` does."""
     names, epochs = short_names(tasks), {task.folder: task.cell.config.training.epochs for task in tasks}
     done = {task.folder: len(read_metrics(task.folder)) for task in tasks}
     with contextlib.ExitStack() as stack:
         line = stack.enter_context(Line(sum(epochs.values()), sum(done.values())))
+        latest = "compiling", ""
 
         def watch(running):
+            nonlocal latest
             before = done.copy()
             metrics = {task.folder: read_metrics(task.folder) for task in running}
             done.update({folder: len(lines) for folder, lines in metrics.items()})
-            state = ", ".join(f"{names[task.folder]} {done[task.folder]}/{epochs[task.folder]}" for task in running)
-            line.update(sum(done.values()), f"{sum(done.values())}/{sum(epochs.values())} epochs: {state}")
             for folder, lines in metrics.items():
                 if done[folder] > before[folder]:
                     last = {key.removesuffix("_nats"): value for key, value in lines[-1].items()}
+                    latest = names[folder], f" {done[folder]}/{epochs[folder]}{quantities(last)}"
                     line.tell(f"{names[folder]} epoch {done[folder]}/{epochs[folder]}{quantities(last)}")
+            line.update(sum(done.values()), f"{sum(done.values())}/{sum(epochs.values())} epochs, {latest[0]}", latest[1])
 
         # Closed with this generator, which ends the processes before whoever closes it goes on.
         outcomes = stack.enter_context(contextlib.closing(run_all(tasks, executor, at_once, watch)))
@@ -144,14 +149,14 @@ def epochs_line(stack: contextlib.ExitStack, name: str):
         def on_train_begin(self, logs=None):
             finished, self.train_function = int(self.model.optimizer.iterations.numpy()), self.model.train_function
             self.steps, self.values = self.train_function.steps_per_epoch, ""
-            self.line = stack.enter_context(Line(self.params["epochs"] * self.steps, finished))
+            self.line = stack.enter_context(Line(self.params["epochs"] * self.steps, finished, f"{name}: compiling,"))
 
         def on_train_batch_begin(self, batch, logs=None):
             self.stop_if_asked()
 
         def on_train_batch_end(self, batch, logs=None):
             done = self.line.done + len(self.train_function.losses)
-            self.line.update(done, f"{name} epoch {done / self.steps:.1f}/{self.params['epochs']}{self.values}")
+            self.line.update(done, name, f" epoch {done / self.steps:.1f}/{self.params['epochs']}{self.values}")
             self.stop_if_asked()
 
         def stop_if_asked(self):

@@ -1,11 +1,14 @@
 """How many models share this machine, and what lets them share its GPU. Needs no Keras."""
 
 import contextlib
+import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +39,35 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def backend() -> str:
+    """The backend that Keras will take: of `KERAS_BACKEND`, else of its file of settings."""
+    settings = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    given = os.environ.get("KERAS_BACKEND")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # as Keras does, which makes a new file
+        given = given or json.loads(settings.read_text(encoding="utf-8")).get("backend")
+    return given or "tensorflow"
+
+
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that models may use, as far as can be told without the libraries that compute on it."""
+    """Whether there is an NVIDIA GPU that models may use, see `gpus`."""
+    return bool(gpus())
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine, as far as can be told without the libraries that compute on them.
+
+    Empty if models may use none; those that `CUDA_VISIBLE_DEVICES` leaves out of several are listed too.
+    """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return False
+        return []
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    if os.environ.get("KERAS_BACKEND") == "jax" and platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
-        return False
+    if backend() == "jax" and platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return []
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return any(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        return []
+    return re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", listed.stdout, re.MULTILINE)
 
 
 def set_threads(threads: int) -> None:

@@ -1,10 +1,16 @@
 import argparse
+import io
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import reproduce
 from echo_tf.command import terminal
+from echo_tf.command.experiments import EXPERIMENTS, Experiment
+from echo_tf.errors import ConfigError
+from echo_tf.experiments import progress, sharing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,8 +60,64 @@ def test_the_machine_in_a_line(capsys):
     assert line.endswith("3 CPU threads: 5 models to train, 2 at once.\n")
 
 
+def test_the_machine_of_an_experiment_without_cells(capsys, monkeypatch):
+    monkeypatch.setattr(sharing, "gpus", lambda: ["NVIDIA H200", "NVIDIA H200"])
+    monkeypatch.setattr(sharing, "backend", lambda: "jax")
+    terminal.tell_machine(argparse.Namespace(threads=None, executor="local", jobs=1))
+    line = capsys.readouterr().err
+    assert ", jax " in line and line.endswith(", 2 NVIDIA H200.\n")
+
+
+def test_lines_are_as_wide_as_the_terminal_but_not_wider(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert terminal.width() == 80
+    monkeypatch.setenv("COLUMNS", "200")
+    assert terminal.width() == 100
+
+
+def test_a_message_clears_the_progress_line_of_a_terminal():
+    """A progress line is drawn, and then a library writes."""
+    script = """
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    from echo_tf.command.terminal import filter_errors
+    filter_errors()
+    print("vae epoch 1.0/2 00:10 left", end="", file=sys.stderr, flush=True)
+    os.write(2, b"E0000 00:00:1795932031.477262    5927 device.cc:1] out of memory\\n")
+    os._exit(0)
+seen = b""
+try:
+    while read := os.read(terminal, 1000):
+        seen += read
+except OSError:
+    pass
+print(repr(seen))
+"""
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    assert r"00:10 left\r\x1b[KE0000" in done.stdout
+
+
+def test_an_experiment_is_told_and_warned_of_in_whole_lines(tmp_path, monkeypatch, capsys):
+    """A warning stands in a line of its own, though a progress line is drawn."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(logging.root, "handlers", [])
+
+    def train(options, inputs, cells):
+        with progress.Line(10, text="vae: compiling,"):
+            logging.getLogger("echo_tf").warning("mind this")
+        raise ConfigError("enough")
+
+    monkeypatch.setitem(EXPERIMENTS, "comparison", Experiment("", train=train))
+    assert reproduce.main(["--out", str(tmp_path)]) == 2
+    assert "WARNING: mind this" in screen.getvalue().replace("\r", "\n").splitlines()
+
+
 def test_the_page_is_the_first_of_few_files(capsys):
-    terminal.tell_files([Path("report", f"{i}.csv") for i in range(9)] + [Path("report", "index.html")])
-    lines = capsys.readouterr().out.strip().splitlines()
+    terminal.tell_files([Path("report", name) for name in (*(f"{i}.csv" for i in range(8)), "figure.png", "index.html")])
+    lines = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
     assert len(lines) == 5
-    assert lines[1].strip() == "report/index.html" and lines[-1].strip() == "and 7 more files in report"
+    assert lines[1:3] == ["report/index.html", "report/figure.png"] and lines[-1] == "and 7 more files in report"

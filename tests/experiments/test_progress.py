@@ -28,19 +28,23 @@ def test_the_line_is_drawn_every_second_and_fits(monkeypatch):
     with progress.Line(total=1000) as line:
         for half_second in range(1, 41):
             now[0] += 0.5
-            line.update(
-                10 * half_second, "echo_matrix epoch 2.4/200 rate 26.3 distortion 61.3 -ELBO 87.7 and much more than fits"
-            )
+            line.update(10 * half_second, "echo_matrix beta=0.25 seed=1" + 60 * "x", " epoch 2.4/200 -ELBO 87.7")
     drawn = [text.strip() for text in screen.getvalue().split("\r") if "epoch" in text]
     assert len(drawn) == 20
     assert drawn[-1].endswith("00:30 left") and max(map(len, drawn)) <= progress.WIDTH
-    assert "-ELBO 87.7" in drawn[0]
+    assert drawn[0].startswith("echo_matrix beta=0.25") and "… epoch 2.4/200 -ELBO 87.7 " in drawn[0]
+
+
+def test_the_line_has_a_name_from_the_start(monkeypatch):
+    screen, _ = make_terminal(monkeypatch)
+    with progress.Line(10, text="vae: compiling,"):
+        assert screen.getvalue().strip() == "vae: compiling, ? left"
 
 
 def test_a_log_file_has_a_line_an_epoch(capsys):
     with progress.Line(total=4) as line:
         for epoch in range(1, 5):
-            line.update(epoch, "not shown")
+            line.update(epoch, "not", " shown")
             line.tell(f"echo epoch {epoch}/4{progress.quantities({'rate': 10, 'distortion': 20.04})}")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
@@ -72,7 +76,7 @@ def test_the_line_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch)
             now[0] += 1.0
             watch(tasks)
         yield tasks[0], {}
-        (tasks[1].folder / METRICS).write_text('{"epoch": 1}\n')
+        (tasks[1].folder / METRICS).write_text('{"epoch": 1, "rate_nats": 1.0, "distortion_nats": 2.0}\n')
         watch(tasks[1:])
         now[0] += 1.0
         watch(tasks[1:])
@@ -80,9 +84,10 @@ def test_the_line_of_many_models_counts_the_epochs_of_all(tmp_path, monkeypatch)
 
     monkeypatch.setattr(progress, "run_all", run_and_watch)
     assert len(list(progress.run_elsewhere(tasks, None, 2))) == 2
-    drawn = [text for text in screen.getvalue().split("\r") if "epochs: " in text]
-    assert "3/8 epochs: vae 3/4, vae 0/4" in drawn[0] and "5/8 epochs: vae 1/4" in drawn[-1]
-    assert not any("-" in text for text in drawn)  # no time is left that is negative
+    drawn = [text for text in screen.getvalue().split("\r") if "epochs, " in text]
+    assert "3/8 epochs, compiling" in drawn[0]
+    assert "5/8 epochs, vae 1/4 rate 1.0 distortion 2.0 -ELBO 3.0" in drawn[-1]
+    assert not any("-" in text.replace("-ELBO", "") for text in drawn)  # no time is left that is negative
 
 
 def test_another_process_has_a_line_an_epoch_in_a_log_file(tmp_path, monkeypatch, capsys):

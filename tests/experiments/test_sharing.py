@@ -132,6 +132,21 @@ def test_no_driver_or_no_device_is_no_gpu(machine, script):
     assert not sharing.has_gpu()
 
 
+def test_names_of_the_gpus(machine):
+    machine.has("nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\necho 'GPU 1: NVIDIA H200 (UUID: GPU-2)'\n")
+    assert sharing.gpus() == ["NVIDIA H200", "NVIDIA H200"]
+
+
+def test_the_backend_is_that_of_keras(tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert sharing.backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    assert sharing.backend() == "jax"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert sharing.backend() == "tensorflow"
+
+
 @pytest.mark.parametrize(
     ("cores", "gpu", "cells", "jobs", "threads"),
     [
