@@ -40,17 +40,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 default_role = "literal"  # single backticks in docstrings are code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_custom_sections = ["Source", "Differs", "Call arguments"]
+napoleon_custom_sections = [("Call arguments", "params_style")]
 
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def _link_to_files(app, relative_path, parent_docname, content):
     """Links of an included file of the repository: another results page, or a file to download; a folder is only named."""
-    inner = [
-        part for part in Path(relative_path).parts if part != ".."
-    ]  # relative to the page, of which MyST forgets one level
-    folder = ROOT.joinpath(*inner).parent
+    folder = Path(app.srcdir, relative_path).resolve().parent
+    page_folder = Path(app.srcdir, app.env.docname).parent  # MyST gives the name of the page without its folder
 
     def link(found):
         text, target = found[1], found[2]
@@ -63,9 +61,21 @@ def _link_to_files(app, relative_path, parent_docname, content):
             return f"[{text}](/results/{page.name})"
         if path.is_dir():
             return text
-        return f"{{download}}`{text} <{os.path.relpath(path, (Path(app.srcdir) / parent_docname).parent)}>`"
+        return f"{{download}}`{text} <{os.path.relpath(path, page_folder)}>`"
 
     content[0] = _LINK.sub(link, content[0])
+
+
+def _source(app, what, name, obj, options, lines):
+    """The last words of a docstring, `Source: ...` over several lines, as one paragraph."""
+    joined = []
+    for line in lines:
+        if joined and re.match(r"\*\*(Source|Differs)", joined[-1]) and line.startswith("    "):
+            joined[-1] += " " + line.strip()
+        else:
+            found = re.match(r"(Source|Differs)\b", line)
+            joined += ["", f"**{found[1]}**{line[found.end() :]}"] if found else [line]
+    lines[:] = joined
 
 
 def _signature(app, what, name, obj, options, signature, returns):
@@ -87,6 +97,7 @@ def _visit_math(self, node, block):
 def setup(app):
     """Register the functions above."""
     app.connect("include-read", _link_to_files)
+    app.connect("autodoc-process-docstring", _source, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer(
         "mathml",
