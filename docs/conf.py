@@ -23,7 +23,7 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Tutorials run when the documentation is built; an exception in one ends the build.
@@ -48,7 +48,6 @@ _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\
 def _link_to_files(app, relative_path, parent_docname, content):
     """Links of an included file of the repository: another results page, or a file to download; a folder is only named."""
     folder = Path(app.srcdir, relative_path).resolve().parent
-    page_folder = Path(app.srcdir, app.env.docname).parent  # MyST gives the name of the page without its folder
 
     def link(found):
         text, target = found[1], found[2]
@@ -61,7 +60,7 @@ def _link_to_files(app, relative_path, parent_docname, content):
             return f"[{text}](/results/{page.name})"
         if path.is_dir():
             return text
-        return f"{{download}}`{text} <{os.path.relpath(path, page_folder)}>`"
+        return f"{{download}}`{text} </{os.path.relpath(path, app.srcdir)}>`"
 
     content[0] = _LINK.sub(link, content[0])
 

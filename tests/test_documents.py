@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import echo_tf
+from echo_tf import theory
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*/*.md")))]
+DOCS = sorted(path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts)
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in DOCS)]
 BLOCKS = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 LINKS = re.compile(r"\]\(([^)\s]+)\)|<(\.\./[^>\s]+)>`")
 
@@ -17,6 +21,20 @@ def test_links_lead_to_files(page):
     for target in filter(None, (part for found in LINKS.findall(text) for part in found)):
         if not re.match(r"https?:|#", target):
             assert ((ROOT / page).parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/api/*.md"))
+    names = {f"echo_tf.{name}" for name in echo_tf.__all__ if name != "__version__"}
+    names |= {f"echo_tf.theory.{name}" for name in theory.__all__}
+    assert names - set(re.findall(r"^\.\. auto\w+:: (\S+)", text, re.M)) - {"echo_tf.theory"} == set()
+
+
+def test_every_figure_is_in_the_gallery():
+    text = (ROOT / "docs/results/gallery.md").read_text(encoding="utf-8")
+    ignored = ("reconstructions_", "matched_")  # images of data sets, which git ignores
+    figures = {str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/*.png") if not path.name.startswith(ignored)}
+    assert figures - set(re.findall(r"\.\./\.\./(results/\S+\.png)", text)) == set()
 
 
 def test_the_readme_is_short():
@@ -35,8 +53,6 @@ def test_code_runs(page, monkeypatch, tmp_path):
 def of_the_layer():
     """What the fragments of the guide are about: encoder, decoder and images of a model."""
     import keras
-
-    import echo_tf
 
     inputs, images = keras.Input((28, 28, 1)), echo_tf.load_dataset("digits").train[:400]
     encoder = keras.Sequential([inputs, keras.layers.Flatten(), keras.layers.Dense(16)])
