@@ -1,6 +1,8 @@
 """How Sphinx builds this documentation: `python -m sphinx -W docs docs/_build/html`."""
 
+import contextlib
 import inspect
+import io
 import os
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
 import echo_tf
+from echo_tf.command.options import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,8 +26,14 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
+
+# What `reproduce.py --help` prints, for the guide of the command line.
+os.environ["COLUMNS"] = "100"
+with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+    parse_arguments(["--help"])
+myst_substitutions = {"options": f"```text\n{printed.getvalue()}```"}
 
 # Tutorials run when the documentation is built; an exception in one ends the build.
 nb_execution_mode = "cache"
@@ -32,6 +41,8 @@ nb_execution_cache_path = str(ROOT / "docs" / "_build" / "cache")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
+nb_execution_in_temp = True  # what a tutorial saves does not stay here
 nb_output_stderr = "remove"  # TensorFlow's start-up messages
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
