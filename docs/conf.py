@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from docutils.nodes import SkipNode
+from docutils.nodes import image as image_node
 from docutils.utils.math.latex2mathml import tex2mathml
 
 import echo_tf
@@ -19,6 +20,8 @@ project, author, copyright = "echo_tf", "The echo_tf developers", "2026, the ech
 version = release = echo_tf.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+nitpicky = True  # a name in a signature or docstring that leads nowhere is a warning, too
+nitpick_ignore = [("py:class", "numpy.ndarray")]  # on a site that a build without a network cannot ask
 
 html_theme = "furo"
 html_title = "echo_tf"
@@ -30,7 +33,7 @@ myst_enable_extensions = ["deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
 
 # What `reproduce.py --help` prints, for the guide of the command line.
-os.environ["COLUMNS"] = "100"
+os.environ["COLUMNS"] = "82"  # what the column of a page holds
 with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
     parse_arguments(["--help"])
 myst_substitutions = {"options": f"```text\n{printed.getvalue()}```"}
@@ -68,7 +71,7 @@ def _link_to_files(app, relative_path, parent_docname, content):
         readme = path / "README.md" if path.is_dir() else path
         page = Path(app.srcdir) / "results" / f"{readme.parent.name}.md"
         if readme.name == "README.md" and page.exists():
-            return f"[{text}](/results/{page.name})"
+            return f"[{'' if text.startswith('..') else text}](/results/{page.name})"  # without a text: the title
         if path.is_dir():
             return text
         return f"{{download}}`{text} </{os.path.relpath(path, app.srcdir)}>`"
@@ -86,6 +89,13 @@ def _source(app, what, name, obj, options, lines):
             found = re.match(r"(Source|Differs)\b", line)
             joined += ["", f"**{found[1]}**{line[found.end() :]}"] if found else [line]
     lines[:] = joined
+
+
+def _link_figures(app, doctree):
+    """Sphinx links what has a width to the file in full size, which a phone needs."""
+    for image in doctree.findall(image_node):
+        if "results/" in image["uri"]:
+            image["width"] = "100%"
 
 
 def _signature(app, what, name, obj, options, signature, returns):
@@ -107,6 +117,7 @@ def _visit_math(self, node, block):
 def setup(app):
     """Register the functions above."""
     app.connect("include-read", _link_to_files)
+    app.connect("doctree-read", _link_figures)
     app.connect("autodoc-process-docstring", _source, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer(
