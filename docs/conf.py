@@ -1,14 +1,18 @@
 """How Sphinx builds this documentation: `python -m sphinx -W docs docs/_build/html`."""
 
+import contextlib
 import inspect
+import io
 import os
 import re
 from pathlib import Path
 
 from docutils.nodes import SkipNode
+from docutils.nodes import image as image_node
 from docutils.utils.math.latex2mathml import tex2mathml
 
 import echo_tf
+from echo_tf.command.options import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,6 +20,8 @@ project, author, copyright = "echo_tf", "The echo_tf developers", "2026, the ech
 version = release = echo_tf.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+nitpicky = True  # a name in a signature or docstring that leads nowhere is a warning, too
+nitpick_ignore = [("py:class", "numpy.ndarray")]  # on a site that a build without a network cannot ask
 
 html_theme = "furo"
 html_title = "echo_tf"
@@ -23,8 +29,14 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
+
+# What `reproduce.py --help` prints, for the guide of the command line.
+os.environ["COLUMNS"] = "82"  # what the column of a page holds
+with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+    parse_arguments(["--help"])
+myst_substitutions = {"options": f"```text\n{printed.getvalue()}```"}
 
 # Tutorials run when the documentation is built; an exception in one ends the build.
 nb_execution_mode = "cache"
@@ -32,6 +44,8 @@ nb_execution_cache_path = str(ROOT / "docs" / "_build" / "cache")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
+nb_execution_in_temp = True  # what a tutorial saves does not stay here
 nb_output_stderr = "remove"  # TensorFlow's start-up messages
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
@@ -40,17 +54,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 default_role = "literal"  # single backticks in docstrings are code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_custom_sections = ["Source", ("Call arguments", "params_style")]
+napoleon_custom_sections = [("Call arguments", "params_style")]
 
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def _link_to_files(app, relative_path, parent_docname, content):
     """Links of an included file of the repository: another results page, or a file to download; a folder is only named."""
-    inner = [
-        part for part in Path(relative_path).parts if part != ".."
-    ]  # relative to the page, of which MyST forgets one level
-    folder = ROOT.joinpath(*inner).parent
+    folder = Path(app.srcdir, relative_path).resolve().parent
 
     def link(found):
         text, target = found[1], found[2]
@@ -60,12 +71,31 @@ def _link_to_files(app, relative_path, parent_docname, content):
         readme = path / "README.md" if path.is_dir() else path
         page = Path(app.srcdir) / "results" / f"{readme.parent.name}.md"
         if readme.name == "README.md" and page.exists():
-            return f"[{text}](/results/{page.name})"
+            return f"[{'' if text.startswith('..') else text}](/results/{page.name})"  # without a text: the title
         if path.is_dir():
             return text
         return f"{{download}}`{text} </{os.path.relpath(path, app.srcdir)}>`"
 
     content[0] = _LINK.sub(link, content[0])
+
+
+def _source(app, what, name, obj, options, lines):
+    """The last words of a docstring, `Source: ...` over several lines, as one paragraph."""
+    joined = []
+    for line in lines:
+        if joined and re.match(r"\*\*(Source|Differs)", joined[-1]) and line.startswith("    "):
+            joined[-1] += " " + line.strip()
+        else:
+            found = re.match(r"(Source|Differs)\b", line)
+            joined += ["", f"**{found[1]}**{line[found.end() :]}"] if found else [line]
+    lines[:] = joined
+
+
+def _link_figures(app, doctree):
+    """Sphinx links what has a width to the file in full size, which a phone needs."""
+    for image in doctree.findall(image_node):
+        if "results/" in image["uri"]:
+            image["width"] = "100%"
 
 
 def _signature(app, what, name, obj, options, signature, returns):
@@ -87,6 +117,8 @@ def _visit_math(self, node, block):
 def setup(app):
     """Register the functions above."""
     app.connect("include-read", _link_to_files)
+    app.connect("doctree-read", _link_figures)
+    app.connect("autodoc-process-docstring", _source, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer(
         "mathml",

@@ -7,6 +7,7 @@ import pytest
 
 import echo_tf
 from echo_tf import theory
+from echo_tf.command.options import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts)
@@ -35,6 +36,17 @@ def test_every_figure_is_in_the_gallery():
     ignored = ("reconstructions_", "matched_")  # images of data sets, which git ignores
     figures = {str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/*.png") if not path.name.startswith(ignored)}
     assert figures - set(re.findall(r"\.\./\.\./(results/\S+\.png)", text)) == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_of_the_command_line_exist(page, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    option = re.compile(r"--[a-z][\w-]*")
+    known = set(option.findall(capsys.readouterr().out))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for command in re.findall(r"python reproduce\.py([^\n#`|]*)", text):
+        assert set(option.findall(command)) <= known, command
 
 
 def test_the_readme_is_short():

@@ -61,7 +61,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
         log_var: Logarithm of the variances. Same shape.
 
     Returns:
-        Divergence in nats per example: an upper bound of the rate. Shape `(batch,)`.
+        Divergence in nats per example, an upper bound of the rate. Shape `(batch,)`.
 
     Source: Kingma & Welling 2014, appendix B.
     """
