@@ -71,7 +71,7 @@ def tell_machine(options: argparse.Namespace, models: int | None = None) -> None
     """One line: versions, where models are computed, and how many there are to train, where that is known before."""
     backend = sharing.backend()
     packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     threads = options.threads or sharing.count_cores()
     gpus = sharing.gpus()
     here = ", ".join(f"{gpus.count(gpu)} {gpu}" for gpu in dict.fromkeys(gpus)) or f"{threads} CPU thread{'s'[: threads > 1]}"
@@ -79,6 +79,13 @@ def tell_machine(options: argparse.Namespace, models: int | None = None) -> None
     at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and (models or 1) > 1 else ""
     where = "Ray" if options.executor == "ray" else here
     print(f"echo_tf {echo_tf.__version__}, {versions}, {where}{count}{at_once}.", file=sys.stderr)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def tell_results(rows: "list[Row]") -> None:

@@ -92,7 +92,7 @@ class TotalCorrelationPenalty(keras.layers.Layer):
 
     Example:
         >>> penalty = TotalCorrelationPenalty(10.0, hidden=(16,), seed=0)
-        >>> penalty(keras.random.normal((100, 4), seed=1)).shape
+        >>> tuple(penalty(keras.random.normal((100, 4), seed=1)).shape)
         ()
     """
 
