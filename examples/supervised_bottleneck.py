@@ -50,7 +50,7 @@ def main(arguments=None):
         keras.utils.set_random_seed(0)
         model = build_classifier(beta)
         model.fit(data.train[:whole], data.train_labels[:whole], batch_size=240, epochs=epochs, verbose=0)
-        _, accuracy = model.evaluate(data.test, data.test_labels, batch_size=360, verbose=0)
+        accuracy = model.evaluate(data.test, data.test_labels, batch_size=360, verbose=0, return_dict=True)["accuracy"]
 
         bottleneck = model.get_layer("bottleneck")
         features = keras.Model(model.inputs, bottleneck.input).predict(data.test, verbose=0)
