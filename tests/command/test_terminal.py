@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import reproduce
 from echo_tf.command import terminal
 from echo_tf.command.experiments import EXPERIMENTS, Experiment
+from echo_tf.command.options import parse_arguments
 from echo_tf.errors import ConfigError
 from echo_tf.experiments import progress, sharing
 
@@ -121,3 +124,19 @@ def test_the_page_is_the_first_of_few_files(capsys):
     lines = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
     assert len(lines) == 5
     assert lines[1:3] == ["report/index.html", "report/figure.png"] and lines[-1] == "and 7 more files in report"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epochs", "0"], "usage: reproduce.py [--epochs N]"),
+        (["--metod", "echo"], "usage: reproduce.py [--method NAME"),  # the closest
+        (["--unlike-any"], "reproduce.py --help lists all options."),
+    ],
+)
+def test_an_error_shows_one_option(capsys, arguments, told):
+    with pytest.raises(SystemExit):
+        parse_arguments(arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(told) and len(lines) < 8
+    assert lines[-1].startswith("reproduce.py: error: ") and arguments[0] in lines[-1]
