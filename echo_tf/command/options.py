@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import importlib.util
 import math
 import re
@@ -29,11 +30,12 @@ DATA = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """An error shows the option that it is about, not all of them."""
+    """An error shows the option that it is about, or that comes closest, not all of them."""
 
     def error(self, message: str):
-        named = re.match(r"argument (--[\w-]+)", message)
-        about = [action for action in self._actions if named and named[1] in action.option_strings]
+        named = re.match(r"(?:argument|unrecognized arguments:) (--[\w-]+)", message)
+        meant = difflib.get_close_matches(named[1], self._option_string_actions, n=1) if named else []
+        about = [self._option_string_actions[name] for name in meant]
         formatter = self._get_formatter()
         if about:
             formatter.add_usage(None, about, [])
