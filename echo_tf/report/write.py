@@ -3,6 +3,7 @@
 import base64
 import datetime
 import html
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import NamedTuple
 import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.laws import read_tables
-from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
+from echo_tf.experiments.records import (
+    Result,
+    analysis_path,
+    load_analysis,
+    noise_path,
+    read_noise,
+    read_results,
+    result_path,
+)
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
@@ -116,16 +125,28 @@ def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: 
     page = Template(PAGE.read_text(encoding="utf-8"))
     sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}\n{_links(table)}" for table in tables)
     values = {"tables": "\n".join(sections), "figures": "\n".join(map(_figure, figures))}
-    values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(_made())}
+    results = [result for row in rows for result in row.results]
+    values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(f"{_made()}. {_origins(results)}")}
     write_atomically(path, page.substitute(values))
     return path
 
 
 def _made() -> str:
-    """The command, and the version and time of the report; each result on disk says with what it was made itself."""
+    """The command, and the version and time of the report."""
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return f"Made on {when} by echo_tf {echo_tf.__version__}: {command}"
+
+
+def _origins(results: list[Result]) -> str:
+    """The commits and versions that made the results, as their files say; empty where none of them does."""
+    files = [path for result in results if (path := result_path(result.folder, result.split)).exists()]
+    found = [json.loads(path.read_text(encoding="utf-8")).get("environment") or {} for path in files]
+    commits = sorted({commit[:7] + commit[40:] for one in found if (commit := one.get("git_commit"))})  # and "+changes"
+    versions = sorted({f"{name} {version}" for one in found for name, version in one.get("versions", {}).items()})
+    parts = {"commits": commits, "with": versions}
+    told = " ".join(f"{word} {', '.join(names)}" for word, names in parts.items() if names)
+    return f"Results: {told}." if told else ""
 
 
 def _links(table: Table) -> str:

@@ -101,7 +101,18 @@ def test_page_shows_all_without_another_file(result, tmp_path):
     assert "Echo is ahead by 5.0" in " ".join(reader.text) and "Made on" in " ".join(reader.text)
     shown, *links = sorted(reader.sources, key=lambda source: not source.startswith("data:"))
     assert shown == "data:image/png;base64,iVBORw=="
+    assert "Results:" not in " ".join(reader.text)  # they have no files that say with what they were made
     assert set(links) == {"name.csv", "name.md", "name.tex", "some_figure.png", "some_figure.pdf"}
+
+
+def test_page_says_what_the_results_were_made_with(result, on_disk, tmp_path):
+    for seed, environment in enumerate(({"git_commit": f"{10**39}+changes", "versions": {"keras": "3.15.1"}}, {}, None)):
+        path = on_disk(result(seed=seed, folder=tmp_path / str(seed)))
+        values = {**json.loads(path.read_text()), "environment": environment}
+        path.write_text(json.dumps(values))
+    rows = compare([result(seed=seed, folder=tmp_path / str(seed)) for seed in range(3)])
+    page = write_page(rows, [], [], tmp_path / "index.html").read_text()
+    assert "Results: commits 1000000+changes with keras 3.15.1.</p>" in page
 
 
 @pytest.fixture(scope="module")
