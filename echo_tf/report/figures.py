@@ -111,7 +111,7 @@ def _lines_of_equal_elbo(axis) -> None:
     """Grey lines of slope -1 through the range of the axis, at round values of -ELBO, which stand beside them."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     left = max(left, 0.0)
-    for total in MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(left + bottom, right + top):
+    for total in MaxNLocator(14, steps=[1, 2, 5, 10]).tick_values(left + bottom, right + top):
         x = min(right, total - bottom)
         if x > left and total - x < top:
             axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
@@ -191,24 +191,25 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     """
     figure, axis = pyplot().subplots(figsize=(7.2, 5.4))
     floors: dict[float, str] = {}
+    at_one = []
     firsts = [curve[0] for curve in curves]
     for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
         points = [(row.mean["rate_nats"], row.mean["distortion_nats"]) for row in curve]
         look["label"] += f", β = {curve[0].config.beta:g} ... {curve[-1].config.beta:g}"
         line = "-" if len(curve) > 2 else "none"  # a straight line would say more than two points do
         axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, linestyle=line, **look)
-        for row, point in zip(curve, points, strict=True):
-            if row.config.beta == 1:
-                ring = {"markerfacecolor": "none", "markersize": 10, "linestyle": "none"}
-                axis.plot(*point, "o", color="0.3", label="ringed: β = 1", **ring)
+        at_one += [point for row, point in zip(curve, points, strict=True) if row.config.beta == 1]
         if (floor := curve[0].rate_floor_nats) is not None:
             floors.setdefault(round(floor, 2), look["color"])
+    if at_one:
+        axis.plot(*zip(*at_one, strict=True), "o", color="0.3", markerfacecolor="none", markersize=10, label="ringed: β = 1")
     axis.set_xlim(left=0.0)
     _lines_of_equal_elbo(axis)
     for floor, colour in floors.items():
         axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9)
-        options = {"rotation": 90, "va": "bottom", "fontsize": 8, "color": colour}
-        axis.text(floor, 0.02, f" floor of Echo, {floor:.2f} nats", transform=axis.get_xaxis_transform(), **options)
+        options = {"rotation": 90, "va": "bottom", "fontsize": 8, "color": colour, "textcoords": "offset points"}
+        at = (floor, 0.02), ("data", "axes fraction")
+        axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
     axis.set(title=f"{title(firsts, _OF_POINTS)}; grey: lines of equal -ELBO")
     legend_below(figure, 2)
@@ -277,8 +278,8 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
     for axis in axes[1]:
         axis.set(xlabel="images by log p(x|z), best first")
     legend_below(figure, 2)
-    shown = "lines: means of neighbouring images; bands: the middle four fifths of them"
-    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{shown}")
+    explained = "lines: means of neighbouring images; bands: the middle four fifths of them"
+    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{explained}")
     return save(figure, path)
 
 

@@ -53,10 +53,10 @@ def save(figure, path: Path) -> Path:
     return path
 
 
-def legend(axis, beside: bool = False) -> None:
+def legend(axis, beside: bool = False, loc: str = "best") -> None:
     """Legend with one entry a label, in the axis or beside it."""
     handles = _entries(axis)
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {"loc": loc}
     axis.legend(handles.values(), handles.keys(), **place)
 
 

@@ -45,9 +45,10 @@ def _column(rows: list[dict], name: str) -> np.ndarray:
 
 
 def _by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
-    """The rows of each value of a column, and how its points look."""
+    """The rows of each value of a column, and how its points look; a channel is named as one, not as a source."""
+    kind = " channel" if name == "channel" else ""
     for i, (value, members) in enumerate(grouped(rows, lambda row: row[name]).items()):
-        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": spelled(value)}
+        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": spelled(value) + kind}
 
 
 def _plot_noise(rows: list[dict]):
@@ -66,7 +67,7 @@ def _plot_noise(rows: list[dict]):
             axis.set(title=f"{spelled(channel)}: {title}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
         last.hist(_column(rows, f"{channel}_noise_1"), color="0.4", label="noise e", **look)
         last.hist(_column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
-        last.set(title="density of the first coordinate", ylim=(0, 1.3 * last.get_ylim()[1]))  # the legend above it
+        last.set(title="first coordinate", ylabel="density", ylim=(0, 1.3 * last.get_ylim()[1]))  # the legend above
         legend(last)
     return figure
 
@@ -164,8 +165,9 @@ def _plot_learned(learned: list[dict], curves: list[dict]):
 
 def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     """Above: estimates of I(X; Z) over the formula, with two standard errors. Below: information of finitely many values."""
-    size = {"figsize": (8.0, 0.22 * len(estimates) + 3.6), "height_ratios": (0.22 * len(estimates), 2.6)}
-    figure, (above, below) = pyplot().subplots(2, 1, **size)
+    heights = 0.22 * len(estimates) + 0.7, 2.9
+    figure = pyplot().figure(figsize=(8.0, sum(heights)))
+    above, below = (part.subplots() for part in figure.subfigures(2, 1, height_ratios=heights))
     formula = _column(estimates, "formula_nats")
     ratios, errors = (_column(estimates, name) / formula for name in ("estimate_nats", "estimate_se"))
     places = np.arange(len(estimates))[::-1]
@@ -178,7 +180,7 @@ def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     above.set_yticks(places, [name.format(**row).replace("_", " ") for row in estimates], fontsize=7.5)
     above.set(xlabel="estimate of I(X; Z), over the formula -E log s", title="Echo noise: estimates and the formula")
     above.grid(axis="y", visible=False)
-    legend(above)
+    legend(above, loc="upper right")
     for members, look in _by(saturation, "points"):
         points = int(members[0]["points"])
         found = _column(members, "formula_nats"), _column(members, "information_nats")
