@@ -74,7 +74,8 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
             axis.errorbar([], [], fmt="o", color="0.4", markerfacecolor="none", label="hollow: the paper")  # the last entry
         axis.margins(0.3)
         _lines_of_equal_elbo(axis)
-        axis.set(title=f"{title(members)}; grey: lines of equal -ELBO", xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set_title(f"{title(members)}\ngrey: lines of equal -ELBO", loc="left")
         legend(axis, beside=True)
     return save(figure, path)
 

@@ -179,6 +179,7 @@ def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     name = "{case}; {estimator}; {sampler}, d = {d_max}, B = {batch}"
     above.set_yticks(places, [name.format(**row).replace("_", " ") for row in estimates], fontsize=7.5)
     above.set(xlabel="estimate of I(X; Z), over the formula -E log s", title="Echo noise: estimates and the formula")
+    above.set_ylim(-1, len(estimates) + 3)  # the legend above
     above.grid(axis="y", visible=False)
     legend(above, loc="upper right")
     for members, look in _by(saturation, "points"):

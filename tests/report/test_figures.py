@@ -89,8 +89,8 @@ def test_figures_tell_precisions_apart(result, drawn, bfloat16, tmp_path, mixed)
     assert [label for label in comparison if "paper" not in label] == training
     assert comparison[-1] == "hollow: the paper" and len(comparison) == 3
     assert (
-        drawn[1].axes[0].get_title()
-        == f"Binary MNIST, β = 1, 200 epochs{'' if mixed else ', float32'}; grey: lines of equal -ELBO"
+        drawn[1].axes[0].get_title(loc="left")
+        == f"Binary MNIST, β = 1, 200 epochs{'' if mixed else ', float32'}\ngrey: lines of equal -ELBO"
     )
 
 
