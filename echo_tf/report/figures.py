@@ -32,7 +32,7 @@ CAPTIONS = {
     "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor. "
     "Along a grey line -ELBO is the same.",
     "matched": "Means of reconstructions by models with nearly the same rate.",
-    "training": "Training, epoch by epoch. Where lines still fall at the end, longer training would lower -ELBO further.",
+    "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",
     "dimensions": "Rate of each dimension of z, in falling order. Dashed: what a dimension of Echo costs at least.",

@@ -124,7 +124,7 @@ def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: 
     """
     page = Template(PAGE.read_text(encoding="utf-8"))
     sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}\n{_links(table)}" for table in tables)
-    values = {"tables": "\n".join(sections), "figures": "\n".join(map(_figure, figures))}
+    values = {"tables": "\n".join(sections), "figures": "\n".join(_figure(path, tables) for path in figures)}
     results = [result for row in rows for result in row.results]
     values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(f"{_made()}. {_origins(results)}")}
     write_atomically(path, page.substitute(values))
@@ -157,10 +157,11 @@ def _link(name: str) -> str:
     return f'<a href="{html.escape(name)}">{html.escape(name)}</a>'
 
 
-def _figure(path: Path) -> str:
+def _figure(path: Path, tables: list[Table]) -> str:
     kind = next((kind for kind in CAPTIONS if path.stem.startswith(kind)), "")
     caption = html.escape(CAPTIONS.get(kind, path.stem.replace("_", " ")))
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    files = ", ".join(_link(f"{path.stem}{suffix}") for suffix in (".png", ".pdf"))
+    names = [path.name, f"{path.stem}.pdf", *(f"{table.name}.csv" for table in tables if path.stem.startswith(table.name))]
+    files = ", ".join(map(_link, names))
     picture = f'<img alt="{html.escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
     return f'<figure>{picture}<figcaption>{caption} <span class="files">{files}</span></figcaption></figure>'
