@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.errors import ResultError
+from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.rows import grouped
-from echo_tf.report.style import legend, method_look, pyplot, save
+from echo_tf.report.style import legend_below, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table
 
 SCORES = {
@@ -60,18 +61,18 @@ def scores_table(rows: list[dict]) -> Table | None:
 def plot_scores(rows: list[dict], path: Path) -> Path:
     """Scores of the codes without noise against the rate, for one data set: a point a seed."""
     shown = [row for row in rows if row["codes"] == "mean"]
-    figure, axes = pyplot().subplots(2, 3, figsize=(11.0, 6.0), sharex=True)
+    figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
         for (method, beta), members in grouped(shown, lambda row: (row["method"], row["beta"])).items():
             look = method_look(method, *methods) | {"alpha": 1.0 / (1.0 + 0.15 * max(beta - 1.0, 0.0))}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
-            axis.plot(*points, linestyle="none", label=f"{method}, β = {beta:g}", **look)
+            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, β = {beta:g}", **look)
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
-    legend(axes[0, 2], beside=True)
-    figure.suptitle(f"{shown[0]['dataset']}: scores against rate")
+    legend_below(figure)
+    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: scores against rate")
     return save(figure, path)
 
 
@@ -98,6 +99,6 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
         axis.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in images]), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
-        axis.set_title(f"{setting[0]}, β = {setting[2]:g}", fontsize=9)
-    figure.suptitle(f"{rows[0]['dataset']}: along the dimensions of highest rate (nats, at the left)")
+        axis.set_title(f"{plain_title(setting[0])}, β = {setting[2]:g}", fontsize=9)
+    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)")
     return save(figure, path)

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from echo_tf.experiments.records import Analysis, Result, pictures_path, read_metrics
 from echo_tf.report.names import labels, plain_title, stem, title
 from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
-from echo_tf.report.style import legend, method_look, pyplot, save
+from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
 
 Analyses = list[tuple[Result, Analysis]]
 
@@ -29,14 +29,15 @@ FILLS = ("full", "left", "bottom", "right", "top", "none")
 CAPTIONS = {
     "beside_paper": "-ELBO of each method here and in the paper. Lower is better.",
     "comparison": "Rate against distortion; the nearer to the lower left, the better. Along a grey line -ELBO is the same.",
-    "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor.",
+    "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor. "
+    "Along a grey line -ELBO is the same.",
     "matched": "Means of reconstructions by models with nearly the same rate.",
-    "training": "Training, epoch by epoch. Dashed: validation images.",
+    "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",
     "dimensions": "Rate of each dimension of z, in falling order. Dashed: what a dimension of Echo costs at least.",
     "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
-    "pointwise": "Image by image, from the best to the worst reconstructed.",
+    "pointwise": "Image by image, from the best to the worst reconstructed: whether hard images cost more rate.",
     "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
     "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
     "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
@@ -67,10 +68,14 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
             (rate, distortion), errors = ([of[key] for key in ("rate_nats", "distortion_nats")] for of in (row.mean, row.se))
             axis.errorbar(rate, distortion, xerr=errors[0], yerr=errors[1], linestyle="none", **look)
             if row.paper is not None:
-                hollow = {**method_look(row.method), "markerfacecolor": "none", "label": "hollow: the paper"}
+                hollow = {**method_look(row.method), "markerfacecolor": "none"}
                 axis.plot(row.paper["rate_nats"], row.paper["distortion_nats"], linestyle="none", **hollow)
+        if any(row.paper for row in members):
+            axis.errorbar([], [], fmt="o", color="0.4", markerfacecolor="none", label="hollow: the paper")  # the last entry
+        axis.margins(0.3)
         _lines_of_equal_elbo(axis)
-        axis.set(title=f"{title(members)}; grey: lines of equal -ELBO", xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
+        axis.set_title(f"{title(members)}\ngrey: lines of equal -ELBO", loc="left")
         legend(axis, beside=True)
     return save(figure, path)
 
@@ -104,11 +109,10 @@ def plot_beside_paper(rows: list[Row], path: Path) -> Path | None:
 
 
 def _lines_of_equal_elbo(axis) -> None:
-    """Grey lines of slope -1 through the range of the axis, each with its -ELBO at beta = 1."""
-    axis.margins(0.3)
+    """Grey lines of slope -1 through the range of the axis, at round values of -ELBO, which stand beside them."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     left = max(left, 0.0)
-    for total in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(left + bottom, right + top):
+    for total in MaxNLocator(14, steps=[1, 2, 5, 10]).tick_values(left + bottom, right + top):
         x = min(right, total - bottom)
         if x > left and total - x < top:
             axis.axline((left, total - left), slope=-1, color="0.8", linewidth=0.8, zorder=0)
@@ -118,19 +122,21 @@ def _lines_of_equal_elbo(axis) -> None:
 
 def plot_training(results: Sequence[Result], path: Path) -> Path:
     """Rate, distortion and objective over the epochs of training. Models that differ in their seed look the same."""
-    figure, axes = pyplot().subplots(1, 3, figsize=(11, 3.4))
+    figure, axes = pyplot().subplots(1, 3, figsize=(9.0, 4.4))
     quantities = {"loss_nats": "objective, with penalty", "rate_nats": "rate", "distortion_nats": "distortion"}
     trained = list({result.folder: replace(result, split="test") for result in results}.values())  # one may have two results
     metrics = [read_metrics(result.folder) for result in trained]
     lengths = [result.epochs for result in trained]
     for axis, (key, name) in zip(axes, quantities.items(), strict=True):
         for lines, look in zip(metrics, looks(trained), strict=True):
-            dashed = {**look, "marker": "", "linestyle": "--", "label": f"{look['label']}, validation"}
+            dashed = {**look, "marker": "", "linestyle": "--", "label": ""}
             for quantity, style in ((key, {"markevery": 0.1, **look}), (f"validation_{key}", dashed)):
                 points = [(line["epoch"], line[quantity]) for line in lines if quantity in line]
                 if points or quantity == key:  # a model without any is in the legend
                     axis.plot(*np.reshape(points, (-1, 2)).T, linewidth=1.2, markersize=4, **style)
-        axis.set(title=name, xlabel="epoch", ylabel="nats per example")
+        if any(f"validation_{key}" in line for lines in metrics for line in lines):
+            axis.plot([], [], "--", color="0.4", label="dashed: validation images")
+        axis.set(title=name, xlabel="epoch")
         if max(lengths) >= 5 * min(lengths):  # else the short schedules would be a line at the margin
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter("{x:g}")
@@ -139,8 +145,9 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
         if values := [value for line in axis.get_lines() for value in line.get_ydata()]:
             low, high = np.min(values), np.quantile(values, 0.9)  # the first epochs would flatten all that follows
             axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
+    axes[0].set(ylabel="nats per example")
     figure.suptitle(title(trained))
-    legend(axes[-1], beside=True)
+    legend_below(figure)
     return save(figure, path)
 
 
@@ -179,31 +186,34 @@ def _plot_strips(strips: dict[str, np.ndarray], heading: str, path: Path) -> Pat
 def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     """Curves of rate against distortion.
 
-    Dashed: the rate floors of Echo. Grey: the line of equal -ELBO, of slope -1, through each point of beta = 1.
+    Dashed: the rate floors of Echo. Grey: lines of equal -ELBO, of slope -1. Ringed: beta = 1, where -ELBO is the objective.
 
     Source: paper, figures 3 to 5.
     """
-    figure, axis = pyplot().subplots(figsize=(6.0, 4.2))
+    figure, axis = pyplot().subplots(figsize=(7.2, 5.4))
     floors: dict[float, str] = {}
+    at_one = []
     firsts = [curve[0] for curve in curves]
     for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
         points = [(row.mean["rate_nats"], row.mean["distortion_nats"]) for row in curve]
         look["label"] += f", β = {curve[0].config.beta:g} ... {curve[-1].config.beta:g}"
         line = "-" if len(curve) > 2 else "none"  # a straight line would say more than two points do
         axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, linestyle=line, **look)
-        for row, point in zip(curve, points, strict=True):
-            if row.config.beta == 1:
-                axis.axline(point, slope=-1, color="0.8", linewidth=0.8, zorder=0)
+        at_one += [point for row, point in zip(curve, points, strict=True) if row.config.beta == 1]
         if (floor := curve[0].rate_floor_nats) is not None:
             floors.setdefault(round(floor, 2), look["color"])
-    (left, right), limits = axis.get_xlim(), axis.get_ylim()
+    if at_one:
+        axis.plot(*zip(*at_one, strict=True), "o", color="0.3", markerfacecolor="none", markersize=10, label="ringed: β = 1")
+    axis.set_xlim(left=0.0)
+    _lines_of_equal_elbo(axis)
     for floor, colour in floors.items():
         axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9)
-        options = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 7, "color": colour}
-        axis.text(floor, 0.98, f"floor of Echo, {floor:.2f} nats", transform=axis.get_xaxis_transform(), **options)
-    axis.set(xlim=(min(left, 0.0), right), ylim=limits, xlabel="rate (nats)", ylabel="distortion (nats)")
-    axis.set(title=f"{title(firsts, _OF_POINTS)}; grey: equal -ELBO at β = 1")
-    legend(axis)
+        options = {"rotation": 90, "va": "bottom", "fontsize": 8, "color": colour, "textcoords": "offset points"}
+        at = (floor, 0.02), ("data", "axes fraction")
+        axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
+    axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
+    axis.set(title=f"{title(firsts, _OF_POINTS)}; grey: lines of equal -ELBO")
+    legend_below(figure, 2)
     return save(figure, path)
 
 
@@ -253,7 +263,7 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
 
     Source: paper, figures 7 and 8.
     """
-    figure, axes = pyplot().subplots(2, 2, figsize=(9.0, 6.0), sharex=True)
+    figure, axes = pyplot().subplots(2, 2, figsize=(8.0, 6.2), sharex=True)
     names = ("log p(x|z) (nats)", "pointwise rate (nats)", "norm of the mean", "norm of the scale")
     results = [result for result, _ in analyses]
     for (_, found), look in zip(analyses, looks(results, without=()), strict=True):
@@ -268,9 +278,9 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
             axis.set(ylabel=name)
     for axis in axes[1]:
         axis.set(xlabel="images by log p(x|z), best first")
-    legend(axes[0, 0])
-    kinds = "lines: means of neighbours; bands: four fifths of them"
-    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one ({kinds})")
+    legend_below(figure, 2)
+    explained = "lines: means of neighbouring images; bands: the middle four fifths of them"
+    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{explained}")
     return save(figure, path)
 
 

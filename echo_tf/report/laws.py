@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from echo_tf.report.names import title
+from echo_tf.report.names import dataset_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
-from echo_tf.report.style import legend, method_look, pyplot, save
+from echo_tf.report.style import legend_below, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table
 from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, RATE, SEEDS, UNITS, notes_on_marks
 
@@ -65,7 +65,7 @@ def fits_table(fits: list[dict]) -> Table | None:
 def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
     """Rate, distortion and -ELBO of models trained under other noise, less those with Echo noise, for one data set."""
     quantities = {"rate_nats": "rate", "distortion_nats": "distortion", "neg_elbo_nats": "rate + distortion"}
-    figure, axes = pyplot().subplots(1, len(quantities), figsize=(10.0, 3.0), sharey=True)
+    figure, axes = pyplot().subplots(1, len(quantities), figsize=(8.4, 3.4), sharey=True)
     laws = list(dict.fromkeys(pair.config.channel.noise for group in groups for pair in group))
     for axis, (key, name) in zip(axes, quantities.items(), strict=True):
         axis.axvline(0.0, color="0.6", linewidth=0.8)
@@ -76,8 +76,8 @@ def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
             look = method_look(group[0].method, *(g[0].method for g in groups))
             axis.errorbar(differences, heights, xerr=[pair.se[key] for pair in group], linestyle="none", label=label, **look)
         axis.set(xlabel=f"{name} (nats)")
-        axis.set_yticks(range(len(laws)), laws)
+        axis.set_yticks(range(len(laws)), map(spelled, laws))
     axes[0].invert_yaxis()
-    legend(axes[-1], beside=True)
-    figure.suptitle(f"{groups[0][0].dataset}: trained under other noise, less the same with Echo noise")
+    legend_below(figure, 2)
+    figure.suptitle(f"{dataset_title(groups[0][0].dataset)}: trained under other noise, less the same with Echo noise")
     return save(figure, path)

@@ -43,6 +43,16 @@ _METHODS = {
     "iaf_mmd": "IAF + MMD",
 }
 
+# Words of the names of sources, channels and noises.
+_WORDS = {
+    "echo": "Echo",
+    "gaussian": "Gaussian",
+    "laplacian": "Laplacian",
+    "16": "16 dimensions",
+    "mixture": "two Gaussians",
+    "points": "four points",
+}
+
 # Settings that have a part of their own in names, and a column in tables.
 _WITH_PART = ("seed", "beta", "training.epochs", "training.dtype_policy")
 
@@ -88,6 +98,11 @@ def plain_title(method: str) -> str:
 def dataset_title(dataset: str) -> str:
     """`Binary MNIST` for `binary_mnist`; the name of data of one's own as it is."""
     return _DATA.get(dataset, dataset)
+
+
+def spelled(name: str) -> str:
+    """`Gaussian, independent` for `gaussian_independent`: the name of a source, a channel or a noise as people write it."""
+    return ", ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def data_title(result: Result) -> str:

@@ -53,8 +53,18 @@ def save(figure, path: Path) -> Path:
     return path
 
 
-def legend(axis, beside: bool = False) -> None:
+def legend(axis, beside: bool = False, loc: str = "best") -> None:
     """Legend with one entry a label, in the axis or beside it."""
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    handles = _entries(axis)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {"loc": loc}
     axis.legend(handles.values(), handles.keys(), **place)
+
+
+def legend_below(figure, columns: int = 3) -> None:
+    """One legend for all panels of a figure, below them, with one entry a label."""
+    handles = {label: handle for axis in figure.axes for label, handle in _entries(axis).items()}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def _entries(axis) -> dict:
+    return dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))

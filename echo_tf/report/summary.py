@@ -44,7 +44,10 @@ def _sentence(rows: list[Row]) -> str:
     several = min(len(first.seeds), len(second.seeds)) > 1
     error = math.hypot(first.se["neg_elbo_nats"], second.se["neg_elbo_nats"])
     lead = _value(second) - _value(first)
-    listed = ", ".join(f"{method_title(row)} {_value(row):.1f}" for row in rows)
+    shown = rows if len(rows) < 5 else [row for place, row in enumerate(rows) if place < 3 or row.method == "echo"]
+    values = [f"{method_title(row)} {_value(row):.1f}" for row in shown]
+    listed = ("; " if any("," in value for value in values) else ", ").join(values)
+    best = "" if shown is rows else f"{len(rows)} methods, among them "
     spread = f" ± {error:.1f}" if several else ""
     name, other = method_title(first), "" if len(rows) == 2 else f" of {method_title(second)}"
     if lead < 2 * error:
@@ -52,7 +55,7 @@ def _sentence(rows: list[Row]) -> str:
     else:
         told = f"{name} is ahead{other} by {lead:.1f}{spread}"
     seeds = "" if several else " (one seed, which says nothing of the spread)"
-    return f"{data_title(first)}, {first.epochs} epochs: {listed} nats of test -ELBO. {told}{seeds}."
+    return f"{data_title(first)}, {first.epochs} epochs: {best}{listed} nats of test -ELBO. {told}{seeds}."
 
 
 def terminal_table(rows: Sequence[Row], width: int) -> Table | None:

@@ -254,19 +254,20 @@ def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
 
 
 def progress_table(rows: list[Row]) -> Table | None:
-    """How far each cell of the paper's table 2 has got (`epochs_by_cell`); `None` without a data set of the paper."""
-    firsts = {row.dataset: row for row in rows if row.dataset in paper_table()}
-    names = (starred(firsts[dataset]) if dataset in firsts else dataset for dataset in paper_table())
-    epochs = epochs_by_cell(rows)
+    """How far each cell of the paper's table 2 has got, of the data sets that there are; `None` if none is the paper's."""
+    found = {row.dataset: row for row in rows}
+    firsts = {dataset: found[dataset] for dataset in paper_table() if dataset in found}
+    epochs = {cell: count for cell, count in epochs_by_cell(rows).items() if cell[0] in firsts}
     states = {cell: {0: "missing", PAPER_EPOCHS: "complete"}.get(count, f"{count} epochs") for cell, count in epochs.items()}
     notes = [
         f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or as many as are named, test set, every setting that "
         "of the method.",
         *_notes_on_sources(firsts.values()),
     ]
-    lines = [(method, *(states[dataset, method] for dataset in paper_table())) for method in paper_table()[DATASETS[1]]]
+    lines = [(method, *(states[dataset, method] for dataset in firsts)) for method in paper_table()[DATASETS[1]]]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
-    return Table("progress", "Progress on the paper's table", ("method", *names), lines, notes, records) if firsts else None
+    header = ("method", *map(starred, firsts.values()))
+    return Table("progress", "Progress on the paper's table", header, lines, notes, records) if firsts else None
 
 
 def readme_table(rows: list[Row]) -> Table | None:

@@ -8,8 +8,9 @@ from scipy.stats import sem
 
 from echo_tf.errors import ResultError
 from echo_tf.files import read_rows
+from echo_tf.report.names import dataset_title, plain_title, spelled
 from echo_tf.report.rows import grouped
-from echo_tf.report.style import COLOURS, MARKERS, legend, pyplot, save
+from echo_tf.report.style import COLOURS, MARKERS, legend, legend_below, pyplot, save
 from echo_tf.theory import bernoulli_hamming_rd
 from echo_tf.theory.sources import BINARY_SOURCE
 
@@ -44,9 +45,10 @@ def _column(rows: list[dict], name: str) -> np.ndarray:
 
 
 def _by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
-    """The rows of each value of a column, and how its points look."""
+    """The rows of each value of a column, and how its points look; a channel is named as one, not as a source."""
+    kind = " channel" if name == "channel" else ""
     for i, (value, members) in enumerate(grouped(rows, lambda row: row[name]).items()):
-        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": value}
+        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": spelled(value) + kind}
 
 
 def _plot_noise(rows: list[dict]):
@@ -54,18 +56,18 @@ def _plot_noise(rows: list[dict]):
 
     Source: paper, figure 1.
     """
-    figure, axes = pyplot().subplots(2, 4, figsize=(11.0, 5.4))
+    figure, axes = pyplot().subplots(2, 4, figsize=(9.6, 4.9))
     points = {"s": 2, "linewidths": 0, "alpha": 0.5}
     look = {"bins": np.linspace(-2.2, 2.2, 60), "density": True, "histtype": "step"}
     for (*planes, last), channel, colour in zip(axes, ("echo", "gaussian"), COLOURS, strict=False):
-        clouds = (("signal", "f(x)"), (f"{channel}_noise", "noise e"), (f"{channel}_output", "output z = f + S e"))
+        clouds = (("signal", "signal f(x)"), (f"{channel}_noise", "noise e"), (f"{channel}_output", "z = f + S e"))
         for axis, (name, title) in zip(planes, clouds, strict=True):
             x, y = _column(rows, f"{name}_1"), _column(rows, f"{name}_2")
             axis.scatter(x, y, color="0.4" if name == "signal" else colour, **points)
-            axis.set(title=f"{channel}: {title}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
+            axis.set(title=f"{spelled(channel)}: {title}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
         last.hist(_column(rows, f"{channel}_noise_1"), color="0.4", label="noise e", **look)
         last.hist(_column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
-        last.set(title="first coordinate", xlabel="value", ylabel="density")
+        last.set(title="first coordinate", ylabel="density", ylim=(0, 1.3 * last.get_ylim()[1]))  # the legend above
         legend(last)
     return figure
 
@@ -74,26 +76,27 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
     """What other noise costs a trained Echo model, and what each dimension is worth beside its rate."""
 
     def model(row):
-        return f"{row['method']}, {row['epochs']} epochs" + (f", beta = {row['beta']}" if float(row["beta"]) != 1 else "")
+        named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
+        return named + (f", β = {row['beta']}" if float(row["beta"]) != 1 else "")
 
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10.0, 4.0))
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
     for rows, look in _by([row | {"model": model(row)} for row in laws], "model"):
         names = list(dict.fromkeys(row["law"] for row in rows))
         found = grouped(rows, lambda row: row["law"])
         means = [_column(found[name], "distortion_nats").mean() for name in names]
         left.plot(np.array(means) - means[0], range(len(names)), linestyle="none", **look)
-        left.set_yticks(range(len(names)), [name.replace("_", ",\n") for name in names])
+        left.set_yticks(range(len(names)), [spelled(name).replace(", ", ",\n") for name in names])
     for rows, look in _by([row | {"model": model(row)} for row in dimensions], "model"):
         right.plot(_column(rows, "rate_nats"), _column(rows, "worth_nats"), linestyle="none", **look)
-    left.set(xlabel="distortion beyond that with Echo noise (nats)", title="noise of the trained model")
+    left.set(xlabel="distortion beyond that with Echo noise (nats)", title="other noise in the trained model")
     left.invert_yaxis()
     limits = np.linspace(0.0, right.get_xlim()[1], 200)
     right.plot(limits, limits, color="0.6", linewidth=0.8, label="worth what it costs")
-    right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="dimensions")
+    right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="what dimensions are worth")
     right.set_yscale("symlog", linthresh=0.1)
     right.yaxis.set_major_formatter("{x:g}")
-    legend(right)
-    figure.suptitle(f"{laws[0]['dataset']}: what a trained model needs of its noise")
+    legend_below(figure, 2)
+    figure.suptitle(f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise")
     return save(figure, path)
 
 
@@ -102,7 +105,7 @@ def _plot_bottleneck(rows: list[dict]):
 
     The bound is `H(Y) - I(Z; Y) >= H(Y) - R`.
     """
-    figure, axes = pyplot().subplots(1, 2, figsize=(9.0, 3.6))
+    figure, axes = pyplot().subplots(1, 2, figsize=(8.4, 3.6))
     entropy = float(rows[0]["label_entropy_nats"])
     bound = np.geomspace(0.1, entropy, 100)
     quantities = ("accuracy", "accuracy_se", "accuracy"), ("cross_entropy_nats", "cross_entropy_se", "-log p(y|z) (nats)")
@@ -114,10 +117,10 @@ def _plot_bottleneck(rows: list[dict]):
             axis.errorbar(rates, means, errors, **look)
         axis.set(xlabel="rate (nats)", ylabel=name, xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
-    axes[1].plot(bound, entropy - bound, color="0.6", label="H(Y) - R")
+    axes[1].plot(bound, entropy - bound, color="0.6", label="bound H(Y) - R")
     axes[1].set(ylim=(0, None))
     legend(axes[1])
-    figure.suptitle(f"{rows[0]['dataset']}: information bottleneck")
+    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: information bottleneck")
     return figure
 
 
@@ -134,11 +137,16 @@ def _plot_binary_source(rows: list[dict]):
 
 
 def _plot_learned(learned: list[dict], curves: list[dict]):
-    """Learned points and the exact curve (above), and their distance in nats (below), one column a source."""
+    """Learned points and the exact curve (above), and their distance in nats (below), for each source."""
     points, exact = (grouped(rows, lambda row: row["source"]) for rows in (learned, curves))
-    size = {"figsize": (3.0 * len(exact), 5.2), "height_ratios": (2, 1)}
-    figure, axes = pyplot().subplots(2, len(exact), sharex="col", squeeze=False, **size)
-    for (upper, lower), (source, curve) in zip(axes.T, exact.items(), strict=True):
+    height = -(-len(exact) // 3)
+    figure, axes = pyplot().subplots(2 * height, 3, figsize=(8.4, 4.4 * height), height_ratios=height * (2, 1))
+    pairs = axes.reshape(height, 2, 3).swapaxes(1, 2).reshape(-1, 2)
+    for axis in pairs[len(exact) :].flat:
+        axis.set_visible(False)
+    for (upper, lower), (source, curve) in zip(pairs, exact.items(), strict=False):
+        upper.sharex(lower)
+        upper.tick_params(labelbottom=False)
         upper.plot(_column(curve, "distortion"), _column(curve, "rate_nats"), color="0.6", label="exact R(D)")
         for members, look in _by(points.get(source, []), "channel"):
             names = ("distortion", "rate_nats", "rate_se", "distortion_se", "excess_nats", "excess_se")
@@ -146,34 +154,41 @@ def _plot_learned(learned: list[dict], curves: list[dict]):
             upper.errorbar(x, rate, rate_se, x_se, linestyle="none", **look)
             lower.errorbar(x, excess, excess_se, linestyle="none", **look)
         lower.axhline(0.0, color="0.6")
-        upper.set(title=source, xscale="log")
+        upper.set(title=spelled(source), xscale="log")
         lower.set(xlabel="distortion")
-    axes[0, 0].set(ylabel="rate (nats)")
-    axes[1, 0].set(ylabel="rate - R(D) (nats)")
-    axes[0, 0].legend()
+    for upper, lower in pairs[::3]:
+        upper.set(ylabel="rate (nats)")
+        lower.set(ylabel="rate - R(D) (nats)")
+    legend_below(figure)
     return figure
 
 
 def _plot_exactness(estimates: list[dict], saturation: list[dict]):
-    """Left: estimates of I(X; Z) over the formula, with two standard errors. Right: information of finitely many values."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 0.24 * len(estimates) + 1.2))
+    """Above: estimates of I(X; Z) over the formula, with two standard errors. Below: information of finitely many values."""
+    heights = 0.22 * len(estimates) + 0.7, 2.9
+    figure = pyplot().figure(figsize=(8.0, sum(heights)))
+    above, below = (part.subplots() for part in figure.subfigures(2, 1, height_ratios=heights))
     formula = _column(estimates, "formula_nats")
     ratios, errors = (_column(estimates, name) / formula for name in ("estimate_nats", "estimate_se"))
     places = np.arange(len(estimates))[::-1]
     for row, ratio, error, place in zip(estimates, ratios, errors, places, strict=True):
-        colour = COLOURS[1] if row["replace"] == "True" else COLOURS[0]
-        left.errorbar(ratio, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
-    left.axvline(1.0, color="0.6")
+        kind = "with replacement" if row["replace"] == "True" else "echoes drawn without replacement"
+        colour = COLOURS[kind == "with replacement"]
+        above.errorbar(ratio, place, xerr=2 * error, fmt="o", color=colour, markersize=4, label=kind)
+    above.axvline(1.0, color="0.6", label="the formula")
     name = "{case}; {estimator}; {sampler}, d = {d_max}, B = {batch}"
-    left.set_yticks(places, [name.format(**row).replace("_", " ") for row in estimates], fontsize=7)
-    left.set(xlabel="estimate of I(X; Z) / (-E log s)", title="without (blue) and with replacement (red)")
-    left.grid(axis="y", visible=False)
+    above.set_yticks(places, [name.format(**row).replace("_", " ") for row in estimates], fontsize=7.5)
+    above.set(xlabel="estimate of I(X; Z), over the formula -E log s", title="Echo noise: estimates and the formula")
+    above.set_ylim(-1, len(estimates) + 3)  # the legend above
+    above.grid(axis="y", visible=False)
+    legend(above, loc="upper right")
     for members, look in _by(saturation, "points"):
         points = int(members[0]["points"])
         found = _column(members, "formula_nats"), _column(members, "information_nats")
-        right.plot(*found, look["marker"], color=look["color"], label=f"N = {points}")
-        right.axhline(np.log(points), color=look["color"], linestyle=":", linewidth=1)
-    right.axline((0, 0), slope=1, color="0.6", label="-log s")
-    right.set(xlabel="-log s (nats)", ylabel="I(X; Z) (nats)", title="x takes N values; dotted: log N", ylim=(0, None))
-    right.legend()
+        below.plot(*found, look["marker"], color=look["color"])
+        below.axhline(np.log(points), color=look["color"], linestyle=":", linewidth=1)
+        below.annotate(f" log {points}", (1.0, np.log(points)), xycoords=("axes fraction", "data"), va="center")
+    below.axline((0, 0), slope=1, color="0.6", label="the formula -log s")
+    below.set(xlabel="-log s (nats)", ylabel="I(X; Z) (nats)", title="x takes 2, 4 or 16 values", ylim=(0, None))
+    legend(below)
     return figure

@@ -3,6 +3,7 @@
 import base64
 import datetime
 import html
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import NamedTuple
 import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.laws import read_tables
-from echo_tf.experiments.records import analysis_path, load_analysis, noise_path, read_noise, read_results
+from echo_tf.experiments.records import (
+    Result,
+    analysis_path,
+    load_analysis,
+    noise_path,
+    read_noise,
+    read_results,
+    result_path,
+)
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
@@ -115,17 +124,29 @@ def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: 
     """
     page = Template(PAGE.read_text(encoding="utf-8"))
     sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}\n{_links(table)}" for table in tables)
-    values = {"tables": "\n".join(sections), "figures": "\n".join(map(_figure, figures))}
-    values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(_made())}
+    values = {"tables": "\n".join(sections), "figures": "\n".join(_figure(path, tables) for path in figures)}
+    results = [result for row in rows for result in row.results]
+    values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(f"{_made()}. {_origins(results)}")}
     write_atomically(path, page.substitute(values))
     return path
 
 
 def _made() -> str:
-    """The command, and the version and time of the report; each result on disk says with what it was made itself."""
+    """The command, and the version and time of the report."""
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return f"Made on {when} by echo_tf {echo_tf.__version__}: {command}"
+
+
+def _origins(results: list[Result]) -> str:
+    """The commits and versions that made the results, as their files say; empty where none of them does."""
+    files = [path for result in results if (path := result_path(result.folder, result.split)).exists()]
+    found = [json.loads(path.read_text(encoding="utf-8")).get("environment") or {} for path in files]
+    commits = sorted({commit[:7] + commit[40:] for one in found if (commit := one.get("git_commit"))})  # and "+changes"
+    versions = sorted({f"{name} {version}" for one in found for name, version in one.get("versions", {}).items()})
+    parts = {"commits": commits, "with": versions}
+    told = " ".join(f"{word} {', '.join(names)}" for word, names in parts.items() if names)
+    return f"Results: {told}." if told else ""
 
 
 def _links(table: Table) -> str:
@@ -136,10 +157,11 @@ def _link(name: str) -> str:
     return f'<a href="{html.escape(name)}">{html.escape(name)}</a>'
 
 
-def _figure(path: Path) -> str:
+def _figure(path: Path, tables: list[Table]) -> str:
     kind = next((kind for kind in CAPTIONS if path.stem.startswith(kind)), "")
     caption = html.escape(CAPTIONS.get(kind, path.stem.replace("_", " ")))
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    files = ", ".join(_link(f"{path.stem}{suffix}") for suffix in (".png", ".pdf"))
+    names = [path.name, f"{path.stem}.pdf", *(f"{table.name}.csv" for table in tables if path.stem.startswith(table.name))]
+    files = ", ".join(map(_link, names))
     picture = f'<img alt="{html.escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
     return f'<figure>{picture}<figcaption>{caption} <span class="files">{files}</span></figcaption></figure>'

@@ -55,7 +55,7 @@ def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("echo_tf.report.theory_figures.save", lambda figure, path: figures.append(figure))
     plot_bottleneck(path)
-    (bound,) = [line for line in figures[0].axes[1].get_lines() if line.get_label() == "H(Y) - R"]
+    (bound,) = [line for line in figures[0].axes[1].get_lines() if line.get_label() == "bound H(Y) - R"]
     np.testing.assert_allclose(bound.get_xdata() + bound.get_ydata(), 1.4)  # `label_entropy_nats` of the table
 
     path.write_text(path.read_text().replace("accuracy", "precision"))

@@ -69,8 +69,9 @@ class TestTraining:
         plot_training([result(split=split, folder=tmp_path) for split in ("test", "validation")], tmp_path / "f.png")
         objective, rate, _ = drawn[0].axes
         assert labels_of(objective) == ["Echo"]
-        assert labels_of(rate) == ["Echo", "Echo, validation"]
-        assert [list(line.get_ydata()) for line in rate.get_lines()] == [[4, 4], [3, 3]]
+        assert labels_of(rate) == ["Echo", "dashed: validation images"]
+        assert [list(line.get_ydata()) for line in rate.get_lines()] == [[4, 4], [3, 3], []]
+        assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["Echo", "dashed: validation images"]
 
     @pytest.mark.parametrize(("epochs", "scale"), [(20, "log"), (100, "linear")])
     def test_of_short_and_long_schedules_can_both_be_read(self, result, drawn, tmp_path, epochs, scale):
@@ -86,17 +87,17 @@ def test_figures_tell_precisions_apart(result, drawn, bfloat16, tmp_path, mixed)
     training, comparison = (labels_of(figure.axes[0]) for figure in drawn)
     assert training == (["Echo, bfloat16", "VAE, float32"] if mixed else ["Echo", "VAE"])
     assert [label for label in comparison if "paper" not in label] == training
-    assert len(comparison) == 4
+    assert comparison[-1] == "hollow: the paper" and len(comparison) == 3
     assert (
-        drawn[1].axes[0].get_title()
-        == f"Binary MNIST, β = 1, 200 epochs{'' if mixed else ', float32'}; grey: lines of equal -ELBO"
+        drawn[1].axes[0].get_title(loc="left")
+        == f"Binary MNIST, β = 1, 200 epochs{'' if mixed else ', float32'}\ngrey: lines of equal -ELBO"
     )
 
 
 def test_comparison_of_data_without_published_numbers(result, drawn, tmp_path):
     plot_comparison(compare([result(dataset="mine"), result()]), tmp_path / "comparison.png")
     known, own = drawn[0].axes
-    assert (labels_of(known), labels_of(own)) == (["hollow: the paper", "Echo"], ["Echo"])
+    assert (labels_of(known), labels_of(own)) == (["Echo", "hollow: the paper"], ["Echo"])
 
 
 def test_curves_tell_images_and_precision_apart(result, drawn, bfloat16, tmp_path):
@@ -108,8 +109,13 @@ def test_curves_tell_images_and_precision_apart(result, drawn, bfloat16, tmp_pat
     labels = {line.get_label().replace(", β = 1 ... 4", "") for line in lines}
     assert labels == {"Echo, float32", "Echo, float32, validation", "Echo, bfloat16"}
     assert len({line.get_fillstyle() for line in lines}) == 3
-    assert axis.get_title() == "Binary MNIST, Echo, 200 epochs; grey: equal -ELBO at β = 1"
-    assert [text.get_text() for text in axis.texts] == ["floor of Echo, 6.40 nats"]
+    assert axis.get_title() == "Binary MNIST, Echo, 200 epochs; grey: lines of equal -ELBO"
+    *totals, floor = (text.get_text().strip() for text in axis.texts)
+    assert floor == "floor of Echo, 6.40 nats"
+    steps = np.diff([float(total) for total in totals])
+    assert len(steps) > 2 and np.all(steps == steps[0]) and steps[0] in (1, 2, 5, 10)  # round, and evenly spaced
+    for text in axis.texts[:-1]:
+        assert sum(text.xy) == pytest.approx(float(text.get_text()))
 
 
 class TestPictures:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from echo_tf.report.names import data_name, departures, labels, method_name, stem, title
+from echo_tf.report.names import data_name, departures, labels, method_name, spelled, stem, title
 
 # One change of each thing that can tell two models apart, and the word of it in a label.
 CHANGES = [
@@ -72,6 +72,11 @@ def test_names_of_data_in_tables(result):
     assert data_name(result(dataset="mine", source="own")) == "mine"
     assert data_name(result(dataset="omniglot", source="reconstruction")) == "omniglot*"
     assert data_name(result(split="validation", holdout=1_345)) == "binary_mnist (valid.) -1345"
+
+
+def test_sources_channels_and_noises_are_spelled_as_people_write_them():
+    assert [spelled(name) for name in ("echo", "gaussian_independent", "mine")] == ["Echo", "Gaussian, independent", "mine"]
+    assert spelled("gaussian_16") == "Gaussian, 16 dimensions"
 
 
 def test_stems_leave_out_what_is_usual():

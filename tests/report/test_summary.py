@@ -16,6 +16,15 @@ def test_of_several_the_first_two_are_told_apart(result):
     assert "VAE + MAF is ahead of IAF by 1.5" in summary_sentence(rows)
 
 
+def test_of_many_the_first_three_and_echo_are_listed(result):
+    names = ("echo_maf", "vae_maf", "iaf", "vae", "iaf_mmd", "echo")
+    rows = compare([result(name, neg_elbo=85.0 + place) for place, name in enumerate(names)])
+    told = (
+        "6 methods, among them Echo, then MAF 85.0; VAE + MAF 86.0; IAF 87.0; Echo 90.0 nats of test -ELBO. Echo, then MAF is"
+    )
+    assert told in summary_sentence(rows)
+
+
 @pytest.mark.parametrize(
     ("second", "told"), [(90.6, "Echo is ahead by 1.0 ± 0.2."), (90.0, "Echo and VAE are level, 0.4 ± 0.2 apart.")]
 )

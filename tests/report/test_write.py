@@ -81,7 +81,10 @@ def test_page_shows_all_without_another_file(result, tmp_path):
     picture = tmp_path / "some_figure.png"
     picture.write_bytes(b"\x89PNG")
     table = Table("name", "A <title>", ("data_set", "value"), [("a_b", "1.0 ± 0.1"), ("c & d", "≈ 2")], ["50 % of it"], [])
-    path = write_page(compare([result(), result("vae", neg_elbo=95.0)]), [table], [picture], tmp_path / "index.html")
+    drawn = tmp_path / "name_digits.png"  # of the table
+    drawn.write_bytes(b"\x89PNG")
+    rows = compare([result(), result("vae", neg_elbo=95.0)])
+    path = write_page(rows, [table], [picture, drawn], tmp_path / "index.html")
 
     class Reader(HTMLParser):
         tags, sources, text = [], [], []
@@ -99,9 +102,21 @@ def test_page_shows_all_without_another_file(result, tmp_path):
     assert "title" in reader.tags  # that of the page
     assert "A <title>" in reader.text
     assert "Echo is ahead by 5.0" in " ".join(reader.text) and "Made on" in " ".join(reader.text)
-    shown, *links = sorted(reader.sources, key=lambda source: not source.startswith("data:"))
-    assert shown == "data:image/png;base64,iVBORw=="
-    assert set(links) == {"name.csv", "name.md", "name.tex", "some_figure.png", "some_figure.pdf"}
+    shown, again, *links = sorted(reader.sources, key=lambda source: not source.startswith("data:"))
+    assert shown == again == "data:image/png;base64,iVBORw=="
+    assert links[-3:] == ["name_digits.png", "name_digits.pdf", "name.csv"]
+    assert "Results:" not in " ".join(reader.text)  # they have no files that say with what they were made
+    assert set(links) == {"name.csv", "name.md", "name.tex", "some_figure.png", "some_figure.pdf", *links[-3:]}
+
+
+def test_page_says_what_the_results_were_made_with(result, on_disk, tmp_path):
+    for seed, environment in enumerate(({"git_commit": f"{10**39}+changes", "versions": {"keras": "3.15.1"}}, {}, None)):
+        path = on_disk(result(seed=seed, folder=tmp_path / str(seed)))
+        values = {**json.loads(path.read_text()), "environment": environment}
+        path.write_text(json.dumps(values))
+    rows = compare([result(seed=seed, folder=tmp_path / str(seed)) for seed in range(3)])
+    page = write_page(rows, [], [], tmp_path / "index.html").read_text()
+    assert "Results: commits 1000000+changes with keras 3.15.1.</p>" in page
 
 
 @pytest.fixture(scope="module")
