@@ -81,17 +81,18 @@ def test_lines_are_as_wide_as_the_terminal_but_not_wider(monkeypatch):
 def test_a_message_clears_the_progress_line_of_a_terminal():
     """A progress line is drawn, and then a library writes."""
     script = """
-import os, pty, sys
+import os, pty, sys, time
 child, terminal = pty.fork()
 if child == 0:
     from echo_tf.command.terminal import filter_errors
     filter_errors()
     print("vae epoch 1.0/2 00:10 left", end="", file=sys.stderr, flush=True)
     os.write(2, b"E0000 00:00:1795932031.477262    5927 device.cc:1] out of memory\\n")
+    time.sleep(20)  # the terminal goes with this process
     os._exit(0)
 seen = b""
 try:
-    while read := os.read(terminal, 1000):
+    while b"memory" not in seen and (read := os.read(terminal, 1000)):
         seen += read
 except OSError:
     pass
