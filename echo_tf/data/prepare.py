@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -56,30 +57,39 @@ def prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
     elif name == "omniglot":
         raise DataError(f"chardata.mat, in the repository yburda/iwae, has no stable address to fetch it from. {remedy}")
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     import echo_tf.data.omniglot_chardata  # noqa: F401  (registers the builder)
 
+    with _prepared(spec.builder, name, data_dir, raw_dir, remedy) as builder:
+        arrays = {}
+        for split, size in spec.sizes.items():
+            batch = next(iter(tfds.as_numpy(builder.as_dataset(split=split, batch_size=size))))
+            arrays[split] = batch["image"][..., 0]
+            if spec.label_key:
+                arrays[f"{split}_{spec.label_key}"] = batch[spec.label_feature]
+        if name == "omniglot":
+            arrays["is_original"] = np.array(builder.info.metadata["is_original"])
+        with replacing(data_dir / f"{name}.npz") as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+
+@contextlib.contextmanager
+def _prepared(builder_name: str, name: str, data_dir: Path, raw_dir: Path | None, remedy: str) -> Iterator[Any]:
+    """A TFDS builder that has its data; whatever fails in the block means that they are not to be had."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
     try:
         with _folder_unless_empty(data_dir / "tfds") as folder:
-            builder = tfds.builder(spec.builder, data_dir=folder)
+            builder = tfds.builder(builder_name, data_dir=folder)
             if raw_dir is None and not builder.data_path.exists():
                 for host in {urlsplit(url).hostname for url in builder.url_infos}:
                     socket.getaddrinfo(host, None)  # without a network TFDS would try again for minutes
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw_dir))
-            arrays = {}
-            for split, size in spec.sizes.items():
-                batch = next(iter(tfds.as_numpy(builder.as_dataset(split=split, batch_size=size))))
-                arrays[split] = batch["image"][..., 0]
-                if spec.label_key:
-                    arrays[f"{split}_{spec.label_key}"] = batch[spec.label_feature]
-            if name == "omniglot":
-                arrays["is_original"] = np.array(builder.info.metadata["is_original"])
-            with replacing(data_dir / f"{name}.npz") as temporary:
-                np.savez_compressed(temporary, **arrays)
+            yield builder
     except NonMatchingChecksumError as error:
         raise DataError(f"A raw file of {name} is not the published one ({first_line(error)}). Fetch it anew.") from None
-    except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
+    except Exception as error:  # TFDS fails in many ways without a network
         raise DataError(f"{name} is not in {data_dir} and cannot be prepared ({first_line(error)}). {remedy}") from error
 
 
@@ -94,18 +104,10 @@ def prepare_dsprites(data_dir: Path) -> None:
     import tensorflow_datasets as tfds
 
     remedy = "Point --data-dir (or $ECHO_TF_DATA) at a folder with dsprites.npz or tfds/dsprites, or use sprites: no download."
-    try:
-        with _folder_unless_empty(data_dir / "tfds") as folder:
-            builder = tfds.builder("dsprites", data_dir=folder)
-            if not builder.data_path.exists():
-                for host in {urlsplit(url).hostname for url in builder.url_infos}:
-                    socket.getaddrinfo(host, None)  # without a network TFDS would try again for minutes
-            builder.download_and_prepare()
-            bits = bits_by_combination(tfds.as_numpy(builder.as_dataset(split="train", batch_size=4_096)), SIZES["dsprites"])
-            with replacing(data_dir / "dsprites.npz") as temporary:
-                np.savez_compressed(temporary, bits=bits)
-    except Exception as error:  # TFDS fails in many ways without a network; each means the data are not to be had.
-        raise DataError(f"dsprites is not in {data_dir} and cannot be prepared ({first_line(error)}). {remedy}") from error
+    with _prepared("dsprites", "dsprites", data_dir, None, remedy) as builder:
+        bits = bits_by_combination(tfds.as_numpy(builder.as_dataset(split="train", batch_size=4_096)), SIZES["dsprites"])
+        with replacing(data_dir / "dsprites.npz") as temporary:
+            np.savez_compressed(temporary, bits=bits)
 
 
 def bits_by_combination(batches: Iterable[dict[str, np.ndarray]], sizes: tuple[int, ...]) -> np.ndarray:

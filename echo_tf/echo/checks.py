@@ -53,21 +53,6 @@ def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:
         raise invalid("log_scale", f"the shape of `mean`, {shapes[0]}", str(shapes[1]))
 
 
-def check_bounds(mean: Tensor, log_scale: Tensor, max_mean: float) -> None:
-    """Raise `ValueError` for `|mean| > max_mean` or `log_scale > 0`, outside of a graph. NaN is no reason."""
-    if 0 in mean.shape:
-        return
-    try:
-        bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
-    except (NotImplementedError, TypeError):  # in a graph
-        return
-    if not (bounds[0] <= max_mean and bounds[1] <= 0) and not math.isnan(sum(bounds)):
-        raise ValueError(
-            f"Expected |mean| of at most max_mean = {max_mean:g} and log_scale of at most 0 (heads with tanh and "
-            f"log_sigmoid have them). Received up to {bounds[0]:g} and {bounds[1]:g}"
-        )
-
-
 def at_least_float32(*tensors: Tensor) -> list[Tensor]:
     """The tensors in their widest floating type, or float32 if that is wider."""
     converted = [ops.convert_to_tensor(tensor) for tensor in tensors]

@@ -272,8 +272,6 @@ class MatrixEchoLayer(BareEchoLayer):
         ((100, 8), 1.5143)
     """
 
-    options = ("d_max", "max_mean", "reservoir_size", "seed")
-
     def __init__(
         self,
         d_max: int = 99,
@@ -287,6 +285,7 @@ class MatrixEchoLayer(BareEchoLayer):
         max_scale(d_max, max_mean)  # checks both
         self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, seed
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
+        self.source.owner = self.name
 
     def build(self, input_shape):
         mean_shape, raw_shape = (tuple(shape) for shape in pair(input_shape))
@@ -318,6 +317,10 @@ class MatrixEchoLayer(BareEchoLayer):
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         _check_shapes(*(tuple(tensor.shape) for tensor in inputs))
         return super().compute_output_spec(inputs, return_rate, training)
+
+    def get_config(self):
+        names = ("d_max", "max_mean", "reservoir_size", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _check_shapes(mean: tuple, raw: tuple) -> None:

@@ -105,3 +105,13 @@ class Reservoir(keras.layers.Layer):
         """
         noise = self._noise(*self.pairs, seed=self.seed_generator)
         return ops.take(noise, ops.arange(n) % self.size, axis=0)
+
+    def truncation(self) -> float:
+        """How much of the noise is cut after the last echo: the root mean square of what would come behind it.
+
+        In standard deviations of the noise, and of the dimension where it is largest. The draws are always the same.
+        """
+        mean, scale = self.pairs
+        noise = self._noise(mean, scale, seed=0)
+        cut = self._noise(ops.zeros_like(mean), scale, behind=noise, seed=1)
+        return float(ops.max(ops.sqrt(ops.mean(ops.square(cut), axis=0)) / (ops.std(noise, axis=0) + keras.config.epsilon())))

@@ -1,7 +1,6 @@
 """Where the echoes of a channel come from: the batch, the reservoir behind it, or the reservoir alone."""
 
 import functools
-import logging
 from collections.abc import Callable
 
 import keras
@@ -10,11 +9,9 @@ from keras import ops
 from echo_tf.echo.bound import check_d_max, invalid
 from echo_tf.echo.checks import Tensor, check_choice, check_seed
 from echo_tf.echo.laws import NOISE_LAWS, redrawn
-from echo_tf.echo.metrics import LargestBatch
 from echo_tf.echo.noise import SAMPLERS
 from echo_tf.echo.reservoir import Reservoir
-
-logger = logging.getLogger(__name__)
+from echo_tf.echo.watch import BatchWatch
 
 ECHO_SOURCES = ("batch", "reservoir")
 RESERVOIR_SIZE = 1_000
@@ -33,6 +30,9 @@ class EchoSource(keras.layers.Layer):
         noise: `diagonal_noise`, or a function like it: `(mean, scale, d_max, sampler=, replace=, seed=, count=, behind=)`.
         d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
         law: One of `NOISE_LAWS`; see `redrawn`.
+
+    Attributes:
+        owner: Name of the layer that a user has made, which messages call by it.
 
     Raises:
         ValueError: invalid arguments.
@@ -59,14 +59,12 @@ class EchoSource(keras.layers.Layer):
         if reservoir_size is not None and reservoir_size <= d_max:
             raise invalid("reservoir_size", f"more than d_max = {d_max}", f"reservoir_size={reservoir_size}")
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
-        self.law = law
+        self.law, self.owner = law, self.name
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
-        self._has_warned = self._has_warned_of_size = False
-        self._largest = 0  # training batch of a size that was known before run time
-        watched = echoes == "batch" and not replace and keras.backend.backend() == "tensorflow"  # elsewhere sizes are known
-        self._largest_batch = LargestBatch(self._warn_of_size, name="largest_batch") if watched else None
+        self._watch = BatchWatch(self, self.reservoir, d_max, wants_size=echoes == "batch" and not replace)
+        self._largest_batch = self._watch.metric
 
     def build(self, mean_shape, scale_shape):
         self.reservoir.build(mean_shape, scale_shape)
@@ -75,7 +73,7 @@ class EchoSource(keras.layers.Layer):
 
     def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
         """Fresh noise for every example, `scale` with `r`. In training the pairs are stored, for later batches."""
-        self._check_batch(mean.shape[0], training)
+        self._watch.check(mean.shape[0], training)
         from_reservoir = not training or self.echoes == "reservoir"
         earlier = self._earlier(mean, is_needed=from_reservoir)
         noise = self._by_law(self._from_batch(mean, scale, earlier), ops.shape(mean)[0])
@@ -83,7 +81,7 @@ class EchoSource(keras.layers.Layer):
             from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
             noise = ops.where(from_batch, noise, earlier)
         if training:
-            self._watch_size(mean)
+            self._watch.see(mean)
             self.reservoir.store(mean, scale)
         return noise
 
@@ -116,70 +114,12 @@ class EchoSource(keras.layers.Layer):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
-        self._check_filled()
+        self._watch.check_filled()
         passes = -(-n // self.reservoir.size)
         size = self.reservoir.size
         return ops.concatenate([self._by_law(self.reservoir.draw(size), size) for _ in range(passes)])[:n]
 
     def truncation(self) -> float:
-        """How much of the noise is cut after `d_max` echoes: the root mean square of what would come behind them.
-
-        In standard deviations of the noise, and of the dimension where it is largest. From the pairs of the reservoir; the
-        draws are always the same.
-
-        Raises:
-            ValueError: the reservoir is empty.
-        """
-        self._check_filled()
-        mean, scale = self.reservoir.pairs
-        noise = self._noise(mean, scale, seed=0)
-        cut = self._noise(ops.zeros_like(mean), scale, behind=noise, seed=1)
-        return float(ops.max(ops.sqrt(ops.mean(ops.square(cut), axis=0)) / (ops.std(noise, axis=0) + keras.config.epsilon())))
-
-    def _check_filled(self) -> None:
-        if self.reservoir.is_filled is False:
-            raise ValueError(
-                f"{self.path} has no training examples to draw from. Train it first, or call adapt with at least two examples."
-            )
-
-    def _check_batch(self, batch: int | None, training: bool) -> None:
-        if batch == 0:
-            raise ValueError(f"{self.name} received an empty batch. Expected at least one example.")
-        is_filled = self.reservoir.is_filled
-        if batch == 1 and is_filled is False:
-            raise ValueError(
-                f"{self.name} received a batch of one example, which has no others to make noise from, and its reservoir is "
-                "empty. Pass at least 2 examples, train the layer, or call adapt."
-            )
-        is_empty = not self.reservoir.has_been_filled if is_filled is None else not is_filled
-        if is_empty and not training and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s has seen no training example yet, so that noise comes from the batch at hand (of a single example: none). "
-                "In a training loop of your own call the model with training=True. After training without it, call adapt.",
-                self.path or self.name,
-            )
-
-    def _watch_size(self, mean: Tensor) -> None:
-        """Warn, once, if no training batch has more than `d_max` examples: of the first one, or at the end of an epoch."""
-        if self.echoes == "reservoir" or self.replace or self._has_warned_of_size:
-            return
-        if mean.shape[0] is not None:
-            self._largest = max(self._largest, mean.shape[0])
-            self._warn_of_size(self._largest)
-        elif self._largest_batch is not None:
-            self._largest_batch.update_state(ops.shape(mean)[0])
-
-    def _warn_of_size(self, largest: int) -> None:
-        if max(largest, self._largest) > self.d_max or self._has_warned_of_size:
-            return
-        self._has_warned_of_size = True
-        logger.warning(
-            "%s: training batches have %d examples, no more than d_max = %d. Echoes behind the first %d come from the "
-            "reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
-            "echoes='reservoir'.",
-            self.path or self.name,
-            largest,
-            self.d_max,
-            largest - 1,
-        )
+        """`Reservoir.truncation`. Raises `ValueError` if the reservoir is empty."""
+        self._watch.check_filled()
+        return self.reservoir.truncation()

@@ -19,7 +19,7 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
 from echo_tf.experiments.laws import LAWS, TABLES, DimensionPoint, FitPoint, LawPoint
-from echo_tf.experiments.points import Key, PointTable, model_key
+from echo_tf.experiments.points import ModelKey, PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked
 from echo_tf.models.config import Config
@@ -139,7 +139,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     return [table.path for table in tables if table.path.exists()]
 
 
-def _ranked(key: Key, rates: np.ndarray, worth: np.ndarray) -> list[DimensionPoint]:
+def _ranked(key: ModelKey, rates: np.ndarray, worth: np.ndarray) -> list[DimensionPoint]:
     """The rows of `dimensions.csv` that `measure` gives, by falling rate."""
     ranked = enumerate(np.argsort(-rates), 1)
     return [DimensionPoint(*key, rank, float(rates[j]), float(worth[j].mean()), standard_error(worth[j])) for rank, j in ranked]

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from echo_tf.experiments.cells import Cell
 from echo_tf.files import read_rows, write_rows
 
-Key = tuple[str | int | float, ...]
+ModelKey = tuple[str, str, int, float, int]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ModelPoint:
 MODEL = tuple(get_type_hints(ModelPoint))
 
 
-def model_key(cell: Cell) -> tuple[str, str, int, float, int]:
+def model_key(cell: Cell) -> ModelKey:
     """The values of the columns `MODEL` for a cell."""
     config = cell.config
     return cell.dataset, config.method, config.training.epochs, config.beta, config.seed
@@ -52,7 +52,7 @@ class PointTable:
         self.path, self._key = path, tuple(key)
         self.rows = read_rows(path, get_type_hints(kind))
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: tuple) -> bool:
         return any(self._key_of(row) == key for row in self.rows)
 
     def put(self, points: Sequence[Any]) -> None:
@@ -62,5 +62,5 @@ class PointTable:
         self.rows = [row for row in self.rows if self._key_of(row) != key] + new
         write_rows(self.path, self.rows)
 
-    def _key_of(self, row: dict) -> Key:
+    def _key_of(self, row: dict) -> tuple:
         return tuple(row[name] for name in self._key)

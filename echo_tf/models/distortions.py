@@ -16,7 +16,7 @@ from echo_tf.models.losses import bernoulli_distortion
 DistortionFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-class _Serializable:
+class Serializable:
     """What Keras asks of an object in a saved model."""
 
     def get_config(self) -> dict[str, Any]:
@@ -28,7 +28,7 @@ class _Serializable:
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class Bernoulli(_Serializable):
+class Bernoulli(Serializable):
     """Bernoulli pixels, of which the decoder gives the log odds; see `bernoulli_distortion`."""
 
     range = (0.0, 1.0)  # of the data
@@ -42,7 +42,7 @@ class Bernoulli(_Serializable):
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class Gaussian(_Serializable):
+class Gaussian(Serializable):
     """Gaussian decoder of fixed standard deviation: `-log p(x|z)`, its parameters being the means.
 
     `D = sum_i [ (x_i - y_i)^2 / (2 sd^2) + log(sd) + log(2 pi) / 2 ]` nats. So a model at `beta = 1` minimises

@@ -1,20 +1,41 @@
 """What may stand in an objective beside distortion and rate: a penalty on the law of z, and a constraint that sets beta."""
 
 import itertools
-from typing import Any
 
 import keras
 from keras import ops
 
 from echo_tf.echo.bound import invalid
 from echo_tf.echo.checks import Tensor, check_choice, check_positive, check_seed
+from echo_tf.models.distortions import Serializable
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 
 BANDWIDTHS = ("median", "fixed")
 
 
+class Penalty(keras.layers.Layer):
+    """A term of the objective that regards the outputs of a whole batch. A subclass has a `quantity`, the name of its metric.
+
+    Args:
+        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable.
+        seed: Integer or `None`, seeds what it draws.
+    """
+
+    quantity: str
+
+    def __init__(self, weight: float, seed: int | None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_seed(seed)
+        self.seed, self.seed_generator = seed, keras.random.SeedGenerator(seed)
+        initial = keras.initializers.Constant(weight)
+        self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
+
+    def get_config(self):
+        return {**super().get_config(), "weight": float(ops.convert_to_numpy(self.weight)), "seed": self.seed}
+
+
 @keras.saving.register_keras_serializable(package="echo_tf")
-class MMDPenalty(keras.layers.Layer):
+class MMDPenalty(Penalty):
     """Maximum mean discrepancy between the outputs of a batch and fresh draws of N(0, I), see `mmd`.
 
     Args:
@@ -37,7 +58,7 @@ class MMDPenalty(keras.layers.Layer):
         True
     """
 
-    quantity = "mmd"  # name of its metric
+    quantity = "mmd"
 
     def __init__(
         self,
@@ -47,27 +68,21 @@ class MMDPenalty(keras.layers.Layer):
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(weight, seed, **kwargs)
         check_choice("bandwidth", bandwidth, BANDWIDTHS)
         check_positive("fixed_bandwidth", fixed_bandwidth)
-        check_seed(seed)
-        self.bandwidth, self.fixed_bandwidth, self.seed = bandwidth, fixed_bandwidth, seed
-        initial = keras.initializers.Constant(weight)
-        self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.bandwidth, self.fixed_bandwidth = bandwidth, fixed_bandwidth
 
     def call(self, z):
         prior = keras.random.normal(ops.shape(z), dtype="float32", seed=self.seed_generator)
         return mmd(z, prior, median_bandwidth(prior) if self.bandwidth == "median" else self.fixed_bandwidth**2)
 
     def get_config(self):
-        names = ("bandwidth", "fixed_bandwidth", "seed")
-        weight = float(ops.convert_to_numpy(self.weight))
-        return {**super().get_config(), "weight": weight, **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), "bandwidth": self.bandwidth, "fixed_bandwidth": self.fixed_bandwidth}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class TotalCorrelationPenalty(keras.layers.Layer):
+class TotalCorrelationPenalty(Penalty):
     """Estimate of the total correlation of `z`, from a discriminator that is trained with the model.
 
     `TC(z) = KL(q(z) || prod_j q(z_j))`, the mean over the batch of `log D(z) / (1 - D(z))`, where `D` tells outputs of the
@@ -101,14 +116,10 @@ class TotalCorrelationPenalty(keras.layers.Layer):
     LARGEST = 13.8  # of the log odds, those of a probability of 1e-6
 
     def __init__(self, weight: float = 1.0, hidden: tuple[int, ...] = (256, 256, 256), seed: int | None = None, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        check_seed(seed)
+        super().__init__(weight, seed, **kwargs)
         if not hidden or any(not isinstance(units, int) or units < 1 for units in hidden):
             raise invalid("hidden", "widths of layers", str(hidden))
-        self.hidden, self.seed = tuple(hidden), seed
-        initial = keras.initializers.Constant(weight)
-        self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.hidden = tuple(hidden)
 
     def build(self, z_shape):
         self.parameters = []
@@ -136,12 +147,11 @@ class TotalCorrelationPenalty(keras.layers.Layer):
         return ops.clip((ops.matmul(z, kernel) + bias)[:, 0], -self.LARGEST, self.LARGEST)
 
     def get_config(self):
-        weight = float(ops.convert_to_numpy(self.weight))
-        return {**super().get_config(), "weight": weight, "hidden": list(self.hidden), "seed": self.seed}
+        return {**super().get_config(), "hidden": list(self.hidden)}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class BetaConstraint:
+class BetaConstraint(Serializable):
     """Lets training find the beta at which rate or distortion is at a target; see `constrained_beta`.
 
     Args:
@@ -168,10 +178,3 @@ class BetaConstraint:
         """Weight of the rate in this step, and beta after it; `rate` and `distortion` of shape `(batch,)`."""
         nats = ops.mean({"rate": rate, "distortion": distortion}[self.quantity])
         return constrained_beta(beta, self.quantity, nats, self.target_nats, self.gain)
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "BetaConstraint":
-        return cls(**config)

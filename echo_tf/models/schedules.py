@@ -22,9 +22,7 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, learning_rate: float, total_steps: int, decay_start: float = 0.5):
-        self.learning_rate = learning_rate
-        self.total_steps = total_steps
-        self.decay_start = decay_start
+        self.learning_rate, self.total_steps, self.decay_start = learning_rate, total_steps, decay_start
 
     def __call__(self, step):
         remaining = 1.0 - ops.cast(step, "float32") / self.total_steps
@@ -32,11 +30,7 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
         return self.learning_rate * ops.clip(decay, 0.0, 1.0)
 
     def get_config(self):
-        return {
-            "learning_rate": self.learning_rate,
-            "total_steps": self.total_steps,
-            "decay_start": self.decay_start,
-        }
+        return dict(vars(self))
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -56,10 +50,8 @@ class ReleasedSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, learning_rate: float, total_steps: int, steps_per_epoch: int, decay_start: float = 0.5):
-        self.learning_rate = learning_rate
-        self.total_steps = total_steps
-        self.steps_per_epoch = steps_per_epoch
-        self.decay_start = decay_start
+        self.learning_rate, self.total_steps = learning_rate, total_steps
+        self.steps_per_epoch, self.decay_start = steps_per_epoch, decay_start
 
     def __call__(self, step):
         epochs = self.total_steps / self.steps_per_epoch
@@ -69,8 +61,7 @@ class ReleasedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.learning_rate * ops.where(epoch <= constant_until, 1.0, climbing)
 
     def get_config(self):
-        names = ("learning_rate", "total_steps", "steps_per_epoch", "decay_start")
-        return {name: getattr(self, name) for name in names}
+        return dict(vars(self))
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -> keras.optimizers.Optimizer:

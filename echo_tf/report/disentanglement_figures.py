@@ -8,7 +8,7 @@ from echo_tf.errors import ResultError
 from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.rows import grouped
 from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, plain_columns
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -44,9 +44,9 @@ def scores_table(rows: list[dict]) -> Table | None:
         return Column(title, show, f"{key} {key}_se")
 
     columns = (
-        *(Column(key, f"{{{key}}}", key) for key in ("dataset", "method", "epochs")),
+        *plain_columns("dataset", "method", "epochs"),
         Column("beta", "{beta:g}", "beta"),
-        *(Column(key, f"{{{key}}}", key) for key in ("seeds", "codes")),
+        *plain_columns("seeds", "codes"),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
     )
     notes = [

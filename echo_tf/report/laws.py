@@ -6,7 +6,7 @@ from pathlib import Path
 from echo_tf.report.names import dataset_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
 from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, plain_columns
 from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, RATE, SEEDS, UNITS, notes_on_marks
 
 
@@ -47,9 +47,8 @@ def _beyond(pair: Pair) -> str:
 
 def fits_table(fits: list[dict]) -> Table | None:
     """Rates before and after a marginal is fitted to the law of `z`; `None` without any."""
-    keys = ("dataset", "method", "epochs", "beta", "seed", "noise")
     columns = (
-        *(Column(key, f"{{{key}}}", key) for key in keys),
+        *plain_columns("dataset", "method", "epochs", "beta", "seed", "noise"),
         Column("rate", "{rate_nats:.2f}", "rate_nats"),
         Column("rate after fitting a MAF to q(z)", "{fitted_rate_nats:.2f}", "fitted_rate_nats"),
         Column("lowered by", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),

@@ -40,6 +40,11 @@ class Column:
         return "" if None in values.values() else self.show.format(**values)
 
 
+def plain_columns(*keys: str) -> list[Column]:
+    """Columns with values as they are, each called as in the items."""
+    return [Column(key, f"{{{key}}}", key) for key in keys]
+
+
 def _follow(item: Any, path: str) -> Any:
     for name in path.split("."):
         item = item and (item[name] if isinstance(item, dict) else getattr(item, name))

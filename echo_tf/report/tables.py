@@ -19,7 +19,7 @@ from echo_tf.report.rows import (
     longest_schedules,
     rankings,
 )
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, plain_columns
 
 # Methods with one departure of the released code, and the method that they are otherwise.
 ONE_DEPARTURE = {"vae_shared_noise": "vae", "vae_released_schedule": "vae", "vae_conv_5x5": "vae"}
@@ -212,7 +212,7 @@ def laws_table(laws: list[dict]) -> Table | None:
     items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
     measured = "{law}={law}.distortion_nats {law}_se={law}.distortion_se"
     of_law = [Column(law.replace("_", ", "), f"{{{law}:.2f}} ± {{{law}_se:.2f}}", measured.format(law=law)) for law in LAWS]
-    columns = (*(Column(key, f"{{{key}}}", key) for key in keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
+    columns = (*plain_columns(*keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
     notes = [
         "Distortion in nats with the noise of a trained model replaced: Echo's own; Gaussian of its mean and covariance; the "
         "same without correlations; independent draws of each marginal. ± is the standard error over passes with new noise."
