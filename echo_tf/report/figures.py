@@ -1,4 +1,4 @@
-"""Figures of trained models from result files. Reads files only, no models."""
+"""Figures of results side by side, and all figures of a report. Reads files only, no models."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import norm
 
-from echo_tf.experiments.records import Analysis, Result, pictures_path, read_metrics
-from echo_tf.report.names import labels, plain_title, stem, title
+from echo_tf.experiments.records import Result, read_metrics
+from echo_tf.report.looks import OF_POINTS, looks
+from echo_tf.report.model_figures import (
+    PICTURES,
+    Analyses,
+    load_pictures,
+    plot_marginals,
+    plot_matched,
+    plot_pictures,
+    plot_pointwise,
+    plot_rates_by_dimension,
+)
+from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
 from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
 
-Analyses = list[tuple[Result, Analysis]]
-
-# Pictures of a model, by the name of their array, and what they are.
-PICTURES = {"reconstructions": "means of 10 reconstructions", "samples": "samples from the marginal"}
-# Rates at which reconstructions are matched, as quantiles of the range that all methods reach.
-MATCHED_QUANTILES = (0.15, 0.5, 0.85)
-# Points of a line in the pointwise figures; each is the mean of so many neighbours.
-WINDOWS = 40
-# How the markers of a method are filled, one way for each of its settings.
-FILLS = ("full", "left", "bottom", "right", "top", "none")
 # What to see in a figure, by how its file is called.
 CAPTIONS = {
     "beside_paper": "-ELBO of each method here and in the paper. Lower is better.",
@@ -43,17 +43,6 @@ CAPTIONS = {
     "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
     "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
 }
-# Parts of names that the points of a curve have, not the curve.
-_OF_POINTS = ("beta", "seed")
-
-
-def looks(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[dict]:
-    """Label, colour, marker and its filling for results that are drawn together, one a setting; `without` as in `labels`."""
-    names, methods = labels(results, without), [result.method for result in results]
-    settings = [name.removeprefix(plain_title(method)) for name, method in zip(names, methods, strict=True)]
-    fills = {setting: FILLS[place % len(FILLS)] for place, setting in enumerate(dict.fromkeys(settings))}
-    found = zip(names, settings, methods, strict=True)
-    return [{"label": name, "fillstyle": fills[setting], **method_look(method, *methods)} for name, setting, method in found]
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
@@ -151,38 +140,6 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
     return save(figure, path)
 
 
-def plot_pictures(kind: str, results: Sequence[Result], path: Path) -> Path:
-    """Pictures of a kind in `PICTURES` by the first seed of every setting; all results have pictures, of the same split."""
-    strips = {f"{results[0].split}\nimages": load_pictures(results[0])["originals"]} if kind == "reconstructions" else {}
-    for result, name in zip(results, labels(results), strict=True):
-        strips.setdefault(name.replace(", ", "\n", 1), load_pictures(result)[kind])
-    return _plot_strips(strips, f"{title(results)}: {PICTURES[kind]}", path)
-
-
-def load_pictures(result: Result) -> dict[str, np.ndarray]:
-    """Pictures of a model, `(n, h, w)` or in colours `(n, h, w, 3)`; empty where there are none.
-
-    Published results have no file, and models of data that are no images have other arrays in it.
-    """
-    path = pictures_path(result.folder, result.split)
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as pictures:
-        shape = pictures["originals"].shape
-        return dict(pictures) if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3) else {}
-
-
-def _plot_strips(strips: dict[str, np.ndarray], heading: str, path: Path) -> Path:
-    figure, axes = pyplot().subplots(len(strips), 1, figsize=(7.5, 0.75 * len(strips) + 0.5), squeeze=False)
-    for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
-        axis.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)  # the map is for one channel only
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.suptitle(heading)
-    return save(figure, path)
-
-
 def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     """Curves of rate against distortion.
 
@@ -194,7 +151,7 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     floors: dict[float, str] = {}
     at_one = []
     firsts = [curve[0] for curve in curves]
-    for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
+    for curve, look in zip(curves, looks(firsts, OF_POINTS), strict=True):
         points = [(row.mean["rate_nats"], row.mean["distortion_nats"]) for row in curve]
         look["label"] += f", β = {curve[0].config.beta:g} ... {curve[-1].config.beta:g}"
         line = "-" if len(curve) > 2 else "none"  # a straight line would say more than two points do
@@ -212,91 +169,8 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
         at = (floor, 0.02), ("data", "axes fraction")
         axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
-    axis.set(title=f"{title(firsts, _OF_POINTS)}; grey: lines of equal -ELBO")
+    axis.set(title=f"{title(firsts, OF_POINTS)}; grey: lines of equal -ELBO")
     legend_below(figure, 2)
-    return save(figure, path)
-
-
-def plot_matched(curves: list[list[Row]], path: Path) -> Path | None:
-    """Mean reconstructions of models with nearly the same rate, whatever their beta; `None` if no rate is in all curves.
-
-    The rates are quantiles of the range that all curves reach; each method shows its model with the nearest one.
-
-    Source: paper, figures 3 to 5 (means over 10 draws; models matched by rate).
-    """
-    ranges = [[row.mean["rate_nats"] for row in curve] for curve in curves]
-    low, high = max(map(min, ranges)), min(map(max, ranges))
-    firsts = [curve[0] for curve in curves]
-    strips = {"images": load_pictures(firsts[0])["originals"]}
-    for rate in low + np.array(MATCHED_QUANTILES) * (high - low):
-        for curve, name in zip(curves, labels(firsts, _OF_POINTS), strict=True):
-            row = min(curve, key=lambda row: abs(row.mean["rate_nats"] - rate))
-            reached = f"R = {row.mean['rate_nats']:.1f}, D = {row.mean['distortion_nats']:.1f}"
-            strips[f"{name}, β = {row.config.beta:g}\n{reached}"] = load_pictures(row)["reconstructions"]
-    heading = f"{title(firsts, _OF_POINTS)}: means of 10 reconstructions, matched by rate"
-    return _plot_strips(strips, heading, path) if low < high else None
-
-
-def plot_marginals(analyses: Analyses, path: Path) -> Path:
-    """Marginal density of the nine dimensions with the largest rates of a single model, with N(0, 1) dashed.
-
-    Source: paper, figure 6 (Gaussian kernel, Scott's rule, 500 draws for every test image).
-    """
-    ((result, analysis),) = analyses
-    figure, axes = pyplot().subplots(3, 3, figsize=(7.0, 5.6))
-    for axis in axes.flat[len(analysis.shown) :]:
-        axis.set_visible(False)
-    for axis, dimension, grid, density in zip(axes.flat, analysis.shown, analysis.grid, analysis.density, strict=False):
-        axis.plot(grid, density, color=method_look(result.method)["color"])
-        axis.plot(grid, norm.pdf(grid), color="0.6", linestyle="--", linewidth=0.9)
-        axis.set(title=f"dimension {dimension}: {analysis.rate_by_dimension_nats[dimension]:.2f} nats", ylim=(0, None))
-    figure.supxlabel("z (as the decoder sees it)")
-    figure.supylabel("density")
-    figure.suptitle(f"{title([result], without=())}: marginals; dashed: N(0, 1)")
-    return save(figure, path)
-
-
-def plot_pointwise(analyses: Analyses, path: Path) -> Path:
-    """Rate of single images and the norms of mean and scale, images sorted by conditional likelihood.
-
-    Means over `WINDOWS` windows; the band holds four fifths of each.
-
-    Source: paper, figures 7 and 8.
-    """
-    figure, axes = pyplot().subplots(2, 2, figsize=(8.0, 6.2), sharex=True)
-    names = ("log p(x|z) (nats)", "pointwise rate (nats)", "norm of the mean", "norm of the scale")
-    results = [result for result, _ in analyses]
-    for (_, found), look in zip(analyses, looks(results, without=()), strict=True):
-        best_first = np.argsort(found.pointwise_distortion_nats, kind="stable")
-        shown = (-found.pointwise_distortion_nats, found.pointwise_rate_nats, found.mean_norm, found.scale_norm)
-        for axis, name, values in zip(axes.flat, names, shown, strict=True):
-            windows = np.array_split(values[best_first], min(WINDOWS, len(values)))
-            places = np.cumsum([len(window) for window in windows]) - 0.5 * len(windows[0])
-            axis.plot(places, [window.mean() for window in windows], color=look["color"], label=look["label"], linewidth=1.2)
-            low, high = np.transpose([np.quantile(window, (0.1, 0.9)) for window in windows])
-            axis.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
-            axis.set(ylabel=name)
-    for axis in axes[1]:
-        axis.set(xlabel="images by log p(x|z), best first")
-    legend_below(figure, 2)
-    explained = "lines: means of neighbouring images; bands: the middle four fifths of them"
-    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{explained}")
-    return save(figure, path)
-
-
-def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:
-    """Rate of every latent dimension in falling order; dashed: the floor of a dimension of Echo."""
-    figure, axis = pyplot().subplots(figsize=(6.0, 3.4))
-    results = [result for result, _ in analyses]
-    for (result, analysis), look in zip(analyses, looks(results, without=()), strict=True):
-        rates = np.sort(analysis.rate_by_dimension_nats)[::-1]
-        axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, **look)
-        if result.rate_floor_nats is not None:
-            floor = result.rate_floor_nats / len(rates)
-            axis.axhline(floor, color=look["color"], linestyle="--", linewidth=0.8, label=f"floor of Echo, {floor:.2f} nats")
-    axis.set(xlabel="dimension, by rate", ylabel="rate (nats)", title=f"{title(results, without=())}: rate by dimension")
-    axis.set_ylim(bottom=0)
-    legend(axis)
     return save(figure, path)
 
 

@@ -74,7 +74,8 @@ def drawn(monkeypatch):
         path.touch()
         return path
 
-    monkeypatch.setattr("echo_tf.report.figures.save", save)
+    for module in ("figures", "model_figures"):
+        monkeypatch.setattr(f"echo_tf.report.{module}.save", save)
     return found
 
 

@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 
 from echo_tf.experiments.records import Analysis, pictures_path
-from echo_tf.report import figures
-from echo_tf.report.figures import (
-    PICTURES,
-    looks,
-    plot_all,
-    plot_comparison,
-    plot_matched,
-    plot_pictures,
-    plot_rate_distortion,
-    plot_training,
-)
+from echo_tf.report import model_figures
+from echo_tf.report.figures import plot_all, plot_comparison, plot_rate_distortion, plot_training
+from echo_tf.report.looks import looks
+from echo_tf.report.model_figures import PICTURES, plot_matched, plot_pictures
 from echo_tf.report.rows import compare, curves
 
 
@@ -135,7 +128,7 @@ class TestPictures:
     @pytest.fixture
     def strips(self, monkeypatch):
         found = []
-        monkeypatch.setattr(figures, "_plot_strips", lambda images, *_: found.append(list(images)))
+        monkeypatch.setattr(model_figures, "_plot_strips", lambda images, *_: found.append(list(images)))
         return found
 
     def test_tell_precisions_apart(self, put, strips, bfloat16, tmp_path):
