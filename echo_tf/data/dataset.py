@@ -87,27 +87,14 @@ class Dataset:
         all_splits = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
         given = {split: np.asarray(values) for split, values in all_splits.items()}
         splits = {split: _examples(split, array) for split, array in given.items()}
-        kinds = {split: f"{KINDS[given[split].dtype.kind]} of shape {array.shape[1:]}" for split, array in splits.items()}
-        for split, kind in kinds.items():
-            if kind != kinds["train"]:
-                raise _invalid(
-                    f"array `{split}`", f"examples that are {kinds['train']}, as in `train`", kind, "Make them alike."
-                )
+        _check_alike({split: f"{KINDS[given[split].dtype.kind]} of shape {array.shape[1:]}" for split, array in splits.items()})
         all_labels = {"train": train_labels, "test": test_labels, "validation": validation_labels}
         labels = {split: np.asarray(values) for split, values in all_labels.items() if values is not None}
         for split, array in labels.items():
-            count = len(splits.get(split, ()))
-            if array.dtype.kind not in "iu" or array.shape != (count,):
-                expected = f"integers of shape ({count},), one for each example"
-                remedy = "Number the classes from 0, or leave the labels out."
-                raise _invalid(f"array `{split}_labels`", expected, f"{array.dtype} of shape {array.shape}", remedy)
-        digest = hashlib.sha256()
-        for split, array in (*splits.items(), *labels.items()):
-            digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
-            digest.update(array.ravel().data)  # no copy of an array in C order
+            _check_labels(split, array, len(splits.get(split, ())))
         is_binary = max(array.max() for array in splits.values()) == 1
         white = 1 if is_binary or splits["train"].dtype == np.float32 else 255
-        return cls(name, splits, white, labels, "own", digest.hexdigest()[:16])
+        return cls(name, splits, white, labels, "own", _fingerprint([*splits.items(), *labels.items()]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,6 +144,27 @@ class Dataset:
 
 def _invalid(what: str, expected: str, found: str, remedy: str) -> ValueError:
     return ValueError(f"Invalid value received for {what}. Expected {expected}. Received: {found}. {remedy}")
+
+
+def _check_alike(kinds: dict[str, str]) -> None:
+    for split, kind in kinds.items():
+        if kind != kinds["train"]:
+            raise _invalid(f"array `{split}`", f"examples that are {kinds['train']}, as in `train`", kind, "Make them alike.")
+
+
+def _check_labels(split: str, array: np.ndarray, count: int) -> None:
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        expected = f"integers of shape ({count},), one for each example"
+        remedy = "Number the classes from 0, or leave the labels out."
+        raise _invalid(f"array `{split}_labels`", expected, f"{array.dtype} of shape {array.shape}", remedy)
+
+
+def _fingerprint(arrays: list[tuple[str, np.ndarray]]) -> str:
+    digest = hashlib.sha256()
+    for split, array in arrays:
+        digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.ravel().data)  # no copy of an array in C order
+    return digest.hexdigest()[:16]
 
 
 def _examples(split: str, array: np.ndarray) -> np.ndarray:
