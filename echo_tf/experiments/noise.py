@@ -110,7 +110,8 @@ def compare_laws(model: keras.Model, images: np.ndarray, batch_size: int, seed: 
     # Noise of the first half of the pool goes to the examples of the second, so that none is among its own echoes.
     ours, others = np.array_split(features, 2)[::-1]
     sent = ours[rng.integers(len(ours), size=count)]
-    noise, behind = (channel.noise_samples(others, count, min(batch_size, len(others)), seed=seed + k) for k in (0, 1))
+    batch_size = min(max(batch_size, channel.source.d_max + 1), len(others))
+    noise, behind = (channel.noise_samples(others, count, batch_size, seed=seed + k) for k in (0, 1))
     mean, scale = channel.statistics(ops.convert_to_tensor(sent))
     z = ops.convert_to_numpy(mean + channel.attenuate(scale, ops.convert_to_tensor(behind)))
     units = noise.std(axis=0) + keras.config.epsilon()

@@ -56,7 +56,7 @@ class TestCompareLaws:
         model.build((None, 3))
         model.channel.log_scale_head.bias.assign([3.0, 3.0])
         model.channel.below_head.bias.assign([0.5])
-        model.channel.source.d_max = model.channel.source.depth = d_max
+        model.channel.source.d_max = d_max
         return noise.compare_laws(model, np.random.default_rng(0).normal(size=(4_000, 3)).astype("float32"), 100)
 
     def test_noise_has_the_law_of_z_and_is_not_gaussian(self):
