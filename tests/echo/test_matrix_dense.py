@@ -48,9 +48,10 @@ def test_echoes_from_the_reservoir_carry_no_gradient():
         with tf.GradientTape() as tape:
             tape.watch(mean)
             noise = layer.source.noise(mean, scale, True)
-        found[echoes] = tape.gradient(noise, mean)
+        gradient = tape.gradient(noise, mean)
+        found[echoes] = np.zeros(1) if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
         assert np.all(np.std(noise, axis=0) > 0)
-    assert found["reservoir"] is None or not np.any(found["reservoir"])
+    assert not np.any(found["reservoir"])
     assert np.any(found["batch"])
 
 
