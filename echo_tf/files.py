@@ -80,11 +80,14 @@ def set_aside(path: Path, damage: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder until the block or this process ends. Temporary files of killed ones are deleted.
+    """Keep other processes out of a folder until the block or this process ends, and make it if there is none.
+
+    Temporary files of killed processes are deleted.
 
     Raises:
         CellError: another process holds the lock.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:  # it stays: who removes a lock file may remove that of the next
         try:
             import fcntl  # Windows has no such module

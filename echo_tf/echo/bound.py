@@ -6,10 +6,15 @@ from numbers import Integral
 import numpy as np
 
 
+def invalid(name: str, expected: str, received: str) -> ValueError:
+    """The error about the argument `name`."""
+    return ValueError(f"Invalid value received for argument `{name}`. Expected {expected}. Received: {received}")
+
+
 def check_d_max(d_max: int) -> None:
     """Raise `ValueError` unless `d_max` is an integer of at least 1."""
     if not isinstance(d_max, Integral) or d_max < 1:
-        raise ValueError(f"Invalid value received for argument `d_max`. Expected an integer >= 1. Received: d_max={d_max}")
+        raise invalid("d_max", "an integer >= 1", f"d_max={d_max}")
 
 
 def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> float:
@@ -40,9 +45,7 @@ def max_scale(d_max: int, max_mean: float = 1.0, precision: float = 2**-23) -> f
     check_d_max(d_max)
     for name, value in (("max_mean", max_mean), ("precision", precision)):
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(
-                f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value}"
-            )
+            raise invalid(name, "a positive finite number", f"{name}={value}")
     from scipy.optimize import brentq  # half of the start of `reproduce.py --dry-run`, which may not need it
 
     log_target = math.log(precision / max_mean)

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from echo_tf.echo.bound import invalid
+
 Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
@@ -16,15 +18,13 @@ SEEDS = 2**32
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise `ValueError` if an argument is none of its choices."""
     if value not in choices:
-        raise ValueError(f"Invalid value received for argument `{name}`. Expected one of {choices}. Received: {name}={value!r}")
+        raise invalid(name, f"one of {choices}", f"{name}={value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:
     """Raise `ValueError` for what is not a positive finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(
-            f"Invalid value received for argument `{name}`. Expected a positive finite number. Received: {name}={value!r}"
-        )
+        raise invalid(name, "a positive finite number", f"{name}={value!r}")
 
 
 def not_negative(name: str, value: Any) -> float:
@@ -34,18 +34,14 @@ def not_negative(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise ValueError(
-            f"Invalid value received for argument `{name}`. Expected a finite number >= 0. Received: {name}={value!r}"
-        )
+        raise invalid(name, "a finite number >= 0", f"{name}={value!r}")
     return number
 
 
 def check_seed(seed: Any) -> None:
     """Raise `ValueError` for what cannot seed a generator: Keras accepts larger integers and fails at the first draw."""
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS):
-        raise ValueError(
-            f"Invalid value received for argument `seed`. Expected None or an integer below 2^32. Received: seed={seed!r}"
-        )
+        raise invalid("seed", "None or an integer below 2^32", f"seed={seed!r}")
 
 
 def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:
@@ -54,8 +50,21 @@ def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:
     if len(shapes[0]) != len(shapes[1]) or any(
         None not in sizes and len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)
     ):
+        raise invalid("log_scale", f"the shape of `mean`, {shapes[0]}", str(shapes[1]))
+
+
+def check_bounds(mean: Tensor, log_scale: Tensor, max_mean: float) -> None:
+    """Raise `ValueError` for `|mean| > max_mean` or `log_scale > 0`, outside of a graph. NaN is no reason."""
+    if 0 in mean.shape:
+        return
+    try:
+        bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
+    except (NotImplementedError, TypeError):  # in a graph
+        return
+    if not (bounds[0] <= max_mean and bounds[1] <= 0) and not math.isnan(sum(bounds)):
         raise ValueError(
-            f"Invalid value received for argument `log_scale`. Expected the shape of `mean`, {shapes[0]}. Received: {shapes[1]}"
+            f"Expected |mean| of at most max_mean = {max_mean:g} and log_scale of at most 0 (heads with tanh and "
+            f"log_sigmoid have them). Received up to {bounds[0]:g} and {bounds[1]:g}"
         )
 
 

@@ -59,6 +59,8 @@ class EchoDense(EchoWithHeads):
         (None, 32)
     """
 
+    options = ("units", "parametrisation", "mean_scale", "noise")
+
     def __init__(
         self,
         units: int,
@@ -81,9 +83,8 @@ class EchoDense(EchoWithHeads):
         check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
         check_positive("mean_scale", mean_scale)
         self.units, self.parametrisation, self.mean_scale = units, parametrisation, mean_scale
-        self.multiplicative = multiplicative
-        options = {"reservoir_size": reservoir_size, "echoes": echoes, "seed": seed}
-        self.echo = EchoLayer(d_max, max_mean, sampler, replace, name="echo", **options)  # type: ignore[arg-type]
+        sources = {"reservoir_size": reservoir_size, "echoes": echoes, "seed": seed}
+        self.echo = EchoLayer(d_max, max_mean, sampler, replace, multiplicative, name="echo", **sources)  # type: ignore[arg-type]
         check_choice("noise", noise, NOISE_LAWS)
         self.noise = self.source.law = noise
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
@@ -116,7 +117,7 @@ class EchoDense(EchoWithHeads):
         return self.echo.attenuate(scale, noise)
 
     def finished(self, z: Tensor) -> Tensor:
-        return ops.exp(z) if self.multiplicative else z
+        return ops.exp(z) if self.echo.multiplicative else z
 
     @property
     def rate_floor(self) -> float:  # type: ignore[override]
@@ -127,7 +128,4 @@ class EchoDense(EchoWithHeads):
         return mean, ops.exp(log_scale)
 
     def get_config(self):
-        echo = ("d_max", "max_mean", "sampler", "replace", "reservoir_size", "echoes", "seed")
-        own = ("units", "multiplicative", "parametrisation", "mean_scale", "noise")
-        of_echo = {name: getattr(self.echo, name) for name in echo}
-        return {**super().get_config(), **of_echo, **{name: getattr(self, name) for name in own}}
+        return {**super().get_config(), **{name: getattr(self.echo, name) for name in EchoLayer.options}}

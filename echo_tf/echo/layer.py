@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.echo.bound import max_scale
-from echo_tf.echo.checks import Tensor, check_same_shape, concatenated_pairs
+from echo_tf.echo.bound import invalid, max_scale
+from echo_tf.echo.checks import Tensor, check_bounds, check_same_shape, concatenated_pairs
 from echo_tf.echo.noise import diagonal_noise, echo_rate
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.weighted_rate import WeightedRateLayer
@@ -85,10 +85,7 @@ class BareEchoLayer(WeightedRateLayer):
 def pair(inputs: Any) -> Any:
     """What an Echo layer is called with, or its shapes. Raises `ValueError` unless these are two."""
     if not isinstance(inputs, list | tuple) or len(inputs) != 2 or isinstance(inputs[0], int | None):
-        raise ValueError(
-            "Invalid value received for argument `inputs`. Expected a list of two tensors, the mean and what makes the scale. "
-            f"Received: {inputs}"
-        )
+        raise invalid("inputs", "a list of two tensors, the mean and what makes the scale", str(inputs))
     return inputs
 
 
@@ -145,6 +142,8 @@ class EchoLayer(BareEchoLayer):
         ((100, 32), 5.7372)
     """
 
+    options = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "reservoir_size", "echoes", "seed")
+
     def __init__(
         self,
         d_max: int = 99,
@@ -176,7 +175,7 @@ class EchoLayer(BareEchoLayer):
     def scale_and_rate(self, mean: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """`log r + log s(x)` and the rate."""
         check_same_shape(mean, parameters)
-        self._check_range(mean, parameters)
+        check_bounds(mean, parameters, self.max_mean)
         log_scale = self.bounded(parameters)
         return log_scale, echo_rate(log_scale)
 
@@ -202,20 +201,3 @@ class EchoLayer(BareEchoLayer):
     def rate_floor(self, dim: int) -> float:
         """Smallest rate of a `dim`-dimensional channel, `-dim log r`, in nats."""
         return -dim * math.log(self.max_scale)
-
-    def _check_range(self, mean: Tensor, log_scale: Tensor) -> None:
-        if 0 in mean.shape:
-            return
-        try:
-            bounds = float(ops.max(ops.abs(mean))), float(ops.max(log_scale))
-        except (NotImplementedError, TypeError):  # in a graph
-            return
-        if not (bounds[0] <= self.max_mean and bounds[1] <= 0) and not math.isnan(bounds[0] + bounds[1]):
-            raise ValueError(
-                f"Expected |mean| of at most max_mean = {self.max_mean:g} and log_scale of at most 0 (heads with tanh and "
-                f"log_sigmoid have them). Received up to {bounds[0]:g} and {bounds[1]:g}"
-            )
-
-    def get_config(self):
-        names = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "reservoir_size", "echoes", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.bound import check_d_max, max_scale
+from echo_tf.echo.bound import check_d_max, invalid, max_scale
 from echo_tf.echo.checks import Seed, Tensor, at_least_float32
 from echo_tf.echo.layer import BareEchoLayer, pair
 from echo_tf.echo.noise import echo_recurrence
@@ -59,10 +59,8 @@ def matrix_ring_noise(
     mean, scale = at_least_float32(mean, scale)
     batch = mean.shape[0]
     if batch is not None and d_max > batch - 1 and count is None:
-        raise ValueError(
-            f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {batch - 1}, so that no example is its "
-            f"own echo. Received: d_max={d_max}. Use larger batches or a smaller d_max."
-        )
+        expected = f"at most batch - 1 = {batch - 1}, so that no example is its own echo"
+        raise invalid("d_max", expected, f"d_max={d_max}. Use larger batches or a smaller d_max.")
     order = ops.convert_to_tensor(order)
     means, scales = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)
     places = echo_recurrence(means, scales, d_max, count=count, behind=behind, apply=product, compose=ops.matmul)
@@ -190,9 +188,7 @@ def bounded_triangular(raw: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
     Source: ours. The bound of the norm is Schur's test, a case of Hölder's inequality between matrix norms.
     """
     if not 0 < max_scale < 1:
-        raise ValueError(
-            f"Invalid value received for argument `max_scale`. Expected a number in (0, 1). Received: max_scale={max_scale}"
-        )
+        raise invalid("max_scale", "a number in (0, 1)", f"max_scale={max_scale}")
     (raw,) = at_least_float32(raw)
     dim = _triangular_dim(raw)
     logits = raw[..., :dim]
@@ -232,10 +228,8 @@ def _triangular_dim(raw: Tensor) -> int:
     length = raw.shape[-1]
     dim = (math.isqrt(8 * length + 1) - 1) // 2
     if length < 1 or dim * (dim + 1) // 2 != length:
-        raise ValueError(
-            "Invalid value received for argument `raw`. Expected m (m + 1) / 2 values on the last axis, as 1, 3, 6, 10, ... "
-            f"for m = 1, 2, 3, 4, ... Received: raw.shape={tuple(raw.shape)}"
-        )
+        expected = "m (m + 1) / 2 values on the last axis, as 1, 3, 6, 10, ... for m = 1, 2, 3, 4, .."
+        raise invalid("raw", expected, f"raw.shape={tuple(raw.shape)}")
     return dim
 
 
@@ -277,6 +271,8 @@ class MatrixEchoLayer(BareEchoLayer):
         >>> tuple(z.shape), round(layer.rate_floor(8), 4)
         ((100, 8), 1.5143)
     """
+
+    options = ("d_max", "max_mean", "reservoir_size", "seed")
 
     def __init__(
         self,
@@ -322,10 +318,6 @@ class MatrixEchoLayer(BareEchoLayer):
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         _check_shapes(*(tuple(tensor.shape) for tensor in inputs))
         return super().compute_output_spec(inputs, return_rate, training)
-
-    def get_config(self):
-        names = ("d_max", "max_mean", "reservoir_size", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _check_shapes(mean: tuple, raw: tuple) -> None:

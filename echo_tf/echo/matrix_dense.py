@@ -69,6 +69,7 @@ class MatrixEchoDense(EchoWithHeads):
     """
 
     gather = staticmethod(matrix_gather_noise)
+    options = ("units", "d_max", "reservoir_size", "echoes", "seed", "noise")
 
     def __init__(
         self,
@@ -141,7 +142,3 @@ class MatrixEchoDense(EchoWithHeads):
                 self.d_max,
                 truncation,
             )
-
-    def get_config(self):
-        names = ("units", "d_max", "reservoir_size", "echoes", "seed", "noise")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.bound import check_d_max
+from echo_tf.echo.bound import check_d_max, invalid
 from echo_tf.echo.checks import Seed, Tensor, at_least_float32, check_choice, check_same_shape
 
 SAMPLERS = ("ring", "gather")
@@ -182,18 +182,13 @@ def echo_noise(
     static_batch = mean.shape[0]
     if d_max is None:
         if replace or static_batch is None:
-            raise ValueError(
-                "Invalid value received for argument `d_max`. Expected an integer, because "
-                + ("replace=True has no natural number of echoes. " if replace else "the batch size is not static. ")
-                + "Received: d_max=None"
-            )
+            reason = "replace=True has no natural number of echoes" if replace else "the batch size is not static"
+            raise invalid("d_max", f"an integer, because {reason}", "d_max=None")
         d_max = static_batch - 1
     check_d_max(d_max)
     if not replace and static_batch is not None and d_max > static_batch - 1:
-        raise ValueError(
-            f"Invalid value received for argument `d_max`. Expected at most batch - 1 = {static_batch - 1} without "
-            f"replacement. Received: d_max={d_max}. Use larger batches, a smaller d_max, or replace=True."
-        )
+        remedy = "Use larger batches, a smaller d_max, or replace=True."
+        raise invalid("d_max", f"at most batch - 1 = {static_batch - 1} without replacement", f"d_max={d_max}. {remedy}")
 
     return diagonal_noise(mean, log_scale, d_max, sampler=sampler, replace=replace, seed=seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from echo_tf.echo.bound import check_d_max
+from echo_tf.echo.bound import check_d_max, invalid
 from echo_tf.echo.checks import Tensor, check_choice, check_seed
 from echo_tf.echo.laws import NOISE_LAWS, redrawn
 from echo_tf.echo.metrics import LargestBatch
@@ -57,10 +57,7 @@ class EchoSource(keras.layers.Layer):
         check_choice("noise", law, NOISE_LAWS)
         check_seed(seed)
         if reservoir_size is not None and reservoir_size <= d_max:
-            raise ValueError(
-                f"Invalid value received for argument `reservoir_size`. Expected more than d_max = {d_max}. "
-                f"Received: reservoir_size={reservoir_size}"
-            )
+            raise invalid("reservoir_size", f"more than d_max = {d_max}", f"reservoir_size={reservoir_size}")
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
         self.law = law
         self.seed_generator = keras.random.SeedGenerator(seed)

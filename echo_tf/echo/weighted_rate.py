@@ -22,9 +22,14 @@ class WeightedRateLayer(keras.layers.Layer):
     Args:
         rate_weight: Float >= 0, or `None` for a layer that adds nothing to the loss and has no such variable.
 
+    Attributes:
+        options: Names of further arguments of a subclass, each also an attribute of it: what `get_config` holds.
+
     Raises:
         ValueError: `rate_weight` is no finite number >= 0.
     """
+
+    options: tuple[str, ...] = ()
 
     def __init__(self, rate_weight: float | None = None, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -78,4 +83,4 @@ class WeightedRateLayer(keras.layers.Layer):
 
     def get_config(self):
         weight = None if self._weight_variable is None else float(ops.convert_to_numpy(self._weight_variable))
-        return {**super().get_config(), "rate_weight": weight}
+        return {**super().get_config(), "rate_weight": weight, **{name: getattr(self, name) for name in self.options}}

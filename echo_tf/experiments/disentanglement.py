@@ -5,7 +5,6 @@ image sends `f(x)`, and `z = f(x) + S(x) e` with echoes `e` from the reservoir o
 hand, which in a batch with a factor fixed would have the wrong law.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -17,6 +16,7 @@ from echo_tf.data.sprites import DEPENDENT, SIZES, factor_sizes, factors_of
 from echo_tf.errors import ConfigError
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.points import PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.experiments.scores import (
     TABLE,
@@ -26,9 +26,8 @@ from echo_tf.experiments.scores import (
     factor_vae_score,
     gaussian_total_correlation,
     mutual_information_gaps,
-    read_scores,
 )
-from echo_tf.files import locked, replacing, write_rows
+from echo_tf.files import locked, replacing
 
 IMAGES = 10_000  # at most, of all combinations
 DIMENSIONS, STEPS = 5, 7  # of a traversal
@@ -123,23 +122,19 @@ def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None
         ResultError: the table is damaged.
     """
     check_factors(cells)
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        rows = read_scores(folder)
+        table = PointTable(folder / TABLE, ScorePoint)
         images, factors = images_with_factors(cells[0].dataset, data_dir)
         for cell in cells:
-            config = cell.config
-            names = (cell.dataset, config.method, config.training.epochs, config.beta, config.seed)
-            if any(tuple(row.values())[: len(names)] == names for row in rows):
+            if (key := model_key(cell)) in table:
                 continue
             model = load_model(cell.folder(out))
             codes, rates = encode(model, images), rate_by_dimension(model.channel, model.features(images))
             variance = codes["sample"].var(axis=0)
-            for kind, values in codes.items():
-                found = score(values, factors, variance, config.seed)
-                rows.append(asdict(ScorePoint(*names, kind, float(rates.sum()), **found)))  # type: ignore[arg-type]
+            scores = {kind: score(values, factors, variance, cell.config.seed) for kind, values in codes.items()}
             pictures = traverse(model, codes["sample"], rates, codes["mean"][0])
-            with replacing(folder / f"{'-'.join(map(str, names[1:]))}.npz") as temporary:
+            with replacing(folder / f"{'-'.join(map(str, key[1:]))}.npz") as temporary:
                 np.savez_compressed(temporary, images=pictures, rates=np.sort(rates)[::-1][: len(pictures)])
-            write_rows(folder / TABLE, rows)  # last: it says that the cell is finished
-    return folder / TABLE
+            # Last: it says that the cell is finished.
+            table.put([ScorePoint(*key, kind, float(rates.sum()), **found) for kind, found in scores.items()])  # type: ignore[arg-type]
+    return table.path

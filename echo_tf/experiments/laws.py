@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+from echo_tf.experiments.points import ModelPoint
 from echo_tf.files import read_rows
 
 # Echo's own noise; Gaussian noise of its mean and covariance; the same without the correlations; draws of every dimension from
@@ -17,14 +18,9 @@ TESTED = ("z", "gaussian")
 
 
 @dataclass(frozen=True)
-class LawPoint:
+class LawPoint(ModelPoint):
     """Distortion of a trained model under a law of the noise, in nats; the standard error is over passes with new noise."""
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     law: str
     rate_nats: float
     distortion_nats: float
@@ -32,18 +28,13 @@ class LawPoint:
 
 
 @dataclass(frozen=True)
-class DimensionPoint:
+class DimensionPoint(ModelPoint):
     """What a dimension of `z` is worth: its rate, and the distortion that it saves, in nats.
 
     The latter is the distortion with the dimension set to its mean less that with it, for the same noise; the standard error is
     over images. `rank` counts dimensions from the one of the highest rate on.
     """
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     rank: int
     rate_nats: float
     worth_nats: float
@@ -51,17 +42,12 @@ class DimensionPoint:
 
 
 @dataclass(frozen=True)
-class FitPoint:
+class FitPoint(ModelPoint):
     """Rate of a trained model, and with a MAF fitted afterwards as the marginal, in nats; standard errors over images.
 
     `noise` is `"own"`, or `"gaussian"` where Echo noise was made Gaussian, so that there is a density.
     """
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     noise: str
     rate_nats: float
     fitted_rate_nats: float
@@ -70,17 +56,12 @@ class FitPoint:
 
 
 @dataclass(frozen=True)
-class LawTestPoint:
+class LawTestPoint(ModelPoint):
     """Energy distance of independent draws of the noise `e` of a trained model from draws of another law, and its p-value.
 
     `other` is one of `TESTED`. Both laws are measured in standard deviations of the noise, dimension by dimension.
     """
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     other: str
     draws: int
     distance: float

@@ -7,7 +7,6 @@ not exact, a marginal says that is fitted afterwards (`fitted.py`). Whether `z` 
 is exact, a two-sample test says.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -20,9 +19,10 @@ from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
-from echo_tf.experiments.laws import LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint, read_tables
+from echo_tf.experiments.laws import LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
+from echo_tf.experiments.points import Key, PointTable, model_key
 from echo_tf.experiments.run import load_model
-from echo_tf.files import locked, write_rows
+from echo_tf.files import locked
 from echo_tf.models.config import Config
 from echo_tf.theory import energy_test
 
@@ -31,8 +31,6 @@ PASSES = 5
 IMAGES = 2_000  # for the dimensions, each of which takes a pass
 TEST_DRAWS = 2_000
 POOL = 10_000  # images that test noise is made of
-
-Names = tuple[str, str, int, float, int]  # data set, method, epochs, beta and seed of a cell
 
 
 def draw(law: str, noise: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -152,53 +150,33 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         ResultError: a table is damaged.
     """
     check_measurable(cells)
-    paths = [folder / name for name in TABLES]
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        laws, dimensions, fits, tests = read_tables(folder)
+        laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind) for name, kind in TABLES.items()]
         for cell in cells:
-            config, names = cell.config, _names(cell)
+            config, key = cell.config, model_key(cell)
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
-            if has_echo_noise(config) and not _holds(dimensions, names):
+            if has_echo_noise(config) and key not in dimensions:
                 model = load_model(cell.folder(out))
-                of_laws, of_dimensions = _replaced(names, *measure(model, data.images(split), config.seed))
-                laws += of_laws
-                dimensions += of_dimensions
-                write_rows(paths[0], laws)
-                write_rows(paths[1], dimensions)  # last: it says that this is finished
-            if has_echo_noise(config) and config.channel.parametrisation != "centred" and not _holds(tests, names):
-                found = compare_laws(
-                    load_model(cell.folder(out)), data.images("train"), config.training.batch_size, config.seed
+                found, rates, worth = measure(model, data.images(split), config.seed)
+                laws.put(
+                    [LawPoint(*key, law, float(rates.sum()), float(d.mean()), standard_error(d)) for law, d in found.items()]
                 )
-                tests += [asdict(LawTestPoint(*names, law, *values)) for law, values in found.items()]
-                write_rows(paths[3], tests)
-            if is_fittable(config) and not _holds(fits, names):
+                dimensions.put(_ranked(key, rates, worth))  # last: it says that this is finished
+            if has_echo_noise(config) and config.channel.parametrisation != "centred" and key not in tests:
+                model, images = load_model(cell.folder(out)), data.images("train")
+                compared = compare_laws(model, images, config.training.batch_size, config.seed)
+                tests.put([LawTestPoint(*key, law, *values) for law, values in compared.items()])
+            if is_fittable(config) and key not in fits:
                 model = load_model(cell.folder(out))
                 noise = "own" if model.channel.has_density else "gaussian"
                 images = data.images("train"), data.images(split)
                 rates, gains = measure_looseness(model, *images, steps=STEPS, seed=config.seed)
                 means = float(rates.mean()), float((rates - gains).mean()), float(gains.mean())
-                fits.append(asdict(FitPoint(*names, noise, *means, standard_error(gains))))
-                write_rows(paths[2], fits)
-    return [path for path in paths if path.exists()]
+                fits.put([FitPoint(*key, noise, *means, standard_error(gains))])
+    return [table.path for table in tables if table.path.exists()]
 
 
-def _names(cell: Cell) -> Names:
-    """What tells cells of one folder apart: the first columns of every table."""
-    config = cell.config
-    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed
-
-
-def _holds(rows: list[dict], names: Names) -> bool:
-    return any(tuple(row.values())[: len(names)] == names for row in rows)
-
-
-def _replaced(names: Names, laws: dict[str, np.ndarray], rates: np.ndarray, worth: np.ndarray) -> tuple[list[dict], list[dict]]:
-    """The rows of `laws.csv` and `dimensions.csv` that `measure` gives."""
-    rate = float(rates.sum())
-    points = [LawPoint(*names, law, rate, float(found.mean()), standard_error(found)) for law, found in laws.items()]
+def _ranked(key: Key, rates: np.ndarray, worth: np.ndarray) -> list[DimensionPoint]:
+    """The rows of `dimensions.csv` that `measure` gives, by falling rate."""
     ranked = enumerate(np.argsort(-rates), 1)
-    saved = [
-        DimensionPoint(*names, rank, float(rates[j]), float(worth[j].mean()), standard_error(worth[j])) for rank, j in ranked
-    ]
-    return [asdict(point) for point in points], [asdict(point) for point in saved]
+    return [DimensionPoint(*key, rank, float(rates[j]), float(worth[j].mean()), standard_error(worth[j])) for rank, j in ranked]

@@ -70,7 +70,6 @@ def run_cell(
         return json.loads(path.read_text(encoding="utf-8"))
     dataset = _data_of(cell, dataset)
     images = dataset.images(split)  # a split that is missing is found before the training
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
             return json.loads(path.read_text(encoding="utf-8"))

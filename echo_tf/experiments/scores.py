@@ -12,6 +12,7 @@ from typing import NamedTuple, get_type_hints
 
 import numpy as np
 
+from echo_tf.experiments.points import ModelPoint
 from echo_tf.files import read_rows
 
 TABLE = "scores.csv"
@@ -172,18 +173,13 @@ def gaussian_total_correlation(codes: np.ndarray, active: np.ndarray | None = No
 
 
 @dataclass(frozen=True)
-class ScorePoint:
+class ScorePoint(ModelPoint):
     """Scores of a trained model, for one kind of codes, on images of all combinations of the factors.
 
     `codes` is `"mean"`, what an image sends without noise, or `"sample"`, a draw of `z`. Rate and total correlation in nats;
     `active` counts the dimensions that are not pruned, those that the FactorVAE score and the total correlation regard.
     """
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     codes: str
     rate_nats: float
     active: int

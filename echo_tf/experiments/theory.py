@@ -7,11 +7,11 @@ import itertools
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
 
-from echo_tf.files import locked, read_rows, write_rows
+from echo_tf.experiments.points import PointTable
+from echo_tf.files import locked, write_rows
 from echo_tf.theory import rd_curve, to_bits
 from echo_tf.theory.sources import BINARY_SOURCE, all_sources
 
@@ -38,20 +38,16 @@ def run(folder: Path, seeds: int) -> None:
     """
     from echo_tf.experiments.source_models import CHANNELS, LearnedPoint, learn_curve
 
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         for name, make in _MAKERS.items():
             if not (folder / name).exists():
                 logger.info("making %s", name)
                 write_rows(folder / name, make())
-        learned = folder / LEARNED
-        rows = read_rows(learned, get_type_hints(LearnedPoint))
-        finished = {(row["source"], row["channel"], row["seed"]) for row in rows}
+        learned = PointTable(folder / LEARNED, LearnedPoint, ("source", "channel", "seed"))
         for source, channel, seed in itertools.product(all_sources(), CHANNELS, range(seeds)):
-            if (source.name, channel, seed) not in finished:
+            if (source.name, channel, seed) not in learned:
                 logger.info("training: %s, %s channel, seed %d", source.name, channel, seed)
-                rows += [asdict(point) for point in learn_curve(source, channel, seed)]
-                write_rows(learned, rows)
+                learned.put(learn_curve(source, channel, seed))
 
 
 def _binary_source() -> list[dict]:

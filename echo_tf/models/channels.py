@@ -42,6 +42,8 @@ class GaussianChannel(Channel):
         ((4, 8), (4,))
     """
 
+    options = ("units", "shared_noise", "seed")
+
     def __init__(
         self,
         units: int,
@@ -100,10 +102,6 @@ class GaussianChannel(Channel):
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
         return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
 
-    def get_config(self):
-        names = ("units", "shared_noise", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
 
 class CorrelatedGaussianChannel(Channel):
     """A Gaussian channel `z = mean + L n`, `n ~ N(0, I)`, with full covariance `L L'` and a standard normal marginal.
@@ -114,6 +112,7 @@ class CorrelatedGaussianChannel(Channel):
     """
 
     has_components = False
+    options = ("units", "seed")
 
     def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
         super().__init__(rate_weight, **kwargs)
@@ -154,9 +153,6 @@ class CorrelatedGaussianChannel(Channel):
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
         return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.bound import invalid
 from echo_tf.echo.checks import Tensor, check_positive
 from echo_tf.models.losses import bernoulli_distortion
 
@@ -80,10 +81,8 @@ def make_distortion(distortion: str | DistortionFunction) -> DistortionFunction:
         return distortion
     if distortion in ("bernoulli", "gaussian"):
         return Bernoulli() if distortion == "bernoulli" else Gaussian()
-    raise ValueError(
-        "Invalid value received for argument `distortion`. Expected 'bernoulli', 'gaussian', Gaussian(sd), or a function "
-        f"(x, parameters) -> nats of shape (batch,). Received: distortion={distortion!r}"
-    )
+    expected = "'bernoulli', 'gaussian', Gaussian(sd), or a function (x, parameters) -> nats of shape (batch,)"
+    raise invalid("distortion", expected, f"distortion={distortion!r}")
 
 
 def decoded_mean(distortion: DistortionFunction, parameters: Tensor) -> Tensor:

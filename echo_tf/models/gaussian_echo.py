@@ -45,6 +45,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
     """
 
     has_memory = True
+    options = ("seed",)
 
     def __init__(self, echo: EchoWithHeads, *, seed: int | None = None, **kwargs):
         super().__init__(echo.units, seed=seed, **kwargs)
@@ -105,9 +106,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
         self.standardiser.renormalising.assign(1.0)
 
     def get_config(self):
-        config = super().get_config()
-        del config["units"]
-        return {**config, "echo": keras.saving.serialize_keras_object(self.echo)}
+        return {**super().get_config(), "echo": keras.saving.serialize_keras_object(self.echo)}
 
     @classmethod
     def from_config(cls, config):

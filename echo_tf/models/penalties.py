@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from echo_tf.echo.bound import invalid
 from echo_tf.echo.checks import Tensor, check_choice, check_positive, check_seed
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 
@@ -103,7 +104,7 @@ class TotalCorrelationPenalty(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_seed(seed)
         if not hidden or any(not isinstance(units, int) or units < 1 for units in hidden):
-            raise ValueError(f"Invalid value received for argument `hidden`. Expected widths of layers. Received: {hidden}")
+            raise invalid("hidden", "widths of layers", str(hidden))
         self.hidden, self.seed = tuple(hidden), seed
         initial = keras.initializers.Constant(weight)
         self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")

@@ -1,0 +1,66 @@
+"""Tables that experiments fill point by point, so that they go on where they stopped. Needs no Keras."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from echo_tf.experiments.cells import Cell
+from echo_tf.files import read_rows, write_rows
+
+Key = tuple[str | int | float, ...]
+
+
+@dataclass(frozen=True)
+class ModelPoint:
+    """What a row about a trained model begins with. All rows of one folder agree in what is not named here."""
+
+    dataset: str
+    method: str
+    epochs: int
+    beta: float
+    seed: int
+
+
+MODEL = tuple(get_type_hints(ModelPoint))
+
+
+def model_key(cell: Cell) -> tuple[str, str, int, float, int]:
+    """The values of the columns `MODEL` for a cell."""
+    config = cell.config
+    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed
+
+
+class PointTable:
+    """A CSV file of instances of one dataclass, written anew with each `put`.
+
+    Args:
+        path: The file, which may not exist yet.
+        kind: The dataclass.
+        key: Names of the columns that tell what was measured. Several rows may share a key.
+
+    Raises:
+        ResultError: the file is damaged.
+
+    Example:
+        >>> table = PointTable(folder / "scores.csv", ScorePoint, MODEL)
+        >>> if model_key(cell) not in table:
+        ...     table.put([ScorePoint(*model_key(cell), ...)])
+    """
+
+    def __init__(self, path: Path, kind: type, key: Sequence[str] = MODEL):
+        self.path, self._key = path, tuple(key)
+        self.rows = read_rows(path, get_type_hints(kind))
+
+    def __contains__(self, key: Key) -> bool:
+        return any(self._key_of(row) == key for row in self.rows)
+
+    def put(self, points: Sequence[Any]) -> None:
+        """Write points of one key, in the place of those that an interruption may have left of it."""
+        new = [asdict(point) for point in points]
+        key = self._key_of(new[0])
+        self.rows = [row for row in self.rows if self._key_of(row) != key] + new
+        write_rows(self.path, self.rows)
+
+    def _key_of(self, row: dict) -> Key:
+        return tuple(row[name] for name in self._key)
