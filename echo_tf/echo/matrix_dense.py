@@ -44,7 +44,7 @@ class MatrixEchoDense(EchoWithHeads):
     Args:
         units: Integer, dimension `m` of `z`.
         rate_weight: Float or `None`, see `WeightedRateLayer`.
-        d_max, reservoir_size, seed: see `EchoLayer`. The reservoir holds matrices, `4 m^2` bytes an example.
+        d_max, reservoir_size, echoes, seed: see `EchoLayer`. The reservoir holds matrices, `4 m^2` bytes an example.
         noise: `"echo"`; or `"gaussian"` or `"independent"`, for comparisons: with these the rate is not exact. It is an upper
             bound for Gaussian noise, and a formula only for independent noise (`echo_tf.echo.laws.redrawn`).
 
@@ -77,15 +77,17 @@ class MatrixEchoDense(EchoWithHeads):
         rate_weight: float | None = 1.0,
         d_max: int = 99,
         reservoir_size: int | None = None,
+        echoes: str = "batch",
         seed: int | None = None,
         noise: str = "echo",
         **kwargs,
     ):
         super().__init__(rate_weight, **kwargs)
         self.units, self.d_max, self.reservoir_size, self.seed, self.noise = units, d_max, reservoir_size, seed, noise
+        self.echoes = echoes
         self.log_max_scale = math.log(max_scale(d_max))
         options = {"law": noise, "name": "source"}
-        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, **options)
+        self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, echoes, seed, **options)
         self.source.owner = self.name
         self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
@@ -142,5 +144,5 @@ class MatrixEchoDense(EchoWithHeads):
             )
 
     def get_config(self):
-        names = ("units", "d_max", "reservoir_size", "seed", "noise")
+        names = ("units", "d_max", "reservoir_size", "echoes", "seed", "noise")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

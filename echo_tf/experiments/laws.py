@@ -12,6 +12,11 @@ from echo_tf.files import read_rows
 LAWS = ("echo", "gaussian", "gaussian_independent", "marginals_independent")
 
 
+# What the law of the noise is tested against: that of z, with which it should agree (lemma 2.2 of the paper), and Gaussian
+# noise of its moments, which tells how small a difference the test finds.
+TESTED = ("z", "gaussian")
+
+
 @dataclass(frozen=True)
 class LawPoint(ModelPoint):
     """Distortion of a trained model under a law of the noise, in nats; the standard error is over passes with new noise."""
@@ -50,7 +55,20 @@ class FitPoint(ModelPoint):
     lowered_se: float
 
 
-TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint, "fits.csv": FitPoint}
+@dataclass(frozen=True)
+class LawTestPoint(ModelPoint):
+    """Energy distance of independent draws of the noise `e` of a trained model from draws of another law, and its p-value.
+
+    `other` is one of `TESTED`. Both laws are measured in standard deviations of the noise, dimension by dimension.
+    """
+
+    other: str
+    draws: int
+    distance: float
+    p_value: float
+
+
+TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint, "fits.csv": FitPoint, "tests.csv": LawTestPoint}
 
 
 def read_tables(folder: Path) -> list[list[dict]]:

@@ -3,7 +3,8 @@
 The noise of a trained model is replaced by other noise, encoder, scale and decoder being what they are, and the distortion is
 measured again: what the decoder relies on is what raises it when it is gone. Then each dimension of `z` is set to its mean.
 Models that were *trained* with other noise (`channel.noise`) are compared by their results alone. How loose a rate is that is
-not exact, a marginal says that is fitted afterwards (`fitted.py`).
+not exact, a marginal says that is fitted afterwards (`fitted.py`). Whether `z` has the law of the noise, without which no rate
+is exact, a two-sample test says.
 """
 
 from pathlib import Path
@@ -18,15 +19,18 @@ from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
-from echo_tf.experiments.laws import LAWS, TABLES, DimensionPoint, FitPoint, LawPoint
+from echo_tf.experiments.laws import LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
 from echo_tf.experiments.points import ModelKey, PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked
 from echo_tf.models.config import Config
+from echo_tf.theory import energy_test
 
 DRAWS = 20_000
 PASSES = 5
 IMAGES = 2_000  # for the dimensions, each of which takes a pass
+TEST_DRAWS = 2_000
+POOL = 10_000  # images that test noise is made of
 
 
 def draw(law: str, noise: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -84,6 +88,35 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
     return laws, rate_by_dimension(model.channel, features), np.array(worth)
 
 
+def compare_laws(model: keras.Model, images: np.ndarray, batch_size: int, seed: int = 0) -> dict[str, tuple[int, float, float]]:
+    """Test whether the noise of a trained model has the law of `z`, and, for comparison, a Gaussian law.
+
+    All draws are independent: each is made of the examples of a random batch of its own.
+
+    Args:
+        model: The model.
+        images: Training images.
+        batch_size: Integer, examples of a batch.
+        seed: Integer, seeds what is drawn.
+
+    Returns:
+        Number of draws, energy distance and p-value by what the noise is tested against, in the order of `TESTED`.
+    """
+    rng, channel = np.random.default_rng(seed), model.channel
+    features = model.features(images[rng.permutation(len(images))[:POOL]])
+    count = min(TEST_DRAWS, len(features))
+    # Noise of the first half of the pool goes to the examples of the second, so that none is among its own echoes.
+    ours, others = np.array_split(features, 2)[::-1]
+    sent = ours[rng.integers(len(ours), size=count)]
+    batch_size = min(max(batch_size, channel.source.d_max + 1), len(others))
+    noise, behind = (channel.noise_samples(others, count, batch_size, seed=seed + k) for k in (0, 1))
+    mean, scale = channel.statistics(ops.convert_to_tensor(sent))
+    z = ops.convert_to_numpy(mean + channel.attenuate(scale, ops.convert_to_tensor(behind)))
+    units = noise.std(axis=0) + keras.config.epsilon()
+    samples = {"z": z, "gaussian": draw("gaussian", behind, count, rng)}
+    return {law: (count, *energy_test(noise / units, samples[law] / units, seed=seed)) for law in TESTED}
+
+
 def has_echo_noise(config: Config) -> bool:
     """Whether such a model has Echo noise at the end of its training."""
     return config.channel.noise == "echo" and config.rate_floor > 0
@@ -102,7 +135,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """Measure trained models, as far as that is not on disk.
 
     Args:
-        folder: Where the tables go, `laws.csv`, `dimensions.csv` and `fits.csv`.
+        folder: Where the `TABLES` go.
         cells: Cells of one data set that are finished.
         dataset: Their data set, before any holdout.
         out: Folder of all cells.
@@ -118,7 +151,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """
     check_measurable(cells)
     with locked(folder):
-        laws, dimensions, fits = tables = [PointTable(folder / name, kind) for name, kind in TABLES.items()]
+        laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind) for name, kind in TABLES.items()]
         for cell in cells:
             config, key = cell.config, model_key(cell)
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
@@ -129,6 +162,10 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
                     [LawPoint(*key, law, float(rates.sum()), float(d.mean()), standard_error(d)) for law, d in found.items()]
                 )
                 dimensions.put(_ranked(key, rates, worth))  # last: it says that this is finished
+            if has_echo_noise(config) and config.channel.parametrisation != "centred" and key not in tests:
+                model, images = load_model(cell.folder(out)), data.images("train")
+                compared = compare_laws(model, images, config.training.batch_size, config.seed)
+                tests.put([LawTestPoint(*key, law, *values) for law, values in compared.items()])
             if is_fittable(config) and key not in fits:
                 model = load_model(cell.folder(out))
                 noise = "own" if model.channel.has_density else "gaussian"

@@ -20,7 +20,8 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
-_ECHO_OPTIONS = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale", "noise")
+_ECHO_OPTIONS = ("d_max", "echoes", "noise")
+_DIAGONAL_OPTIONS = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
 
 
 def build_model(
@@ -98,11 +99,10 @@ def _seed(config: Config, shift: int) -> int:
 
 def _channel(config: Config) -> Channel:
     channel, units, seed = config.channel, config.network.latent_dim, config.seed
-    if channel.kind == "echo":
-        options = {name: getattr(channel, name) for name in _ECHO_OPTIONS}
-        return EchoDense(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
-    if channel.kind == "echo_matrix":
-        return MatrixEchoDense(units, rate_weight=None, d_max=channel.d_max, seed=seed, noise=channel.noise)
+    if channel.is_echo:
+        kind, names = (EchoDense, _DIAGONAL_OPTIONS) if channel.kind == "echo" else (MatrixEchoDense, ())
+        options = {name: getattr(channel, name) for name in (*_ECHO_OPTIONS, *names)}
+        return kind(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
     if channel.kind == "gaussian_full":
         return FullGaussianChannel(units, seed=seed)
     if channel.kind == "gaussian":

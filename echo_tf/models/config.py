@@ -57,9 +57,9 @@ _RETIRED = {
 _DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
 _MISSING = {
     "echo_matrix": _DIAGONAL_ONLY,
-    "gaussian": ("noise",),
-    "gaussian_full": ("shared_noise", "noise"),
-    "iaf": ("noise",),
+    "gaussian": ("echoes", "noise"),
+    "gaussian_full": ("shared_noise", "echoes", "noise"),
+    "iaf": ("echoes", "noise"),
 }
 
 
@@ -141,6 +141,7 @@ class ChannelConfig:
     renormalise_at: Fraction = 0.8  # fraction of the epochs after which the channel renormalises; 1: never
     # Fraction of the epochs after which the noise becomes Gaussian, so that a marginal can be learnt (`GaussianEcho`); 1: never
     gaussian_at: Fraction = 1.0
+    echoes: Literal["batch", "reservoir"] = "batch"  # reservoir: of earlier batches, without gradient
     # Law of the noise: Echo's own, or for comparisons one made of it, with which the rate is not exact (`echo.laws`)
     noise: Literal["echo", "gaussian", "independent"] = "echo"
     # Echo with a diagonal S(x) only

@@ -61,6 +61,24 @@ def fits_table(fits: list[dict]) -> Table | None:
     return make_table("noise_fits", "How loose a rate is", columns, fits, notes)
 
 
+def tests_table(tests: list[dict]) -> Table | None:
+    """Whether the noise of trained models has the law of `z`; `None` without any."""
+    others = {"z": "z = f(x) + S(x) e", "gaussian": "Gaussian, same mean and covariance"}
+    columns = (
+        *(Column(key, f"{{{key}}}", key) for key in ("dataset", "method", "epochs", "beta", "seed")),
+        Column("noise e against", lambda row: others[row["other"]], "other"),
+        Column("draws of each", "{draws}", "draws"),
+        Column("energy distance", "{distance:.4f}", "distance"),
+        Column("p-value", "{p_value:.3f}", "p_value"),
+    )
+    notes = [
+        "Two-sample tests with training images and independent draws. The rate is exact where z has the law of the noise "
+        "(lemma 2.2 of the paper): a small p-value in such a row would tell against it. The rows of Gaussian noise say how "
+        "small a difference the test finds. Energy distance in standard deviations of the noise; p-value of 999 random splits."
+    ]
+    return make_table("noise_tests", "Does z have the law of the noise?", columns, tests, notes)
+
+
 def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
     """Rate, distortion and -ELBO of models trained under other noise, less those with Echo noise, for one data set."""
     quantities = {"rate_nats": "rate", "distortion_nats": "distortion", "neg_elbo_nats": "rate + distortion"}

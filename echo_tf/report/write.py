@@ -26,7 +26,8 @@ from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.figures import CAPTIONS, plot_all
-from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
+from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
+from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves, grouped
 from echo_tf.report.summary import summary_sentence
@@ -74,11 +75,11 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     tables, folder = all_tables(rows, drawn, noises), out / "report"
     figures = plot_all(results, rows, drawn, analyses, folder)
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
-    laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
+    laws, fits, tests = ([row for found in replaced.values() for row in found[i]] for i in (0, 2, 3))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
-    tables += filter(None, [scores_table([row for found in scores.values() for row in found])])
-    tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits)])
-    figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, _) in replaced.items() if worth]
+    tables += filter(None, [overfitting_table(rows), scores_table([row for found in scores.values() for row in found])])
+    tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)])
+    figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, *_) in replaced.items() if worth]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
         figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
     for path, found in scores.items():

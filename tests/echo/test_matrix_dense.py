@@ -39,6 +39,22 @@ def sent(scale, noise):
     return np.einsum("nij,nj->ni", scale, noise)
 
 
+def test_echoes_from_the_reservoir_carry_no_gradient():
+    found = {}
+    for echoes in ("batch", "reservoir"):
+        layer = made(d_max=9, echoes=echoes, reservoir_size=30)
+        layer.adapt(features(40, seed=1))
+        mean, scale = (tf.convert_to_tensor(value) for value in layer.statistics(features(20)))
+        with tf.GradientTape() as tape:
+            tape.watch(mean)
+            noise = layer.source.noise(mean, scale, True)
+        gradient = tape.gradient(noise, mean)
+        found[echoes] = np.zeros(1) if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
+        assert np.all(np.std(noise, axis=0) > 0)
+    assert not np.any(found["reservoir"])
+    assert np.any(found["batch"])
+
+
 class TestChannel:
     def test_starts_as_the_diagonal_channel(self, replaying):
         diagonal, matrix = (kind(UNITS, d_max=9, rate_weight=None, seed=0) for kind in (EchoDense, MatrixEchoDense))

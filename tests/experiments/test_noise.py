@@ -49,6 +49,24 @@ def test_laws_keep_what_they_say(law, correlated, skewed):
     assert bool(skewness > 1.5) is skewed  # 2 of the exponential law, with a standard error of 0.1
 
 
+class TestCompareLaws:
+    @staticmethod
+    def compared(d_max, **options):
+        model = RateDistortionModel(keras.Sequential([keras.Input((3,))]), keras.layers.Dense(3), MatrixEchoDense(2, **options))
+        model.build((None, 3))
+        model.channel.log_scale_head.bias.assign([3.0, 3.0])
+        model.channel.below_head.bias.assign([0.5])
+        model.channel.source.d_max = d_max
+        return noise.compare_laws(model, np.random.default_rng(0).normal(size=(4_000, 3)).astype("float32"), 100)
+
+    def test_noise_has_the_law_of_z_and_is_not_gaussian(self):
+        found = self.compared(99)
+        assert found["z"][0] == 2_000 and found["z"][2] > 0.01
+
+    def test_a_sum_that_is_cut_too_early_is_noticed(self):
+        assert self.compared(2)["z"][2] < 0.01
+
+
 class TestMeasure:
     """A decoder that reads the first dimension alone, and another that needs the correlation of two."""
 
@@ -91,7 +109,8 @@ def test_tables(tmp_path, vectors, tiny):
     cells = [Cell("vectors", tiny("echo", epochs=1), data=vectors.fingerprint)]
     run_cell(cells[0], vectors, tmp_path, passes=2)
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)
-    laws, dimensions, fits = read_tables(tmp_path / "noise")
+    laws, dimensions, fits, tests = read_tables(tmp_path / "noise")
+    assert [row["other"] for row in tests] == ["z", "gaussian"] and tests[0]["p_value"] > 0.01
     assert [(row["noise"], row["rate_nats"] - row["fitted_rate_nats"]) for row in fits] == [
         ("gaussian", pytest.approx(fits[0]["lowered_nats"], abs=1e-4))
     ]

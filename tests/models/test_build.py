@@ -122,6 +122,9 @@ def test_options_reach_the_layers():
     assert {name: config[name] for name in options} == options
     assert (config["parametrisation"], config["seed"], channel.rate_weight) == ("literal", 5, None)
     assert channel.rate_floor == pytest.approx(-4 * np.log(echo_tf.max_scale(9, 2.0)))
+    for method in ("echo", "echo_matrix"):
+        config = built(method, channel={"d_max": 9, "echoes": "reservoir", "noise": "gaussian"}).channel.get_config()
+        assert (config["d_max"], config["echoes"], config["noise"]) == (9, "reservoir", "gaussian")
     assert built("vae_shared_noise").channel.shared_noise
 
     prior = built("vae_vamp", prior={"components": 7, "average": "logs", "start": "mean", "start_noise": 0.3}, seed=5).prior
