@@ -86,6 +86,7 @@ class EchoDense(EchoWithHeads):
         self.echo = EchoLayer(d_max, max_mean, sampler, replace, name="echo", **options)  # type: ignore[arg-type]
         check_choice("noise", noise, NOISE_LAWS)
         self.noise = self.source.law = noise
+        self.source.owner = self.name
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
         self.standardiser = Standardiser(name="standardiser") if parametrisation == "standardised" else None

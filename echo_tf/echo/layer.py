@@ -163,6 +163,7 @@ class EchoLayer(BareEchoLayer):
         self.d_max, self.max_mean, self.sampler, self.replace = d_max, max_mean, sampler, replace
         self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, seed
         self.source = EchoSource(diagonal_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
+        self.source.owner = self.name
 
     def build(self, input_shape):
         shape = tuple(pair(input_shape)[0])

@@ -291,6 +291,7 @@ class MatrixEchoLayer(BareEchoLayer):
         max_scale(d_max, max_mean)  # checks both
         self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, seed
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
+        self.source.owner = self.name
 
     def build(self, input_shape):
         mean_shape, raw_shape = (tuple(shape) for shape in pair(input_shape))

@@ -86,6 +86,7 @@ class MatrixEchoDense(EchoWithHeads):
         self.log_max_scale = math.log(max_scale(d_max))
         options = {"law": noise, "name": "source"}
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, **options)
+        self.source.owner = self.name
         self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
         self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
         self.below_head = below_head(units)

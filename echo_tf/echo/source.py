@@ -34,6 +34,9 @@ class EchoSource(keras.layers.Layer):
         d_max, sampler, replace, reservoir_size, echoes, seed: see `EchoLayer`.
         law: One of `NOISE_LAWS`; see `redrawn`.
 
+    Attributes:
+        owner: Name of the layer that a user has made, which messages call by it.
+
     Raises:
         ValueError: invalid arguments.
     """
@@ -62,7 +65,7 @@ class EchoSource(keras.layers.Layer):
                 f"Received: reservoir_size={reservoir_size}"
             )
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes
-        self.law = law
+        self.law, self.owner = law, self.name
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
@@ -142,25 +145,27 @@ class EchoSource(keras.layers.Layer):
     def _check_filled(self) -> None:
         if self.reservoir.is_filled is False:
             raise ValueError(
-                f"{self.path} has no training examples to draw from. Train it first, or call adapt with at least two examples."
+                f"The layer {self.owner!r} has no training examples to draw from. Train it first, or call its method adapt "
+                "with features of at least two training examples."
             )
 
     def _check_batch(self, batch: int | None, training: bool) -> None:
         if batch == 0:
-            raise ValueError(f"{self.name} received an empty batch. Expected at least one example.")
+            raise ValueError(f"The layer {self.owner!r} received an empty batch. Expected at least one example.")
         is_filled = self.reservoir.is_filled
         if batch == 1 and is_filled is False:
             raise ValueError(
-                f"{self.name} received a batch of one example, which has no others to make noise from, and its reservoir is "
-                "empty. Pass at least 2 examples, train the layer, or call adapt."
+                f"The layer {self.owner!r} received a batch of one example, which has no others to make noise from, and its "
+                "reservoir is empty. Pass at least 2 examples, train the layer, or call adapt."
             )
         is_empty = not self.reservoir.has_been_filled if is_filled is None else not is_filled
         if is_empty and not training and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%s has seen no training example yet, so that noise comes from the batch at hand (of a single example: none). "
-                "In a training loop of your own call the model with training=True. After training without it, call adapt.",
-                self.path or self.name,
+                "The layer %r has seen no training example yet, so that noise comes from the batch at hand (of a single "
+                "example: none). Train the model first, in a loop of your own with training=True. After training without it, "
+                "call adapt, a method of the layer, with features of training examples.",
+                self.owner,
             )
 
     def _watch_size(self, mean: Tensor) -> None:
@@ -178,10 +183,11 @@ class EchoSource(keras.layers.Layer):
             return
         self._has_warned_of_size = True
         logger.warning(
-            "%s: training batches have %d examples, no more than d_max = %d. Echoes behind the first %d come from the "
-            "reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
-            "echoes='reservoir'.",
-            self.path or self.name,
+            "The layer %r has training batches of %d examples, no more than d_max = %d. Echoes behind the first %d come from "
+            "the reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
+            "echoes='reservoir'. And shuffle: the examples of a batch are each other's noise, so it must be a random sample of "
+            "the data. fit shuffles arrays, but no generator or tf.data.Dataset.",
+            self.owner,
             largest,
             self.d_max,
             largest - 1,

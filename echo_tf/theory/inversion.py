@@ -24,8 +24,8 @@ PRECISION = 1e-11
 def rate_at_distortion(p_x: ArrayLike, distortion: ArrayLike, target: ArrayLike, **options: Any) -> np.ndarray | float:
     """R(D) of a finite source at given distortions, where `blahut_arimoto` has its point at a given slope.
 
-    `R(D) = max_s [ min (R + s D') - s D ]`: the maximum is at the slope `s` whose point has the distortion `D' = D`, and Brent's
-    method finds that slope. On a straight piece of the curve one slope has many distortions; the formula holds there too.
+    `R(D) = max_s [ min (R + s D') - s D ]`: the maximum is at the slope `s` whose point has the distortion `D' = D`. Brent's
+    method finds it. On a straight piece of the curve one slope has many distortions; the formula holds there too.
 
     Args:
         p_x: Law of the source, shape `(n,)`.

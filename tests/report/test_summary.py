@@ -47,7 +47,11 @@ def test_of_many_the_first_three_and_echo_are_listed(result):
 
 
 @pytest.mark.parametrize(
-    ("second", "told"), [(90.6, "Echo is ahead by 1.0 ± 0.2."), (90.0, "Echo and VAE are level: 0.4 ± 0.2 apart, within 2 standard errors.")]
+    ("second", "told"),
+    [
+        (90.6, "Echo is ahead by 1.0 ± 0.2."),
+        (90.0, "Echo and VAE are level: 0.4 ± 0.2 apart, within 2 standard errors."),
+    ],
 )
 def test_seeds_say_whether_a_lead_is_one(result, second, told):
     rows = compare(
