@@ -47,7 +47,7 @@ def _sentence(rows: list[Row]) -> str:
     best = "" if shown is rows else f"{len(rows)} methods, among them "
     epochs = f"{first.epochs} epoch{'s'[: first.epochs != 1]}"
     idle, learnt = [row for row in rows if row.is_idle], [row for row in rows if not row.is_idle]
-    told = [_lead(*learnt[:2], more=len(learnt) > 2)] if len(learnt) > 1 else []
+    told = [_lead(learnt[0], learnt[1], len(learnt) > 2)] if len(learnt) > 1 else []
     told += [_idle(idle)] if idle else []
     return f"{data_title(first)}, {epochs}: {best}{listed} nats of test -ELBO. {' '.join(told)}"
 
@@ -61,14 +61,14 @@ def _idle(rows: list[Row]) -> str:
     return f"{names} {has} learnt nothing yet: {', or '.join(signs)}. {needs} more epochs (--epochs) before methods compare."
 
 
-def _lead(first: Row, second: Row, more: bool) -> str:
+def _lead(first: Row, second: Row, has_more: bool) -> str:
     """How far the first row is ahead of the second, and whether that says anything."""
     seeds = min(len(first.seeds), len(second.seeds))
     error = math.hypot(first.se["neg_elbo_nats"], second.se["neg_elbo_nats"])
     lead = _value(second) - _value(first)
     name, other = method_title(first), method_title(second)
     if seeds > 1 and lead >= 2 * error:
-        return f"{name} is ahead{f' of {other}' if more else ''} by {lead:.1f} ± {error:.1f}."
+        return f"{name} is ahead{f' of {other}' if has_more else ''} by {lead:.1f} ± {error:.1f}."
     if lead < 2 * error:
         spread, noise = (f" ± {error:.1f}", "") if seeds > 1 else ("", " of the evaluation, and of one seed")
         return f"{name} and {other} are level: {lead:.1f}{spread} apart, within 2 standard errors{noise}."

@@ -1,6 +1,5 @@
 """The rate at a given distortion: the slope that belongs to it is sought."""
 
-import functools
 import logging
 import math
 from collections.abc import Callable
@@ -48,7 +47,10 @@ def rate_at_distortion(p_x: ArrayLike, distortion: ArrayLike, target: ArrayLike,
         0.8449
     """
     targets = checks.numbers("target", target, 0)
-    solve = functools.partial(blahut_arimoto, p_x, distortion, **options)
+
+    def solve(slope: float) -> RDPoint:
+        return blahut_arimoto(p_x, distortion, slope, **options)
+
     ends = solve(math.inf), solve(0.0)
     least = ends[0].distortion
     if targets.min() < least * (1.0 - ROUNDING):
