@@ -14,6 +14,7 @@ BETA_RANGE = (1e-4, 1e4)
 DAMPING = 5.0
 
 
+@keras.saving.register_keras_serializable(package="echo_tf")
 def bernoulli_distortion(images: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy of Bernoulli pixels, summed over each image.
 

@@ -25,6 +25,8 @@ from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
 from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
 
+# Epochs from which on a figure of training leaves room for what comes after the first of them.
+LONG = 10
 # What to see in a figure, by how its file is called.
 CAPTIONS = {
     "beside_paper": "-ELBO of each method here and in the paper. Lower is better.",
@@ -35,7 +37,7 @@ CAPTIONS = {
     "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",
-    "dimensions": "Rate of each dimension of z, in falling order. Dashed: what a dimension of Echo costs at least.",
+    "dimensions": "Rate of each dimension of z, in falling order. A dimension of Echo costs at least its floor.",
     "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
     "pointwise": "Image by image, from the best to the worst reconstructed: whether hard images cost more rate.",
     "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
@@ -110,12 +112,16 @@ def _lines_of_equal_elbo(axis) -> None:
 
 
 def plot_training(results: Sequence[Result], path: Path) -> Path:
-    """Rate, distortion and objective over the epochs of training. Models that differ in their seed look the same."""
+    """Rate, distortion and objective over the epochs of training. Models that differ in their seed look the same.
+
+    Of `LONG` epochs or more the first may lie above the axis, and the heading says so: they would flatten all that follows.
+    """
     figure, axes = pyplot().subplots(1, 3, figsize=(9.0, 4.4))
-    quantities = {"loss_nats": "objective, with penalty", "rate_nats": "rate", "distortion_nats": "distortion"}
     trained = list({result.folder: replace(result, split="test") for result in results}.values())  # one may have two results
+    objective = "objective" + (", with penalty" if any(r.config.mmd.weight or r.config.tc.weight for r in trained) else "")
+    quantities = {"loss_nats": objective, "rate_nats": "rate", "distortion_nats": "distortion"}
     metrics = [read_metrics(result.folder) for result in trained]
-    lengths = [result.epochs for result in trained]
+    lengths, is_cut = [result.epochs for result in trained], False
     for axis, (key, name) in zip(axes, quantities.items(), strict=True):
         for lines, look in zip(metrics, looks(trained), strict=True):
             dashed = {**look, "marker": "", "linestyle": "--", "label": ""}
@@ -131,11 +137,13 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
             axis.xaxis.set_major_formatter("{x:g}")
         else:
             axis.xaxis.get_major_locator().set_params(integer=True)
-        if values := [value for line in axis.get_lines() for value in line.get_ydata()]:
-            low, high = np.min(values), np.quantile(values, 0.9)  # the first epochs would flatten all that follows
+        values = [value for line in axis.get_lines() for value in line.get_ydata()]
+        if values and max(lengths) >= LONG:
+            low, high = np.min(values), np.quantile(values, 0.9)
             axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
+            is_cut |= np.max(values) > axis.get_ylim()[1]
     axes[0].set(ylabel="nats per example")
-    figure.suptitle(title(trained))
+    figure.suptitle(title(trained) + ("\nthe first epochs are above the axes" if is_cut else ""))
     legend_below(figure)
     return save(figure, path)
 

@@ -17,6 +17,7 @@ from echo_tf.report.names import departures, parts
 from echo_tf.report.paper import paper_table, published
 
 TOLERANCE_NATS = 1.0
+IDLE_NATS = 0.1
 PAPER_EPOCHS = 200
 
 Item = TypeVar("Item")
@@ -93,6 +94,13 @@ class Row(Result):
             return None
         low = rates <= 2 * floor / rates.shape[1]
         return {"dimensions": float(low.sum(1).mean()), "nats": float((rates * low).sum(1).mean())}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether `z` says next to nothing: every dimension of Echo near its floor, or a rate of less than `IDLE_NATS`."""
+        if near := self.near_floor:
+            return near["dimensions"] == len(self.rate_by_dimension_nats)
+        return self.mean["rate_nats"] < (self.rate_floor_nats or 0.0) + IDLE_NATS
 
     @property
     def setting(self) -> tuple:

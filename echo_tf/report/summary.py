@@ -27,9 +27,9 @@ _PAPER = Column("paper", "{neg_elbo:.1f}", "neg_elbo=paper.neg_elbo_nats")
 def summary_sentence(rows: Sequence[Row]) -> str:
     """Who is ahead, a sentence for each data set and schedule with two methods or more; empty if there is none.
 
-    `"digits, 30 epochs: Echo 290.2, VAE 295.7 nats of test -ELBO. Echo is ahead by 5.5 (one seed,
-    which says nothing of the spread)."` Only rows on the test set with beta = 1 are compared. A lead of less than two standard
-    errors is called none: they are over seeds, or with a single seed over the noise of the evaluation.
+    `"digits, 30 epochs: Echo 290.2, VAE 295.7 nats of test -ELBO. Echo is ahead by 5.5 ± 0.3."` Only rows on the test set with
+    beta = 1 are compared. Less than two standard errors over seeds are no lead. With one seed none can be told: the error is
+    that of the evaluation then, and training differs by more. Nor can one where a model has learnt nothing yet.
     """
     alike = grouped(in_one_precision(comparable(list(rows))), lambda row: (row.dataset, row.setting[:-1])).values()
     return " ".join(_sentence(sorted(group, key=_value)) for group in alike if len(group) > 1)
@@ -40,22 +40,39 @@ def _value(row: Row) -> float:
 
 
 def _sentence(rows: list[Row]) -> str:
-    first, second = rows[:2]
-    several = min(len(first.seeds), len(second.seeds)) > 1
-    error = math.hypot(first.se["neg_elbo_nats"], second.se["neg_elbo_nats"])
-    lead = _value(second) - _value(first)
+    first = rows[0]
     shown = rows if len(rows) < 5 else [row for place, row in enumerate(rows) if place < 3 or row.method == "echo"]
     values = [f"{method_title(row)} {_value(row):.1f}" for row in shown]
     listed = ("; " if any("," in value for value in values) else ", ").join(values)
     best = "" if shown is rows else f"{len(rows)} methods, among them "
-    spread = f" ± {error:.1f}" if several else ""
-    name, other = method_title(first), "" if len(rows) == 2 else f" of {method_title(second)}"
+    epochs = f"{first.epochs} epoch{'s'[: first.epochs != 1]}"
+    idle, learnt = [row for row in rows if row.is_idle], [row for row in rows if not row.is_idle]
+    told = [_lead(learnt[0], learnt[1], len(learnt) > 2)] if len(learnt) > 1 else []
+    told += [_idle(idle)] if idle else []
+    return f"{data_title(first)}, {epochs}: {best}{listed} nats of test -ELBO. {' '.join(told)}"
+
+
+def _idle(rows: list[Row]) -> str:
+    """Which models have learnt nothing, and how that is seen."""
+    names = " and ".join(method_title(row) for row in rows)
+    signs = ["all dimensions of Echo are at the floor"] if any(row.rate_floor_nats is not None for row in rows) else []
+    signs += ["the rate is 0"] if any(row.rate_floor_nats is None for row in rows) else []
+    has, needs = ("has", "It needs") if len(rows) == 1 else ("have", "They need")
+    return f"{names} {has} learnt nothing yet: {', or '.join(signs)}. {needs} more epochs (--epochs) before methods compare."
+
+
+def _lead(first: Row, second: Row, has_more: bool) -> str:
+    """How far the first row is ahead of the second, and whether that says anything."""
+    seeds = min(len(first.seeds), len(second.seeds))
+    error = math.hypot(first.se["neg_elbo_nats"], second.se["neg_elbo_nats"])
+    lead = _value(second) - _value(first)
+    name, other = method_title(first), method_title(second)
+    if seeds > 1 and lead >= 2 * error:
+        return f"{name} is ahead{f' of {other}' if has_more else ''} by {lead:.1f} ± {error:.1f}."
     if lead < 2 * error:
-        told = f"{name} and {method_title(second)} are level, {lead:.1f}{spread} apart"
-    else:
-        told = f"{name} is ahead{other} by {lead:.1f}{spread}"
-    seeds = "" if several else " (one seed, which says nothing of the spread)"
-    return f"{data_title(first)}, {first.epochs} epochs: {best}{listed} nats of test -ELBO. {told}{seeds}."
+        spread, noise = (f" ± {error:.1f}", "") if seeds > 1 else ("", " of the evaluation, and of one seed")
+        return f"{name} and {other} are level: {lead:.1f}{spread} apart, within 2 standard errors{noise}."
+    return f"{name} is {lead:.1f} below {other}, but that is one seed: --seeds 3 would tell whether it is ahead."
 
 
 def terminal_table(rows: Sequence[Row], width: int) -> Table | None:

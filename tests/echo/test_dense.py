@@ -230,7 +230,7 @@ class TestAdapt:
             for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
                 weight.assign(weight - 0.1 * gradient)
         assert sum("no training example" in record.getMessage() for record in caplog.records) == 1
-        assert "call adapt" in caplog.text
+        assert "call adapt" in caplog.text and f"The layer '{layer.name}' has" in caplog.text
         in_a_batch = repeated(lambda: model(x)[0], 200)
         graph = tf.function(lambda: model(x[:1])[0])  # outside of one a batch of one is refused
         assert np.std([graph() for _ in range(5)], axis=0).max() < 1e-6

@@ -201,7 +201,7 @@ class TestWarning:
             call(pair)
         layer(pair)
         (message,) = said()
-        assert "training=True" in message and "adapt" in message
+        assert "training=True" in message and "adapt" in message and f"The layer '{layer.name}' has" in message
         EchoLayer(d_max=9)(pair)
         assert len(said()) == 2  # of another layer
 

@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.stats import multivariate_normal
 
+import echo_tf
 from echo_tf.models.losses import (
     BETA_RANGE,
     bernoulli_distortion,
@@ -108,3 +110,18 @@ def test_weight_of_a_constraint_has_no_gradient():
         weight, following = constrained_beta(2.0, "rate", nats, 20.0, 0.01)
         both = weight + following
     assert tape.gradient(both, nats) is None
+
+
+@pytest.mark.parametrize("loss", [bernoulli_distortion, mean_rate])
+def test_a_model_with_the_loss_is_loaded_without_custom_objects(loss, tmp_path):
+    """As the model of the README."""
+    inputs = keras.Input((4, 4, 1))
+    z = echo_tf.EchoDense(2, d_max=9, rate_weight=1.0)(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, keras.layers.Reshape((4, 4, 1))(keras.layers.Dense(16)(z)))
+    model.compile("adam", loss=loss)
+    images = np.random.default_rng(0).uniform(size=(20, 4, 4, 1)).astype("float32")
+    model.fit(images, images, batch_size=20, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.loss is loss
+    assert np.isfinite(again.fit(images, images, batch_size=20, verbose=0).history["loss"][0])

@@ -71,6 +71,22 @@ class TestTraining:
         plot_training([result(), result("vae", training={"epochs": epochs})], tmp_path / "f.png")
         assert {axis.get_xscale() for axis in drawn[0].axes} == {scale}
 
+    @pytest.mark.parametrize(("epochs", "cut"), [(9, False), (30, True)])
+    def test_the_first_epoch_is_above_the_axis_of_long_schedules_only_which_say_so(self, result, drawn, tmp_path, epochs, cut):
+        lines = [
+            f'{{"epoch": {i}, "loss_nats": {100 / i}, "rate_nats": 4, "distortion_nats": 5}}\n' for i in range(1, epochs + 1)
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+        plot_training([result(folder=tmp_path, training={"epochs": epochs})], tmp_path / "f.png")
+        (figure,) = drawn
+        assert (figure.axes[0].get_ylim()[1] < 100) == cut
+        assert ("above the axes" in figure.get_suptitle()) == cut
+
+    @pytest.mark.parametrize(("method", "name"), [("vae", "objective"), ("info_vae", "objective, with penalty")])
+    def test_a_penalty_is_named_where_there_is_one(self, result, drawn, tmp_path, method, name):
+        plot_training([result(), result(method)], tmp_path / "f.png")
+        assert drawn[0].axes[0].get_title() == name
+
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_figures_tell_precisions_apart(result, drawn, bfloat16, tmp_path, mixed):

@@ -101,7 +101,7 @@ def test_page_shows_all_without_another_file(result, tmp_path):
     assert reader.tags.count("td") == 4
     assert "title" in reader.tags  # that of the page
     assert "A <title>" in reader.text
-    assert "Echo is ahead by 5.0" in " ".join(reader.text) and "Made on" in " ".join(reader.text)
+    assert "Echo is 5.0 below VAE" in " ".join(reader.text) and "Made on" in " ".join(reader.text)
     shown, again, *links = sorted(reader.sources, key=lambda source: not source.startswith("data:"))
     assert shown == again == "data:image/png;base64,iVBORw=="
     assert links[-3:] == ["name_digits.png", "name_digits.pdf", "name.csv"]
