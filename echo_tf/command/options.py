@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echo_tf.command import terminal
-from echo_tf.command.experiments import EXPERIMENTS
+from echo_tf.command.experiments import BETA_GRIDS, EXPERIMENTS
 from echo_tf.data.dataset import KNOWN
 from echo_tf.experiments import order, sharing
 from echo_tf.models.config import CONFIG_DIR, PROTOCOLS, available_methods
@@ -21,6 +21,7 @@ DATA = {
     "binary_mnist": "70,000 binarised digits",
     "omniglot": "32,415 characters, from a file that you supply",
     "fashion_mnist": "70,000 articles of clothing",
+    "mnist": "70,000 grey digits, which the paper does not have",
     "sprites": "7,776 images of five known factors, rendered, no download",
     "dsprites": "737,280 images of five known factors, of TensorFlow Datasets",
     "sprites_dependent": "the same without blocks of combinations; and dsprites_dependent",
@@ -56,6 +57,11 @@ def _number(kind: type, low: float, high: float = math.inf) -> dict:
         raise argparse.ArgumentTypeError(f"expected {whole} number of at least {low}{below}, received {text[:20]!r}")
 
     return {"type": number, "metavar": "N" if kind is int else "X"}
+
+
+def _betas(text: str) -> tuple[float, ...]:
+    """The betas that a word of `--beta` stands for: a grid by its name, or a number."""
+    return BETA_GRIDS[text] if text in BETA_GRIDS else (_number(float, 0)["type"](text),)
 
 
 def _dataset(text: str) -> str | Path:
@@ -97,7 +103,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     several = f"of several the first comes first, and there the methods {', '.join(order.METHODS)} before others"
     add("--dataset", nargs="+", type=_dataset, metavar="NAME", help=f"one or more, see below; {several}")
     add("--method", nargs="+", metavar="NAME", help="one or more, see below (default: echo vae, or those of the experiment)")
-    add("--beta", nargs="+", **_number(float, 0), help="weights of the rate (default: 1, or those of the experiment)")
+    weights = f"weights of the rate, or {', '.join(BETA_GRIDS)}: a grid, see the guide (default: 1, or those of the experiment)"
+    add("--beta", nargs="+", type=_betas, metavar="X", help=weights)
     target = parser.add_argument_group("what, with a target in the place of beta").add_mutually_exclusive_group()
     target.add_argument("--target-rate", **nats, help="let training find the beta that gives this rate")
     target.add_argument("--target-distortion", **nats, help="the same for the distortion")
@@ -157,6 +164,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     """Parse the command line."""
     parser = _parser(description)
     options = parser.parse_args(arguments)
+    options.beta = options.beta and list(dict.fromkeys(beta for betas in options.beta for beta in betas))
     experiment = EXPERIMENTS[options.experiment]
     _check_together(parser, options)
     given = options.dataset or list(experiment.datasets)
