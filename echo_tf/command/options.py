@@ -125,6 +125,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
     law = "source of Echo noise: training examples, or as in the paper the batch (default: reservoir)"
     add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
 
+    arrays = "with --experiment analysis: write f, s, z, rate and distortion of every image to arrays.npz in the cell's folder"
+    add("--arrays", action="store_true", help=arrays)
+
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
 
     add = parser.add_argument_group("folders and files").add_argument
@@ -190,6 +193,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
     rules = (  # when options are refused, which, and why
         (True, ignored, f"not with --experiment {options.experiment}"),
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
+        (options.experiment != "analysis", {"arrays"}, "only with --experiment analysis"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
         (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),

@@ -73,7 +73,7 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
     train_cells(options, inputs, cells)
     for number, cell in enumerate(cells, 1):
         print(f"[{number}/{len(cells)}] {cell.folder(options.out)}: analysis")
-        analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
+        analyse_cell(cell, data[cell.dataset], options.out, split=options.split, arrays=options.arrays)
 
 
 def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:

@@ -120,6 +120,9 @@ class MatrixEchoDense(EchoWithHeads):
         mean, scale = self.statistics(inputs)
         return mean, ops.norm(scale, axis=-1)
 
+    def scale_matrix(self, inputs: Tensor) -> Tensor:
+        return self.statistics(inputs)[1]
+
     def truncation(self) -> float:
         """What `d_max` echoes cut from the noise, in standard deviations of the noise.
 
