@@ -23,7 +23,7 @@ def image_arrays(model: keras.Model, images: np.ndarray, labels: np.ndarray | No
         By name:
 
         - `mean`, `(n, m)`: signal. Of Echo `f(x)`, before any standardisation; of others the mean of `q(z|x)`.
-        - `scale`, `(n, m)`: scale of the noise, in the unit of `mean`. Of Echo the diagonal of `S(x)`, `r` included and with its
+        - `scale`, `(n, m)`: scale of the noise, in the unit of `mean`. Of Echo the diagonal of `S(x)` with `r`, and with its
           sign; of others the standard deviation of `q(z|x)`, or the diagonal of the factor `L` of its covariance `L L'`.
         - `matrix`, `(n, m, m)`: all of `S(x)` or `L`; only where they are no diagonal matrices.
         - `z`, `(n, m)`: one draw, as the decoder sees it.

@@ -149,9 +149,7 @@ def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
         )
 
 
-def analyse_cell(
-    cell: Cell, dataset: Dataset, out: Path, *, split: str = "test", arrays: bool = False
-) -> records.Analysis:
+def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test", arrays: bool = False) -> records.Analysis:
     """Analyse the trained model of a cell, as far as that is not on disk already, undamaged.
 
     Writes the analysis, a map of two dimensions of `z` if there are two, and for Echo what the analysis says of the noise as

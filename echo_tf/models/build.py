@@ -20,7 +20,8 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
-_ECHO_OPTIONS = ("d_max", "max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale", "noise")
+_DIAGONAL_ECHO = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_BOTH_ECHOES = ("d_max", "noise", "signed", "constant_scale")
 
 
 def build_model(
@@ -98,11 +99,9 @@ def _seed(config: Config, shift: int) -> int:
 
 def _channel(config: Config) -> Channel:
     channel, units, seed = config.channel, config.network.latent_dim, config.seed
-    if channel.kind == "echo":
-        options = {name: getattr(channel, name) for name in _ECHO_OPTIONS}
-        return EchoDense(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
-    if channel.kind == "echo_matrix":
-        return MatrixEchoDense(units, rate_weight=None, d_max=channel.d_max, seed=seed, noise=channel.noise)
+    if channel.is_echo:  # the rate enters the objective in the model's loss
+        layer, names = (EchoDense, _DIAGONAL_ECHO) if channel.kind == "echo" else (MatrixEchoDense, ())
+        return layer(units, rate_weight=None, seed=seed, **{name: getattr(channel, name) for name in (*_BOTH_ECHOES, *names)})
     if channel.kind == "gaussian_full":
         return FullGaussianChannel(units, seed=seed)
     if channel.kind == "gaussian":

@@ -55,11 +55,12 @@ _RETIRED = {
 
 # Options of a channel that some kinds do not have, and that would be ignored without a word.
 _DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_ECHO_ONLY = ("noise", "signed", "constant_scale")
 _MISSING = {
     "echo_matrix": _DIAGONAL_ONLY,
-    "gaussian": ("noise",),
-    "gaussian_full": ("shared_noise", "noise"),
-    "iaf": ("noise",),
+    "gaussian": _ECHO_ONLY,
+    "gaussian_full": ("shared_noise", *_ECHO_ONLY),
+    "iaf": _ECHO_ONLY,
 }
 
 
@@ -143,6 +144,8 @@ class ChannelConfig:
     gaussian_at: Fraction = 1.0
     # Law of the noise: Echo's own, or for comparisons one made of it, with which the rate is not exact (`echo.laws`)
     noise: Literal["echo", "gaussian", "independent"] = "echo"
+    signed: StrictBool = False  # entries of the diagonal of S(x) have either sign
+    constant_scale: StrictBool = False  # S is trained, and the same for every x
     # Echo with a diagonal S(x) only
     max_mean: Annotated[Number, Field(ge=1)] = 1.0  # bound of |f| that r is made for; 2 is that of centred means
     sampler: Literal["ring", "gather"] = "ring"

@@ -31,7 +31,7 @@ def plot_map(result: Result, found: LatentMap, path: Path) -> Path:
     axis.set(xlabel=names[0], ylabel=names[1], title=f"{len(found.z):,} {result.split} images")
     if is_image:
         _draw_pictures(axes[0, 1], found)
-        axes[0, 1].set(xlabel=names[0], ylabel=names[1], title="decoded; other dimensions at their mean")
+        axes[0, 1].set(xlabel=names[0], ylabel=names[1], title="decoded")
     figure.suptitle(title([result], without=()))
     return save(figure, path)
 
@@ -42,6 +42,5 @@ def _draw_pictures(axis, found: LatentMap) -> None:
     rows = [np.concatenate(list(row), axis=1) for row in pictures[::-1]]
     half = (found.ticks[:, 1] - found.ticks[:, 0]) / 2
     (left, bottom), (right, top) = found.ticks[:, 0] - half, found.ticks[:, -1] + half
-    axis.imshow(
-        np.concatenate(rows), cmap="gray_r", vmin=0, vmax=255, extent=(left, right, bottom, top), aspect="auto"
-    )
+    axis.grid(visible=False)
+    axis.imshow(np.concatenate(rows), cmap="gray_r", vmin=0, vmax=255, extent=(left, right, bottom, top), aspect="auto")
