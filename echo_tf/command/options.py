@@ -120,6 +120,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("final evaluation").add_argument
     add("--split", choices=["test", "validation"], default="test", help="images to evaluate with (default: test)")
+    elsewhere = "also evaluate on the test images of other data sets of the same shape, for a table of their own"
+    add("--evaluate-on", nargs="+", type=_dataset, metavar="NAME", help=elsewhere)
     draws = "draws of z for each image, and terms of the importance-sampled bound (default: 5)"
     add("--rate-samples", **_number(int, 2, 1_000_000), default=5, help=draws)
     law = "source of Echo noise: training examples, or as in the paper the batch (default: reservoir)"
@@ -170,8 +172,8 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     options.beta = options.beta and list(dict.fromkeys(beta for betas in options.beta for beta in betas))
     experiment = EXPERIMENTS[options.experiment]
     _check_together(parser, options)
-    given = options.dataset or list(experiment.datasets)
-    options.dataset = list(dict.fromkeys(name for one in given for name in (order.DATASETS if one == "all" else [one])))
+    options.dataset = _each_once(options.dataset or list(experiment.datasets))
+    options.evaluate_on = _each_once(options.evaluate_on or [])
     if options.executor == "local":
         options.jobs = options.jobs or 1
     elif options.jobs == "auto":
@@ -181,6 +183,11 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     options.own_betas = {} if options.beta or experiment.betas or targeted else dict(experiment.own_betas)
     options.beta = options.beta or (list(experiment.betas) or None)
     return options
+
+
+def _each_once(datasets: list[str | Path]) -> list[str | Path]:
+    """Data sets without `all`, in whose place stand those that it means."""
+    return list(dict.fromkeys(name for one in datasets for name in (order.DATASETS if one == "all" else [one])))
 
 
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -196,6 +203,9 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (options.experiment != "analysis", {"arrays"}, "only with --experiment analysis"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
+        (options.report, {"evaluate_on"}, "not with --report, which evaluates nothing"),
+        (options.split != "test", {"evaluate_on"}, "it takes test images; leave out --split"),
+        (options.echoes != "reservoir", {"evaluate_on"}, "echoes are training examples there; leave out --echoes"),
         (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
         (several, {"dataset"}, f"{options.experiment} takes one data set"),

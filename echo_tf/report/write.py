@@ -27,6 +27,7 @@ from echo_tf.experiments.records import (
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
+from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.figures import CAPTIONS, plot_all
 from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
 from echo_tf.report.maps import plot_map
@@ -85,7 +86,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
     tables += filter(None, [scores_table([row for found in scores.values() for row in found])])
-    tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits)])
+    tables += filter(None, [elsewhere_table(results), laws_table(laws), trained_table(rows), fits_table(fits)])
     figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, _) in replaced.items() if worth]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
         figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
