@@ -29,8 +29,10 @@ from echo_tf.command import terminal
 from echo_tf.command.experiments import EXPERIMENTS
 from echo_tf.command.options import parse_arguments
 from echo_tf.command.planning import estimate_cells, plan_cells, unfinished_cells
+from echo_tf.command.training import evaluate_on_others
 from echo_tf.errors import CellError, ConfigError, DataError, ResultError, TrainingError
 from echo_tf.experiments import progress, sharing
+from echo_tf.experiments.elsewhere import check_shapes
 from echo_tf.experiments.inputs import read_inputs
 
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
@@ -74,7 +76,8 @@ def _run(options: argparse.Namespace) -> int:
         terminal.tell_files(publish_files(experiment.run(options), options.publish))
         return EXIT_OK
     if not options.report:
-        inputs = read_inputs(options.dataset)
+        inputs, others = read_inputs(options.dataset), read_inputs(options.evaluate_on)
+        check_shapes(inputs, others)
         cells = plan_cells(options, inputs)
         _share_machine(options, len(cells))
         if options.dry_run:
@@ -82,6 +85,7 @@ def _run(options: argparse.Namespace) -> int:
             return EXIT_OK
         terminal.tell_machine(options, len(unfinished_cells(options, inputs, cells)))
         experiment.train(options, inputs, cells)
+        evaluate_on_others(options, others, cells)
     from echo_tf.report.write import write_report
 
     report = write_report(options.out, publish=options.publish, readme=options.readme)

@@ -288,6 +288,12 @@ def test_rd_plans_a_grid_of_betas(reproduce, tmp_path, capsys):
     assert [Path(line).name for line in lines] == ["paper-epochs=30-beta=2-seed=0", "paper-epochs=30-beta=1-seed=0"]
 
 
+def test_a_grid_of_betas_by_its_name(reproduce):
+    betas = reproduce.parse_arguments(["--experiment", "rd", "--beta", "released", "10", "4"]).beta
+    assert betas[:3] == [0.0, 0.01, 0.025] and betas[-3:] == [2.0, 4.0, 10.0]
+    assert len(betas) == len(set(betas)) == 20
+
+
 def test_target_takes_the_place_of_beta(reproduce, tmp_path, capsys):
     assert reproduce.main(["--target-rate", "20", "--method", "vae", "--dry-run", "--out", str(tmp_path)]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "paper-epochs=30-rate=20-seed=0"
@@ -405,7 +411,7 @@ class TestErrors:
             (("--jobs", "0"), "at least 1"),
             (("--rate-samples", "1"), "at least 2"),
             (("--executor", "ray", "--gpus", "-1"), "at least 0"),
-            (("--dataset", "mnist"), "one of digits, binary_mnist, omniglot, fashion_mnist, sprites"),
+            (("--dataset", "cifar"), "one of digits, binary_mnist, omniglot, fashion_mnist, mnist, sprites"),
             (("--nothing",), "unrecognized"),
         ],
     )

@@ -11,6 +11,12 @@ from echo_tf.data.load import load_dataset
 # From where Echo is near its floor to where more rate hardly lowers the distortion.
 RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
 
+# Grids that `--beta` takes by name. released: those of the authors' sweeps as they are known to us; their code takes one beta a
+# run and lists none.
+BETA_GRIDS = {
+    "released": (0.0, 0.01, 0.025, 0.05, 0.075, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
+}
+
 
 @dataclass(frozen=True)
 class Experiment:

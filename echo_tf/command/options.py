@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echo_tf.command import terminal
-from echo_tf.command.experiments import EXPERIMENTS
+from echo_tf.command.experiments import BETA_GRIDS, EXPERIMENTS
 from echo_tf.data.dataset import KNOWN
 from echo_tf.experiments import order, sharing
 from echo_tf.models.config import CONFIG_DIR, PROTOCOLS, available_methods
@@ -21,6 +21,7 @@ DATA = {
     "binary_mnist": "70,000 binarised digits",
     "omniglot": "32,415 characters, from a file that you supply",
     "fashion_mnist": "70,000 articles of clothing",
+    "mnist": "70,000 grey digits, which the paper does not have",
     "sprites": "7,776 images of five known factors, rendered, no download",
     "dsprites": "737,280 images of five known factors, of TensorFlow Datasets",
     "sprites_dependent": "the same without blocks of combinations; and dsprites_dependent",
@@ -56,6 +57,11 @@ def _number(kind: type, low: float, high: float = math.inf) -> dict:
         raise argparse.ArgumentTypeError(f"expected {whole} number of at least {low}{below}, received {text[:20]!r}")
 
     return {"type": number, "metavar": "N" if kind is int else "X"}
+
+
+def _betas(text: str) -> tuple[float, ...]:
+    """The betas that a word of `--beta` stands for: a grid by its name, or a number."""
+    return BETA_GRIDS[text] if text in BETA_GRIDS else (_number(float, 0)["type"](text),)
 
 
 def _dataset(text: str) -> str | Path:
@@ -97,7 +103,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     several = f"of several the first comes first, and there the methods {', '.join(order.METHODS)} before others"
     add("--dataset", nargs="+", type=_dataset, metavar="NAME", help=f"one or more, see below; {several}")
     add("--method", nargs="+", metavar="NAME", help="one or more, see below (default: echo vae, or those of the experiment)")
-    add("--beta", nargs="+", **_number(float, 0), help="weights of the rate (default: 1, or those of the experiment)")
+    weights = f"weights of the rate, or {', '.join(BETA_GRIDS)}: a grid, see the guide (default: 1, or those of the experiment)"
+    add("--beta", nargs="+", type=_betas, metavar="X", help=weights)
     target = parser.add_argument_group("what, with a target in the place of beta").add_mutually_exclusive_group()
     target.add_argument("--target-rate", **nats, help="let training find the beta that gives this rate")
     target.add_argument("--target-distortion", **nats, help="the same for the distortion")
@@ -113,10 +120,15 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("final evaluation").add_argument
     add("--split", choices=["test", "validation"], default="test", help="images to evaluate with (default: test)")
+    elsewhere = "also evaluate on the test images of other data sets of the same shape, for a table of their own"
+    add("--evaluate-on", nargs="+", type=_dataset, metavar="NAME", help=elsewhere)
     draws = "draws of z for each image, and terms of the importance-sampled bound (default: 5)"
     add("--rate-samples", **_number(int, 2, 1_000_000), default=5, help=draws)
     law = "source of Echo noise: training examples, or as in the paper the batch (default: reservoir)"
     add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
+
+    arrays = "with --experiment analysis: write f, s, z, rate and distortion of every image to arrays.npz in the cell's folder"
+    add("--arrays", action="store_true", help=arrays)
 
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
 
@@ -157,10 +169,11 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     """Parse the command line."""
     parser = _parser(description)
     options = parser.parse_args(arguments)
+    options.beta = options.beta and list(dict.fromkeys(beta for betas in options.beta for beta in betas))
     experiment = EXPERIMENTS[options.experiment]
     _check_together(parser, options)
-    given = options.dataset or list(experiment.datasets)
-    options.dataset = list(dict.fromkeys(name for one in given for name in (order.DATASETS if one == "all" else [one])))
+    options.dataset = _each_once(options.dataset or list(experiment.datasets))
+    options.evaluate_on = _each_once(options.evaluate_on or [])
     if options.executor == "local":
         options.jobs = options.jobs or 1
     elif options.jobs == "auto":
@@ -170,6 +183,11 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str = "
     options.own_betas = {} if options.beta or experiment.betas or targeted else dict(experiment.own_betas)
     options.beta = options.beta or (list(experiment.betas) or None)
     return options
+
+
+def _each_once(datasets: list[str | Path]) -> list[str | Path]:
+    """Data sets without `all`, in whose place stand those that it means."""
+    return list(dict.fromkeys(name for one in datasets for name in (order.DATASETS if one == "all" else [one])))
 
 
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -182,8 +200,12 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
     rules = (  # when options are refused, which, and why
         (True, ignored, f"not with --experiment {options.experiment}"),
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
+        (options.experiment != "analysis", {"arrays"}, "only with --experiment analysis"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
+        (options.report, {"evaluate_on"}, "not with --report, which evaluates nothing"),
+        (options.split != "test", {"evaluate_on"}, "it takes test images; leave out --split"),
+        (options.echoes != "reservoir", {"evaluate_on"}, "echoes are training examples there; leave out --echoes"),
         (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),
         (several, {"dataset"}, f"{options.experiment} takes one data set"),

@@ -9,6 +9,7 @@ from echo_tf.data.load import load_dataset
 from echo_tf.errors import CellError
 from echo_tf.experiments import progress, sharing
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.elsewhere import evaluate_elsewhere
 from echo_tf.experiments.executors import LocalProcesses, Outcomes, RayCluster, Task
 from echo_tf.experiments.inputs import Input
 
@@ -73,7 +74,17 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
     train_cells(options, inputs, cells)
     for number, cell in enumerate(cells, 1):
         print(f"[{number}/{len(cells)}] {cell.folder(options.out)}: analysis")
-        analyse_cell(cell, data[cell.dataset], options.out, split=options.split)
+        analyse_cell(cell, data[cell.dataset], options.out, split=options.split, arrays=options.arrays)
+
+
+def evaluate_on_others(options: argparse.Namespace, others: dict[str, Input], cells: list[Cell]) -> None:
+    """Evaluate the models of cells on other data sets, as far as that is not on disk."""
+    for other in others.values():
+        dataset = load_dataset(other.given, options.data_dir, options.raw_dir)
+        for cell in cells:
+            if (cell.dataset, cell.data) != (other.name, other.fingerprint):
+                done = "measured" if evaluate_elsewhere(cell, dataset, options.out, options.rate_samples) else "finished before"
+                print(f"{cell.folder(options.out)} on {other.name}: {done}")
 
 
 def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:

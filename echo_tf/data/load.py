@@ -13,6 +13,9 @@ from echo_tf.data.sprites import DEPENDENT, SIZE, SIZES, all_sprites, factor_dat
 from echo_tf.errors import ConfigError, DataError
 from echo_tf.files import zip_damage
 
+# Arrays of the `mnist.npz` of `keras.datasets.mnist`, by the names that they have in a cache.
+_OF_KERAS = {"train": "x_train", "train_labels": "y_train", "test": "x_test", "test_labels": "y_test"}
+
 ARRAYS = tuple(f"{split}{kind}" for kind in ("", "_labels") for split in ("train", "validation", "test"))  # of own data
 
 
@@ -23,10 +26,11 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
     of all combinations of five factors, whose numbers are its labels (`data.sprites`), a random tenth for testing; so is
     `dsprites`. With `_dependent` behind the name they lack blocks of combinations. All but digits and sprites are read from
     `data_dir/NAME.npz`. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
-    `raw_dir` with no network, checksums verified either way) and the file is written.
+    `raw_dir` with no network, checksums verified either way) and the file is written. For `mnist`, the grey digits, the file of
+    `keras.datasets.mnist`, which has that name, will do in either folder.
 
     Args:
-        name: `"digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"sprites"`, `"sprites_dependent"`,
+        name: `"digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"mnist"`, `"sprites"`, `"sprites_dependent"`,
             `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
             arrays `train`, `test` and optionally `validation`, `train_labels`, `validation_labels`, `test_labels` as
             `Dataset.from_arrays` takes them. Own data are named after their file.
@@ -42,7 +46,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
             raw file with a wrong checksum. Nothing that was on disk is overwritten.
 
     Source: static Binary MNIST of Larochelle & Murray 2011 (50,000 train); Omniglot as `chardata.mat` of Burda et al. 2016
-        (24,345 train), shown upright; Fashion-MNIST of Xiao et al. 2017 (60,000 train). Grey values serve as Bernoulli
+        (24,345 train), shown upright; Fashion-MNIST of Xiao et al. 2017 (60,000 train); MNIST of LeCun et al. 1998 (60,000
+        train), which is not in the paper. Grey values serve as Bernoulli
         targets, as in the paper.
     """
     if Path(name).suffix == ".npz":
@@ -60,6 +65,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
             prepare_dsprites(data_dir)
         return factor_dataset(str(name), _read_dsprites(path))
     path = data_dir / f"{name}.npz"
+    if not path.exists() and name == "mnist" and raw_dir is not None and (file := Path(raw_dir) / path.name).exists():
+        path = file
     if not path.exists():
         prepare(str(name), data_dir, Path(raw_dir) if raw_dir is not None else None)
     return _read_cache(str(name), path)
@@ -98,6 +105,8 @@ def _read_cache(name: str, path: Path) -> Dataset:
     spec = SPECS[name]
     remedy = "Delete or replace the file; it is made anew when it is missing."
     arrays = _read_arrays(path, remedy)
+    if name == "mnist" and set(arrays) == set(_OF_KERAS.values()):
+        arrays = {own: arrays[of_keras] for own, of_keras in _OF_KERAS.items()}
     splits, labels = {}, {}
     for split, size in spec.sizes.items():
         images = arrays.get(split)

@@ -33,6 +33,7 @@ _AMAT = tuple(f"binarized_mnist_{part}.amat" for part in ("train", "valid", "tes
 SPECS = {
     "binary_mnist": Spec("binarized_mnist", 1, {"train": 50_000, "validation": 10_000, "test": 10_000}, _AMAT),
     "fashion_mnist": Spec("fashion_mnist", 255, {"train": 60_000, "test": 10_000}, _IDX, "label", "labels"),
+    "mnist": Spec("mnist", 255, {"train": 60_000, "test": 10_000}, _IDX, "label", "labels"),
     "omniglot": Spec("omniglot_chardata", 255, {"train": 24_345, "test": 8_070}, ("chardata.mat",), "alphabet", "alphabet"),
 }
 
@@ -50,7 +51,8 @@ def prepare(name: str, data_dir: Path, raw_dir: Path | None) -> None:
     """
     spec = SPECS[name]
     raw_files = ", ".join(spec.raw_files)
-    remedy = f"Point --data-dir (or $ECHO_TF_DATA) at a folder with {name}.npz, or --raw-dir at one with {raw_files}."
+    cache = f"{name}.npz" + (" (Keras' file will do)" if name == "mnist" else "")
+    remedy = f"Point --data-dir (or $ECHO_TF_DATA) at a folder with {cache}, or --raw-dir at one with {raw_files}."
     if raw_dir is not None:  # else TFDS would look for what is missing in the network
         if missing := [file for file in spec.raw_files if not (raw_dir / file).is_file()]:
             raise DataError(f"{raw_dir} does not hold {', '.join(missing)}. {remedy}")

@@ -85,6 +85,10 @@ class Channel(WeightedRateLayer):
         """What an example sends: signal and scale of the noise, each of shape `(batch, units)`."""
         raise NotImplementedError
 
+    def scale_matrix(self, inputs: Tensor) -> Tensor | None:
+        """The matrix that the noise is multiplied by, shape `(batch, units, units)`; `None` if it is a diagonal one."""
+        return None
+
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal law that the rate refers to. Shape `(n, units)`."""
         raise NotImplementedError

@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from echo_tf.echo.checks import Tensor, check_choice, check_positive
-from echo_tf.echo.heads import EchoWithHeads
+from echo_tf.echo.heads import EchoWithHeads, scale_head
 from echo_tf.echo.laws import NOISE_LAWS
 from echo_tf.echo.layer import EchoLayer
+from echo_tf.echo.signed import SignedEchoLayer
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.standardise import Standardiser
 
@@ -35,6 +36,8 @@ class EchoDense(EchoWithHeads):
             the code of its submission did: `z` itself, of `f` less its mean over the batch, at inference too, so that the
             output for an example depends on its batch.
         mean_scale: Float > 0, by which the input of tanh is divided. The authors' code had 64, later 16.
+        signed: Boolean. `True` lets `s_j(x)` have either sign: `s = tanh(W' h + b')`, and the rate is `-sum_j log |r s_j(x)|`.
+        constant_scale: Boolean. `True` makes `s` a trained vector, the same for every `x`, and so is the rate.
         noise: `"echo"`; or `"gaussian"` or `"independent"`, for comparisons: with these the rate is not exact, but an upper
             bound (`echo_tf.echo.laws.redrawn` says of what).
 
@@ -71,6 +74,8 @@ class EchoDense(EchoWithHeads):
         multiplicative: bool = False,
         parametrisation: str = "standardised",
         mean_scale: float = 1.0,
+        signed: bool = False,
+        constant_scale: bool = False,
         reservoir_size: int | None = None,
         echoes: str = "batch",
         seed: int | None = None,
@@ -81,20 +86,26 @@ class EchoDense(EchoWithHeads):
         check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
         check_positive("mean_scale", mean_scale)
         self.units, self.parametrisation, self.mean_scale = units, parametrisation, mean_scale
-        self.multiplicative = multiplicative
+        self.multiplicative, self.signed, self.constant_scale = multiplicative, signed, constant_scale
         options = {"reservoir_size": reservoir_size, "echoes": echoes, "seed": seed}
-        self.echo = EchoLayer(d_max, max_mean, sampler, replace, name="echo", **options)  # type: ignore[arg-type]
+        layer = SignedEchoLayer if signed else EchoLayer
+        self.echo = layer(d_max, max_mean, sampler, replace, name="echo", **options)  # type: ignore[arg-type]
         check_choice("noise", noise, NOISE_LAWS)
         self.noise = self.source.law = noise
         self.source.owner = self.name
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
-        self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
-        self.standardiser = Standardiser(name="standardiser") if parametrisation == "standardised" else None
+        self.log_scale_head = scale_head(units, signed, constant_scale)
+        moments = self.echo.moments
+        self.standardiser = Standardiser(moments, name="standardiser") if parametrisation == "standardised" else None
         self.warn_of_loss_scaling()
 
     @property
     def source(self) -> EchoSource:  # type: ignore[override]
         return self.echo.source
+
+    @property
+    def gather(self):  # type: ignore[override]
+        return self.echo.gather
 
     def build(self, input_shape):
         self.mean_head.build(input_shape)
@@ -106,12 +117,11 @@ class EchoDense(EchoWithHeads):
             self.standardiser.build(shape)
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`f(x)`, `log s(x)` with `log r`, and its negative; each of shape `(batch, ..., units)`."""
+        """`f(x)`; `log s(x)` with `log r`, signed `r s(x)`; the rate; each of shape `(batch, ..., units)`."""
         mean = ops.tanh(self.mean_head(inputs) / self.mean_scale)
         if self.parametrisation == "centred":
             mean = mean - ops.mean(mean, axis=0)
-        log_scale = self.echo.bounded(self.log_scale_head(inputs))
-        return mean, log_scale, -log_scale
+        return mean, *self.echo.scale_and_rates(self.log_scale_head(inputs))
 
     def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
         return self.echo.attenuate(scale, noise)
@@ -124,11 +134,11 @@ class EchoDense(EchoWithHeads):
         return self.echo.rate_floor(self.units)
 
     def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.statistics(inputs)
-        return mean, ops.exp(log_scale)
+        mean, scale = self.statistics(inputs)
+        return mean, self.attenuate(scale, ops.ones_like(mean))
 
     def get_config(self):
         echo = ("d_max", "max_mean", "sampler", "replace", "reservoir_size", "echoes", "seed")
-        own = ("units", "multiplicative", "parametrisation", "mean_scale", "noise")
+        own = ("units", "multiplicative", "parametrisation", "mean_scale", "signed", "constant_scale", "noise")
         of_echo = {name: getattr(self.echo, name) for name in echo}
         return {**super().get_config(), **of_echo, **{name: getattr(self, name) for name in own}}

@@ -11,7 +11,7 @@ from keras import ops
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, concatenated
 from echo_tf.echo.laws import redrawn
-from echo_tf.echo.noise import gather_noise, independent_noise
+from echo_tf.echo.noise import independent_noise
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.standardise import Standardiser
 
@@ -19,6 +19,40 @@ logger = logging.getLogger(__name__)
 
 # Weight of the pull of E f towards 0. With S(x) constant the objective does not depend on E f at all.
 CENTRING = 3.0
+
+
+class ConstantHead(keras.layers.Layer):
+    """A head whose output is the same for every example: a trained vector, behind an activation.
+
+    Args:
+        units: Integer, length of the vector.
+        activation: As for `Dense`.
+        initializer: Of the vector.
+    """
+
+    def __init__(self, units: int, activation: str | None = None, initializer: Any = "zeros", **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.units, self.activation, self.initializer = units, keras.activations.get(activation), initializer
+
+    def build(self, input_shape):
+        self.bias = self.add_weight(shape=(self.units,), initializer=self.initializer, name="bias")
+
+    def call(self, inputs):
+        rows = ops.zeros_like(inputs[..., :1], dtype="float32")
+        return self.activation(rows + self.bias)
+
+
+def scale_head(units: int, signed: bool, constant_scale: bool) -> keras.layers.Layer:
+    """The head for the diagonal of `S(x)` without `r`: `log s(x)` by log_sigmoid, or `signed`, `s(x)` itself by tanh.
+
+    A signed constant starts at random, since 0 is where its rate is largest; one that is positive as a `Dense` head does on
+    average, at 1/2.
+    """
+    activation = "tanh" if signed else "log_sigmoid"
+    if constant_scale:
+        start = keras.initializers.RandomUniform(-1.0, 1.0) if signed else "zeros"
+        return ConstantHead(units, activation, start, name="log_scale")
+    return keras.layers.Dense(units, activation=activation, dtype="float32", name="log_scale")
 
 
 class EchoWithHeads(Channel):
@@ -32,7 +66,7 @@ class EchoWithHeads(Channel):
     has_memory = True
     source: EchoSource
     standardiser: Standardiser | None
-    gather: Callable[..., Tensor] = staticmethod(gather_noise)  # noise from given echoes
+    gather: Callable[..., Tensor]  # noise from given echoes
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`f(x)`; `S(x)` with `r`, in the form that the source takes; rate by dimension in nats, `(batch, ..., units)`."""

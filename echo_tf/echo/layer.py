@@ -8,7 +8,7 @@ from keras import ops
 
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.checks import Tensor, check_same_shape, concatenated_pairs
-from echo_tf.echo.noise import diagonal_noise, echo_rate
+from echo_tf.echo.noise import diagonal_noise, echo_moments, echo_rate, gather_noise
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.weighted_rate import WeightedRateLayer
 
@@ -145,6 +145,9 @@ class EchoLayer(BareEchoLayer):
         ((100, 32), 5.7372)
     """
 
+    # What goes with the form of the scale, here its logarithm.
+    make_noise, gather, moments = staticmethod(diagonal_noise), staticmethod(gather_noise), staticmethod(echo_moments)
+
     def __init__(
         self,
         d_max: int = 99,
@@ -162,7 +165,7 @@ class EchoLayer(BareEchoLayer):
         self.max_scale = max_scale(d_max, max_mean)
         self.d_max, self.max_mean, self.sampler, self.replace = d_max, max_mean, sampler, replace
         self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, seed
-        self.source = EchoSource(diagonal_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
+        self.source = EchoSource(self.make_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
         self.source.owner = self.name
 
     def build(self, input_shape):
@@ -184,6 +187,11 @@ class EchoLayer(BareEchoLayer):
     def bounded(self, log_scale: Tensor) -> Tensor:
         """`log r + log s(x)`, in float32. `log r` is added nowhere else."""
         return ops.cast(log_scale, "float32") + math.log(self.max_scale)
+
+    def scale_and_rates(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale with `r`, in the form that the source takes, and the rate by dimension in nats."""
+        log_scale = self.bounded(parameters)
+        return log_scale, -log_scale
 
     def send(self, mean: Tensor, scale: Tensor, training: bool | None) -> Tensor:
         z = super().send(mean, scale, training)

@@ -9,8 +9,9 @@ from keras import ops
 
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.checks import Tensor
-from echo_tf.echo.heads import EchoWithHeads
+from echo_tf.echo.heads import ConstantHead, EchoWithHeads, scale_head
 from echo_tf.echo.matrix import below_head, lower_triangular, matrix_gather_noise, matrix_noise, product
+from echo_tf.echo.signed import bounded_scale, log_magnitude
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.standardise import RunningStandardiser
 
@@ -45,6 +46,9 @@ class MatrixEchoDense(EchoWithHeads):
         units: Integer, dimension `m` of `z`.
         rate_weight: Float or `None`, see `WeightedRateLayer`.
         d_max, reservoir_size, echoes, seed: see `EchoLayer`. The reservoir holds matrices, `4 m^2` bytes an example.
+        signed: Boolean. `True` lets the entries of the diagonal have either sign: `r tanh(W' h + b')`, and the rate is
+            `-sum_j log |s_jj(x)|`.
+        constant_scale: Boolean. `True` makes `S` a trained matrix, the same for every `x`, and so is the rate.
         noise: `"echo"`; or `"gaussian"` or `"independent"`, for comparisons: with these the rate is not exact. It is an upper
             bound for Gaussian noise, and a formula only for independent noise (`echo_tf.echo.laws.redrawn`).
 
@@ -80,18 +84,22 @@ class MatrixEchoDense(EchoWithHeads):
         echoes: str = "batch",
         seed: int | None = None,
         noise: str = "echo",
+        signed: bool = False,
+        constant_scale: bool = False,
         **kwargs,
     ):
         super().__init__(rate_weight, **kwargs)
         self.units, self.d_max, self.reservoir_size, self.seed, self.noise = units, d_max, reservoir_size, seed, noise
         self.echoes = echoes
+        self.signed, self.constant_scale = signed, constant_scale
         self.log_max_scale = math.log(max_scale(d_max))
         options = {"law": noise, "name": "source"}
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, echoes, seed, **options)
         self.source.owner = self.name
         self.mean_head = keras.layers.Dense(units, activation="tanh", dtype="float32", name="mean")
-        self.log_scale_head = keras.layers.Dense(units, activation="log_sigmoid", dtype="float32", name="log_scale")
-        self.below_head = below_head(units)
+        self.log_scale_head = scale_head(units, signed, constant_scale)
+        is_constant = constant_scale and units > 1
+        self.below_head = ConstantHead(units * (units - 1) // 2, name="below") if is_constant else below_head(units)
         self.standardiser = RunningStandardiser(name="standardiser")
         self.warn_of_loss_scaling()
 
@@ -103,10 +111,16 @@ class MatrixEchoDense(EchoWithHeads):
         self.standardiser.build(shape)
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`f(x)`, `S(x)`, and `-log s_jj(x)`. Shapes `(batch, ..., m)`, `(batch, ..., m, m)`, `(batch, ..., m)`."""
-        log_scale = self.log_scale_head(inputs) + self.log_max_scale  # `log r` is added nowhere else
+        """`f(x)`, `S(x)`, and `-log |s_jj(x)|`. Shapes `(batch, ..., m)`, `(batch, ..., m, m)`, `(batch, ..., m)`."""
+        diagonal = self.log_scale_head(inputs)  # without `r`, which comes in nowhere else
+        if self.signed:
+            diagonal = bounded_scale(diagonal, math.exp(self.log_max_scale))
+            log_scale = log_magnitude(diagonal)
+        else:
+            log_scale = diagonal + self.log_max_scale
+            diagonal = ops.exp(log_scale)
         below = self.below_head(inputs) / math.sqrt(self.units)
-        return self.mean_head(inputs), lower_triangular(ops.exp(log_scale), below), -log_scale
+        return self.mean_head(inputs), lower_triangular(diagonal, below), -log_scale
 
     def attenuate(self, scale: Tensor, noise: Tensor) -> Tensor:
         return product(scale, noise)
@@ -122,6 +136,9 @@ class MatrixEchoDense(EchoWithHeads):
         """`f(x)`, and the length of every row of `S(x)`; each of shape `(batch, ..., units)`."""
         mean, scale = self.statistics(inputs)
         return mean, ops.norm(scale, axis=-1)
+
+    def scale_matrix(self, inputs: Tensor) -> Tensor:
+        return self.statistics(inputs)[1]
 
     def truncation(self) -> float:
         """What `d_max` echoes cut from the noise, in standard deviations of the noise.
@@ -144,5 +161,5 @@ class MatrixEchoDense(EchoWithHeads):
             )
 
     def get_config(self):
-        names = ("units", "d_max", "reservoir_size", "echoes", "seed", "noise")
+        names = ("units", "d_max", "reservoir_size", "echoes", "seed", "noise", "signed", "constant_scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -72,7 +72,14 @@ def echo_recurrence(
 
 
 def ring_noise(
-    mean: Tensor, log_scale: Tensor, order: Tensor, d_max: int, *, count: Tensor | None = None, behind: Tensor | None = None
+    mean: Tensor,
+    log_scale: Tensor,
+    order: Tensor,
+    d_max: int,
+    *,
+    count: Tensor | None = None,
+    behind: Tensor | None = None,
+    linear: Callable[[Tensor], Tensor] = ops.exp,
 ) -> Tensor:
     """Echo noise of every example when `order`, read as a ring, gives the echoes. Deterministic.
 
@@ -89,13 +96,14 @@ def ring_noise(
         count: Scalar integer tensor, a smaller number in the place of `d_max` that is only known at run time; or `None`.
         behind: Noise behind the last echo, the shape of `mean`: `e = (sum of the echoes) + (product of their scales) behind`.
             An independent draw of `z` or `e` makes the noise exact. `None`: the sum is cut.
+        linear: What makes the scale of `log_scale`; the identity where that is the scale itself (`signed.py`).
 
     Returns:
         Noise `e`, the same shape as `mean`; row i belongs to example i. O(batch dim log d_max) time, O(batch dim) memory.
 
     Source: paper, equations 2 and 3; the linear-time evaluation is ours.
     """
-    means, scales = ops.take(mean, order, axis=0), ops.exp(ops.take(log_scale, order, axis=0))
+    means, scales = ops.take(mean, order, axis=0), linear(ops.take(log_scale, order, axis=0))
     places = echo_recurrence(means, scales, d_max, count=count, behind=behind)
     return ops.take(places, ops.argsort(order), axis=0)
 
@@ -203,21 +211,26 @@ def diagonal_noise(
     seed: Seed = None,
     count: Tensor | None = None,
     behind: Tensor | None = None,
+    linear: Callable[[Tensor], Tensor] = ops.exp,
+    gather: Callable[..., Tensor] = gather_noise,
 ) -> Tensor:
-    """`echo_noise` without its checks; `count` and `behind` as for `ring_noise`, not used with replacement."""
+    """`echo_noise` without its checks; `count`, `behind` and `linear` as for `ring_noise`, the first two not with replacement.
+
+    `gather` is `gather_noise`, or what takes its place where `log_scale` is no logarithm.
+    """
     batch = ops.shape(mean)[0]
     if sampler == "ring" and not replace:
         order = keras.random.shuffle(ops.arange(batch), seed=seed)
-        return ring_noise(mean, log_scale, order, d_max, count=count, behind=behind)
+        return ring_noise(mean, log_scale, order, d_max, count=count, behind=behind, linear=linear)
     if sampler == "ring":
         # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
         places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
-        scales = ops.exp(ops.take(log_scale, places, axis=0))
+        scales = linear(ops.take(log_scale, places, axis=0))
         return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[:batch]
     if replace:
-        return gather_noise(mean, log_scale, keras.random.randint((batch, d_max), 0, batch, seed=seed), d_max)
+        return gather(mean, log_scale, keras.random.randint((batch, d_max), 0, batch, seed=seed), d_max)
     orders = independent_orders(batch, seed)
-    return gather_noise(mean, log_scale, orders, d_max if count is None else count, behind=behind)
+    return gather(mean, log_scale, orders, d_max if count is None else count, behind=behind)
 
 
 def independent_noise(
@@ -303,7 +316,11 @@ def echo_moments(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: ours, from Lemma 2.2 of the paper.
     """
-    scale = ops.exp(log_scale)
+    return scaled_moments(mean, ops.exp(log_scale))
+
+
+def scaled_moments(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for `s(x)` itself, of either sign."""
     z_mean = ops.mean(mean, axis=0) / (1.0 - ops.mean(scale, axis=0))
 
     deviation = mean - (1.0 - scale) * z_mean  # z - E z = deviation + s (e - E e)

@@ -1,5 +1,7 @@
 """Standardisation of the output of an Echo channel, as a function of the parameters instead of the drawn values."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -24,6 +26,8 @@ NEWEST = 0.2
 class Standardiser(keras.layers.Layer):
     """`(z - E z) / sd(z)` in every dimension, with the moments in closed form from pairs `(f, log s)` (`echo_moments`).
 
+    For pairs `(f, s)` of scales of either sign `moments` is `scaled_moments`.
+
     In training the moments are those of the batch, so that gradients flow through them. After `renormalise` they are the
     stored ones, with the gradient of the batch's: batch renormalisation without its clipping. At inference they are the stored
     ones, as soon as there are any. A single example before all others has no variance, and its `z` is left as it is.
@@ -31,8 +35,9 @@ class Standardiser(keras.layers.Layer):
     Source: ours; Ioffe 2017 for the renormalisation.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, moments: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = echo_moments, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        self._moments = moments
 
     def build(self, input_shape):
         shape = tuple(input_shape[1:])
@@ -45,7 +50,7 @@ class Standardiser(keras.layers.Layer):
 
         Those of a dimension are the same under every `law` of the noise (`redrawn`).
         """
-        for variable, value in zip((self.mean, self.variance), echo_moments(mean, log_scale), strict=True):
+        for variable, value in zip((self.mean, self.variance), self._moments(mean, log_scale), strict=True):
             variable.assign(value)
 
     def transform(
@@ -53,11 +58,11 @@ class Standardiser(keras.layers.Layer):
     ) -> Tensor:
         """`z` standardised; the pairs of the batch have `log r`, and in training lie in the reservoir already."""
         if not training:
-            return ops.where(reservoir.filled > 0, self.by_stored(z), _standardise(z, *echo_moments(mean, log_scale)))
-        stored = _with_variance(echo_moments(*reservoir.pairs), reservoir)
+            return ops.where(reservoir.filled > 0, self.by_stored(z), _standardise(z, *self._moments(mean, log_scale)))
+        stored = _with_variance(self._moments(*reservoir.pairs), reservoir)
         for variable, value in zip((self.mean, self.variance), stored, strict=True):
             variable.assign(value)
-        batch = echo_moments(*_with_earlier(mean, log_scale, reservoir))
+        batch = self._moments(*_with_earlier(mean, log_scale, reservoir))
         if mean.shape[0] is None or mean.shape[0] < 2:
             batch = _with_variance(batch, reservoir)
         by_batch = _standardise(z, *batch)

@@ -10,6 +10,7 @@ import math
 import operator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -46,6 +47,16 @@ def pictures_path(folder: Path, split: str) -> Path:
 def analysis_path(folder: Path, split: str) -> Path:
     """File with the analysis of a trained model (`Analysis`)."""
     return folder / f"analysis{_suffix(split)}.npz"
+
+
+def map_path(folder: Path, split: str) -> Path:
+    """File with the map of two dimensions of `z` of an analysed model (`LatentMap`)."""
+    return folder / f"map{_suffix(split)}.npz"
+
+
+def arrays_path(folder: Path, split: str) -> Path:
+    """File with what a model makes of every image (`encodings.image_arrays`)."""
+    return folder / f"arrays{_suffix(split)}.npz"
 
 
 def noise_path(folder: Path, split: str) -> Path:
@@ -214,8 +225,29 @@ def read_metrics(folder: Path) -> list[dict]:
     return lines
 
 
+class _Arrays:
+    """Arrays that are written together. A subclass is a dataclass of them, and says what it is."""
+
+    what: ClassVar[str]
+
+    def save(self, path: Path) -> None:
+        """Write a `.npz` file."""
+        np.savez_compressed(path, **dataclasses.asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The inverse of `save`. Raises `CellError` for a damaged file, or one of other arrays."""
+        if damage := zip_damage(path):
+            raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+        except (ValueError, KeyError) as error:
+            raise CellError(f"{path} is not {cls.what} of this program ({error!r}). Delete it; it is made anew.") from None
+
+
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(_Arrays):
     """Analysis of one model on one set of images.
 
     Attributes:
@@ -243,23 +275,33 @@ class Analysis:
     total_correlation_nats: np.ndarray
     noise_draws: np.ndarray
 
-    def save(self, path: Path) -> None:
-        """Write a `.npz` file."""
-        np.savez_compressed(path, **dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Analysis":
-        """The inverse of `save`. Raises `CellError` for a damaged file, or one that is no analysis."""
-        if damage := zip_damage(path):
-            raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except (ValueError, KeyError) as error:
-            raise CellError(f"{path} is not an analysis of this program ({error!r}). Delete it; it is made anew.") from None
+    what = "an analysis"
 
 
 load_analysis = Analysis.load
+
+
+@dataclass(frozen=True)
+class LatentMap(_Arrays):
+    """Images in two dimensions of `z`, and what the decoder makes of these (`encodings.latent_map`).
+
+    Attributes:
+        dimensions: Indices of the two of highest rate, the higher first, `(2,)`.
+        rate_nats: Their mean rates, `(2,)`.
+        z: A draw for every image, `(n, 2)`.
+        labels: Labels of the images, `(n,)`; empty where there are none.
+        ticks: Values of the two dimensions on the grid, `(2, k)`.
+        decoded: Decoded images as uint8, `(k, k, ...)`; the first axis goes with the second dimension.
+    """
+
+    dimensions: np.ndarray
+    rate_nats: np.ndarray
+    z: np.ndarray
+    labels: np.ndarray
+    ticks: np.ndarray
+    decoded: np.ndarray
+
+    what = "a map"
 
 
 def read_noise(path: Path) -> dict:

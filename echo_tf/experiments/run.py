@@ -16,6 +16,7 @@ from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 from echo_tf.experiments import records
 from echo_tf.experiments.analysis import analyse, rate_by_dimension
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.encodings import image_arrays, latent_map
 from echo_tf.experiments.evaluation import PASSES, evaluate
 from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
 from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
@@ -147,16 +148,18 @@ def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
         )
 
 
-def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test") -> records.Analysis:
-    """Analyse the trained model of a cell, unless that is on disk already, undamaged.
+def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test", arrays: bool = False) -> records.Analysis:
+    """Analyse the trained model of a cell, as far as that is not on disk already, undamaged.
 
-    Writes the analysis, and for Echo what it says of the noise as text besides (`noise_path`).
+    Writes the analysis, a map of two dimensions of `z` if there are two, and for Echo what the analysis says of the noise as
+    text besides (`noise_path`).
 
     Args:
         cell: A cell that `run_cell` has finished.
         dataset: Its data set, before any holdout.
         out: Folder of all cells.
         split: Images to look at.
+        arrays: Boolean, also write what the model makes of every image (`arrays_path`, `image_arrays`).
 
     Raises:
         CellError: it has no model, the analysis on disk is of another version, another process works in the folder, or as
@@ -170,20 +173,34 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
     if not folder.is_dir():
         raise _not_trained(folder)
     with locked(folder):  # which a second process would take before it deletes temporary files, ours too
-        if path.exists() and (damage := zip_damage(path)):
-            set_aside(path, damage)
-        if path.exists():
-            analysis = records.load_analysis(path)
-        else:
-            images = _data_of(cell, dataset).images(split)
-            analysis = analyse(load_model(folder), images, batch_size=cell.evaluation_batch, seed=cell.config.seed)
-            with replacing(path) as temporary:
-                analysis.save(temporary)
+        paths = [path, *([records.map_path(folder, split)] if cell.config.network.latent_dim > 1 else [])]
+        _make_missing(cell, dataset, split, folder, [*paths, *([records.arrays_path(folder, split)] if arrays else [])])
+        analysis = records.load_analysis(path)
         if len(analysis.total_correlation_nats):
             mean, se = (float(number) for number in analysis.total_correlation_nats)
             noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}
             write_atomically(records.noise_path(folder, split), json.dumps({**noise, "checksum": checksum(noise)}, indent=2))
     return analysis
+
+
+def _make_missing(cell: Cell, dataset: Dataset, split: str, folder: Path, paths: list[Path]) -> None:
+    """Make those of the files of an analysis that are missing or damaged."""
+    for path in paths:
+        if path.exists() and (damage := zip_damage(path)):
+            set_aside(path, damage)
+    missing = [path for path in paths if not path.exists()]
+    if not missing:
+        return
+    model, data = load_model(folder), _data_of(cell, dataset)
+    images, labels = data.images(split), data.labels.get(split)
+    for path in missing:
+        with replacing(path) as temporary:
+            if path == records.analysis_path(folder, split):
+                analyse(model, images, batch_size=cell.evaluation_batch, seed=cell.config.seed).save(temporary)
+            elif path == records.map_path(folder, split):
+                latent_map(model, images, labels).save(temporary)
+            else:
+                np.savez_compressed(temporary, **image_arrays(model, images, labels))  # type: ignore[arg-type]
 
 
 def load_model(folder: Path) -> keras.Model:

@@ -20,8 +20,8 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
-_ECHO_OPTIONS = ("d_max", "echoes", "noise")
-_DIAGONAL_OPTIONS = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_BOTH_ECHOES = ("d_max", "echoes", "noise", "signed", "constant_scale")
+_DIAGONAL_ECHO = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
 
 
 def build_model(
@@ -99,10 +99,9 @@ def _seed(config: Config, shift: int) -> int:
 
 def _channel(config: Config) -> Channel:
     channel, units, seed = config.channel, config.network.latent_dim, config.seed
-    if channel.is_echo:
-        kind, names = (EchoDense, _DIAGONAL_OPTIONS) if channel.kind == "echo" else (MatrixEchoDense, ())
-        options = {name: getattr(channel, name) for name in (*_ECHO_OPTIONS, *names)}
-        return kind(units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
+    if channel.is_echo:  # the rate enters the objective in the model's loss
+        layer, names = (EchoDense, _DIAGONAL_ECHO) if channel.kind == "echo" else (MatrixEchoDense, ())
+        return layer(units, rate_weight=None, seed=seed, **{name: getattr(channel, name) for name in (*_BOTH_ECHOES, *names)})
     if channel.kind == "gaussian_full":
         return FullGaussianChannel(units, seed=seed)
     if channel.kind == "gaussian":

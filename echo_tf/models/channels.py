@@ -151,6 +151,9 @@ class CorrelatedGaussianChannel(Channel):
         mean, _, factor = self.statistics(inputs)
         return mean, ops.sqrt(row_squares(factor))
 
+    def scale_matrix(self, inputs: Tensor) -> Tensor:
+        return self.statistics(inputs)[2]
+
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
         return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)

@@ -24,7 +24,7 @@ CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs"
 # paper: what the paper says, implemented correctly; released: what the authors' code does.
 PROTOCOLS = ("paper", "released")
 _OF_FACTORS = ("sprites", "sprites_dependent", "dsprites", "dsprites_dependent")
-DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist", *_OF_FACTORS)
+DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist", "mnist", *_OF_FACTORS)
 
 
 # Defaults that a data set changes. The paper's 200 epochs are for 24,000 images and more; digits has 1,437.
@@ -55,11 +55,12 @@ _RETIRED = {
 
 # Options of a channel that some kinds do not have, and that would be ignored without a word.
 _DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_ECHO_ONLY = ("echoes", "noise", "signed", "constant_scale")
 _MISSING = {
     "echo_matrix": _DIAGONAL_ONLY,
-    "gaussian": ("echoes", "noise"),
-    "gaussian_full": ("shared_noise", "echoes", "noise"),
-    "iaf": ("echoes", "noise"),
+    "gaussian": _ECHO_ONLY,
+    "gaussian_full": ("shared_noise", *_ECHO_ONLY),
+    "iaf": _ECHO_ONLY,
 }
 
 
@@ -144,6 +145,8 @@ class ChannelConfig:
     echoes: Literal["batch", "reservoir"] = "batch"  # reservoir: of earlier batches, without gradient
     # Law of the noise: Echo's own, or for comparisons one made of it, with which the rate is not exact (`echo.laws`)
     noise: Literal["echo", "gaussian", "independent"] = "echo"
+    signed: StrictBool = False  # entries of the diagonal of S(x) have either sign
+    constant_scale: StrictBool = False  # S is trained, and the same for every x
     # Echo with a diagonal S(x) only
     max_mean: Annotated[Number, Field(ge=1)] = 1.0  # bound of |f| that r is made for; 2 is that of centred means
     sampler: Literal["ring", "gather"] = "ring"

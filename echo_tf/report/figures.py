@@ -40,6 +40,8 @@ CAPTIONS = {
     "dimensions": "Rate of each dimension of z, in falling order. A dimension of Echo costs at least its floor.",
     "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
     "pointwise": "Image by image, from the best to the worst reconstructed: whether hard images cost more rate.",
+    "map": "The two dimensions of z of highest rate: images in them, coloured by label, and what the decoder makes of them "
+    "with any other dimension at its mean.",
     "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
     "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
     "noise_trained": "Models trained under other noise than Echo's, all else being equal.",

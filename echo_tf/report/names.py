@@ -13,6 +13,7 @@ _DATA = {
     "binary_mnist": "Binary MNIST",
     "omniglot": "Omniglot",
     "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
     "dsprites": "dSprites",
     "dsprites_dependent": "dSprites, dependent",
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from echo_tf.errors import ResultError
 from echo_tf.experiments.cells import differences
+from echo_tf.experiments.elsewhere import elsewhere_path
 from echo_tf.experiments.records import METRICS, SPLITS, Result, noise_path, read_result, result_path
 from echo_tf.files import write_atomically
 
@@ -28,8 +29,8 @@ def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
 def copy_results(results: Sequence[Result], folder: Path) -> None:
     """Copy what tables and curves are made from to `folder`, which is an `--out` then.
 
-    That is results, metrics of every epoch, and the total correlation of the noise of analysed models. Where another result
-    takes the place of one, the noise of the old model is deleted.
+    That is results, metrics of every epoch, the total correlation of the noise of analysed models, and evaluations on other
+    data. Where another result takes the place of one, the noise and the evaluations of the old model are deleted.
 
     Other results in `folder` stay; a warning counts them.
 
@@ -45,9 +46,12 @@ def copy_results(results: Sequence[Result], folder: Path) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         source, noise = result.folder / target.name, noise_path(result.folder, result.split)
-        if target.exists() and target.read_bytes() != source.read_bytes() and not noise.exists():
-            noise_path(target.parent, result.split).unlink(missing_ok=True)  # of a model that was trained before
-        for path in (source, result.folder / METRICS, noise):
+        if target.exists() and target.read_bytes() != source.read_bytes():  # of a model that was trained before
+            of_model = list(target.parent.glob(elsewhere_path(Path(), "*").name)) if result.split == "test" else []
+            for path in (noise_path(target.parent, result.split), *of_model):
+                path.unlink(missing_ok=True)
+        elsewhere = result.folder.glob(elsewhere_path(Path(), "*").name) if result.split == "test" else ()
+        for path in (source, result.folder / METRICS, noise, *elsewhere):
             if path.exists():
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
     if others := {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys():

@@ -14,9 +14,11 @@ import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import (
+    LatentMap,
     Result,
     analysis_path,
     load_analysis,
+    map_path,
     noise_path,
     read_noise,
     read_results,
@@ -25,8 +27,11 @@ from echo_tf.experiments.records import (
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
+from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.figures import CAPTIONS, plot_all
 from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
+from echo_tf.report.maps import plot_map
+from echo_tf.report.names import stem
 from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves, grouped
@@ -74,10 +79,17 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
     tables, folder = all_tables(rows, drawn, noises), out / "report"
     figures = plot_all(results, rows, drawn, analyses, folder)
+    for result in results:
+        if (path := map_path(result.folder, result.split)).exists():
+            name = stem("map", result.dataset, result.method, result.folder.name, split=result.split)
+            figures.append(plot_map(result, LatentMap.load(path), folder / f"{name}.png"))
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits, tests = ([row for found in replaced.values() for row in found[i]] for i in (0, 2, 3))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
-    tables += filter(None, [overfitting_table(rows), scores_table([row for found in scores.values() for row in found])])
+    tables += filter(
+        None,
+        [overfitting_table(rows), elsewhere_table(results), scores_table([row for found in scores.values() for row in found])],
+    )
     tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)])
     figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, *_) in replaced.items() if worth]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():

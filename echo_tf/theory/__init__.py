@@ -11,7 +11,5 @@ from echo_tf.theory.two_sample import *
 from echo_tf.theory.vae import *
 
 __all__ = [
-    name
-    for module in (bottleneck, closed_forms, estimators, finite, inversion, two_sample, vae)
-    for name in module.__all__
+    name for module in (bottleneck, closed_forms, estimators, finite, inversion, two_sample, vae) for name in module.__all__
 ]

@@ -63,7 +63,7 @@ class TestNames:
         assert tuple(KNOWN) == DATASETS
         assert {"digits", *SPECS, *(name + end for name in SIZES for end in ("", DEPENDENT))} == set(KNOWN)
 
-    @pytest.mark.parametrize("name", ["mnist", "", "digits.npy", ".npz"])
+    @pytest.mark.parametrize("name", ["cifar", "", "digits.npy", ".npz"])
     def test_unknown(self, name):
         with pytest.raises(ConfigError, match=f"Unknown data set '{name}'. Expected one of digits,.*npz"):
             load_dataset(name)
@@ -142,6 +142,36 @@ class TestCache:
         np.savez(tmp_path / "fashion_mnist.npz", **images, **labels)
         with pytest.raises(DataError, match="integers `train_labels` of shape"):
             load_dataset("fashion_mnist", tmp_path)
+
+
+class TestGreyMnist:
+    """The file of `keras.datasets.mnist` in the place of the cache."""
+
+    @pytest.fixture
+    def stored(self, monkeypatch):
+        spec = SPECS["mnist"]
+        monkeypatch.setitem(SPECS, "mnist", type(spec)(**vars(spec) | {"sizes": {"train": 4, "test": 2}}))
+        rng = np.random.default_rng(0)
+        images = {f"x_{split}": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8) for split, n in (("train", 4), ("test", 2))}
+        return images | {"y_train": np.arange(4, dtype=np.uint8), "y_test": np.arange(2, dtype=np.uint8)}
+
+    @pytest.mark.parametrize("place", ["data", "raw"])
+    def test_is_read_where_it_lies(self, tmp_path, stored, place):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / "mnist.npz", **stored)
+        dataset = load_dataset("mnist", tmp_path / "data", tmp_path / "raw")
+        np.testing.assert_array_equal(dataset.test[..., 0], stored["x_test"] / np.float32(255))
+        assert dataset.train_labels.tolist() == [0, 1, 2, 3]
+        assert (dataset.name, dataset.white, dataset.source, dataset.default_holdout) == ("mnist", 255, "original", 10_000)
+
+    def test_of_other_size(self, tmp_path, stored):
+        np.savez(tmp_path / "mnist.npz", **stored | {"x_test": stored["x_test"][:1]})
+        with pytest.raises(DataError, match=r"`test` must be uint8 of shape \(2, 28, 28\)"):
+            load_dataset("mnist", tmp_path)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(DataError, match=r"folder with mnist.npz \(Keras' file will do\), or --raw-dir"):
+            load_dataset("mnist", tmp_path, tmp_path)
 
 
 class TestOwnFile:

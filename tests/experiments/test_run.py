@@ -11,7 +11,7 @@ from echo_tf.data.dataset import Dataset
 from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 from echo_tf.experiments import analysis, records, run
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.records import is_finished, result_path
+from echo_tf.experiments.records import LatentMap, is_finished, result_path
 from echo_tf.experiments.run import analyse_cell, check_analysable, load_model, run_cell
 from echo_tf.files import checksum, locked, zip_damage
 
@@ -111,8 +111,12 @@ class TestAnalysis:
         assert told["draws"] == 60 and told["checksum"] == checksum(told)
         written = path.stat().st_mtime_ns
         noise.unlink()
-        again = analyse_cell(cell, vectors, out)
+        (cell.folder(out) / "map.npz").unlink()
+        again = analyse_cell(cell, vectors, out, arrays=True)
         assert path.stat().st_mtime_ns == written and noise.exists()
+        assert LatentMap.load(cell.folder(out) / "map.npz").z.shape == (20, 2)
+        with np.load(cell.folder(out) / "arrays.npz") as arrays:
+            np.testing.assert_allclose(arrays["rate_nats"].sum(axis=1), first.pointwise_rate_nats, rtol=1e-4)
         np.testing.assert_array_equal(first.pointwise_rate_nats, again.pointwise_rate_nats)
 
     def test_needs_a_trained_model(self, cell, vectors, tmp_path):
@@ -148,7 +152,7 @@ def test_all_files_of_a_cell_are_written_under_its_lock(cell, vectors, tiny, tmp
     path.write_bytes(path.read_bytes()[:-9])
     analyse_cell(echo, vectors, tmp_path)  # which sets the damaged one aside
     kinds = {"cell.json", "metrics.jsonl", "checkpoint.keras", "model.keras", "pictures.npz", "result.json"}
-    assert set(written) == kinds | {"analysis.npz", "analysis.npz.damaged", "noise.json"}
+    assert set(written) == kinds | {"analysis.npz", "analysis.npz.damaged", "map.npz", "noise.json"}
 
 
 def test_model_of_another_version_is_refused_with_a_sentence(cell, vectors, tmp_path):
