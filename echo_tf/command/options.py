@@ -118,6 +118,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
     law = "source of Echo noise: training examples, or as in the paper the batch (default: reservoir)"
     add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
 
+    add = parser.add_argument_group("with --experiment likelihood").add_argument
+    add("--images", **count, default=1_000, help="images to measure, the first of the split (default: 1000)")
+    add("--temperatures", **count, default=500, help="steps from the marginal to the posterior (default: 500)")
+    add("--chains", **count, default=1, help="chains for each image (default: 1)")
+
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
 
     add = parser.add_argument_group("folders and files").add_argument
@@ -183,6 +188,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (True, ignored, f"not with --experiment {options.experiment}"),
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
+        (options.experiment != "likelihood", {"images", "temperatures", "chains"}, "only with --experiment likelihood"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
         (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),
         (options.executor != "ray", {"ray_address", "gpus"}, "only with --executor ray"),

@@ -39,6 +39,10 @@ class Bernoulli(_Serializable):
         """`E[x|z]`."""
         return ops.sigmoid(parameters)
 
+    def sample(self, parameters: Tensor) -> Tensor:
+        """A draw of `p(x|z)`: pixels of 0 and 1."""
+        return ops.cast(keras.random.uniform(ops.shape(parameters)) < ops.sigmoid(parameters), "float32")
+
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class Gaussian(_Serializable):
@@ -68,6 +72,10 @@ class Gaussian(_Serializable):
         scaled = (ops.cast(x, "float32") - ops.cast(parameters, "float32")) / self.sd
         terms = 0.5 * ops.square(scaled) + (math.log(self.sd) + 0.5 * math.log(2.0 * math.pi))
         return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """A draw of `p(x|z)`."""
+        return parameters + self.sd * keras.random.normal(ops.shape(parameters))
 
 
 def make_distortion(distortion: str | DistortionFunction) -> DistortionFunction:
