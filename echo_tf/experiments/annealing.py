@@ -23,8 +23,8 @@ from echo_tf.errors import ConfigError
 
 STEEPNESS = 4.0  # of the schedule; Wu et al. 2017
 LEAPFROGS = 10  # steps of a trajectory
-ACCEPTANCE = 0.65  # near the best one for Hamiltonian moves
-FIRST_STEP = 0.2
+ACCEPTANCE = 0.8  # a common aim of Hamiltonian moves
+FIRST_STEP = 0.5
 
 
 class Latents:
@@ -76,7 +76,7 @@ class Latents:
         """`log p(z) + beta log p(x|z)`, `log p(x|z)`, and the gradient of the former."""
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
             levels = log_likelihood(z)
             energy = self.log_density(z) + beta * levels
