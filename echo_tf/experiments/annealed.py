@@ -15,13 +15,15 @@ class AnnealedPoint:
 
     Attributes:
         marginal: `own`, that of the model; or `fitted`, a MAF fitted to `q(z)`, as Echo's own has no density.
-        images: Number of held-out images, the first ones of their split.
+        images: Number of images, the first ones of the split.
         temperatures, chains: Of the estimate.
         neg_log_likelihood_nats: In expectation an upper bound of `-log p(x)`.
         simulated: Number of examples drawn from decoder and marginal, for which there is a lower bound too.
         gap_nats: Upper less lower bound, on average over those: how loose the estimate is.
         acceptance: Share of proposals that were accepted, on average over temperatures.
         neg_elbo_nats: Rate plus distortion of the model for the same images.
+        lowered_nats: By how much the estimate is below that: where the marginal is the model's own, at most the divergence of
+            the encoder from the posterior.
     """
 
     dataset: str
@@ -29,6 +31,7 @@ class AnnealedPoint:
     epochs: int
     beta: float
     seed: int
+    split: str
     marginal: str
     images: int
     temperatures: int
@@ -40,7 +43,8 @@ class AnnealedPoint:
     gap_se: float
     acceptance: float
     neg_elbo_nats: float
-    neg_elbo_se: float
+    lowered_nats: float
+    lowered_se: float
 
 
 def read_table(folder: Path) -> list[dict]:

@@ -135,7 +135,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = data.images(split)[: effort.images]
-            point = {**_described(cell), **asdict(effort), "images": len(images)}
+            point = {**_described(cell), "split": split, **asdict(effort), "images": len(images)}
             if point.items() <= rows.get(_names(point), {}).items():
                 continue
             model, seed = load_model(cell.folder(out)), cell.config.seed
@@ -154,7 +154,7 @@ def _described(cell: Cell) -> dict:
 
 def _names(row: dict) -> tuple:
     """What tells the rows of a table apart."""
-    return tuple(row[name] for name in ("dataset", "method", "epochs", "beta", "seed"))
+    return tuple(row[name] for name in ("dataset", "method", "epochs", "beta", "seed", "split"))
 
 
 def _measured(model: RateDistortionModel, latents: Latents, images: np.ndarray, effort: Effort, seed: int) -> dict[str, float]:
@@ -170,5 +170,6 @@ def _measured(model: RateDistortionModel, latents: Latents, images: np.ndarray, 
         "gap_se": standard_error(gaps),
         "acceptance": acceptance,
         "neg_elbo_nats": float(neg_elbo.mean()),
-        "neg_elbo_se": standard_error(neg_elbo),
+        "lowered_nats": float((neg_elbo + lower).mean()),
+        "lowered_se": standard_error(neg_elbo + lower),
     }
