@@ -32,6 +32,8 @@ CAPTIONS = {
     "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor. "
     "Along a grey line -ELBO is the same.",
     "matched": "Means of reconstructions by models with nearly the same rate.",
+    "bounds": "Alemi et al. (2018): H - D ≤ I(X; Z) ≤ R, and no model is below the line. H is not known: in its place stands "
+    "the least upper bound that these models give, so that the left ends may be too far right by what it is too high.",
     "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",
