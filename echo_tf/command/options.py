@@ -119,7 +119,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--echoes", choices=["reservoir", "batch"], default="reservoir", help=law)
 
     add = parser.add_argument_group("with --experiment likelihood").add_argument
-    add("--images", **count, default=1_000, help="images to measure, the first of the split (default: 1000)")
+    add("--images", **count, default=1_000, help="images to measure, drawn at random (default: 1000)")
     add("--temperatures", **count, default=500, help="steps from the marginal to the posterior (default: 500)")
     add("--chains", **count, default=1, help="chains for each image (default: 1)")
 

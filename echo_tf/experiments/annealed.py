@@ -15,7 +15,7 @@ class AnnealedPoint:
 
     Attributes:
         marginal: `own`, that of the model; or `fitted`, a MAF fitted to `q(z)`, as Echo's own has no density.
-        images: Number of images, the first ones of the split.
+        images: Number of images, drawn at random from the split, the same for all models.
         temperatures, chains: Of the estimate.
         neg_log_likelihood_nats: In expectation an upper bound of `-log p(x)`.
         simulated: Number of examples drawn from decoder and marginal, for which there is a lower bound too.

@@ -32,7 +32,7 @@ AT_ONCE = 200  # chains that a machine of small memory holds
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the chains are: `images` of the split, `temperatures` of a chain, and `chains` for each image."""
+    """How long the chains are: `images` of the split, drawn at random, `temperatures` of a chain, and `chains` for each image."""
 
     images: int = 1_000
     temperatures: int = 500
@@ -134,7 +134,8 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         rows = {_names(row): row for row in read_table(folder)}
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
-            images = data.images(split)[: effort.images]
+            images = data.images(split)
+            images = images[np.random.default_rng(0).permutation(len(images))[: effort.images]]  # the same for all models
             point = {**_described(cell), "split": split, **asdict(effort), "images": len(images)}
             if point.items() <= rows.get(_names(point), {}).items():
                 continue

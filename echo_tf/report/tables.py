@@ -35,8 +35,8 @@ BOUND_NOTE = (
     "Echo has no density q(z|x)."
 )
 ANNEALED_NOTE = (
-    "AIS bound: -log p(x) by annealed importance sampling, an upper bound in expectation (number of images, the first of the "
-    "set); Echo's with a MAF fitted to q(z) as its marginal."
+    "AIS bound: -log p(x) by annealed importance sampling, an upper bound in expectation (number of images, drawn at random); "
+    "Echo's with a MAF fitted to q(z) as its marginal."
 )
 PAPER_NOTE = (
     "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
