@@ -32,7 +32,7 @@ AT_ONCE = 200  # chains that a machine of small memory holds
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the chains are: `images` of the split, drawn at random, `temperatures` of a chain, and `chains` for each image."""
+    """What is measured: `images` drawn at random from the split, with so many `chains` for each, of so many `temperatures`."""
 
     images: int = 1_000
     temperatures: int = 500
