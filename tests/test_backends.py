@@ -29,7 +29,7 @@ for method in sys.argv[2:]:
     if model.prior is None:
         density = model.channel.statistics(model.encoder(x))[0]
     elif method.endswith("vamp"):
-        density = model.prior.log_prob(z, *model._components())
+        density = model.prior.log_prob(z, *model.components())
     else:
         density = model.prior.log_prob(z)
     before = [np.asarray(weight) for weight in model.trainable_weights]
@@ -78,7 +78,7 @@ def test_models_go_on_from_the_same_files(tmp_path, methods):
         if model.prior is None:
             expected[method] = model.channel.statistics(model.encoder(x))[0]
         elif method == "vae_vamp":
-            expected[method] = model.prior.log_prob(z, *model._components())
+            expected[method] = model.prior.log_prob(z, *model.components())
         else:
             expected[method] = model.prior.log_prob(z)
     run = subprocess.run(

@@ -95,6 +95,11 @@ EXPERIMENTS = {
         train=training.train_and_change_noise,
         methods=("echo", "echo_matrix"),
     ),
+    "likelihood": Experiment(
+        "comparison, then log p(x) of each model by annealed importance sampling, which Echo has no other way to",
+        train=training.train_and_anneal,
+        methods=("echo", "vae", "iaf"),
+    ),
     "disentanglement": Experiment(
         "comparison on images of known factors (sprites), then how far single dimensions of z stand for single factors; "
         "no results on record yet",

@@ -129,6 +129,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
     arrays = "with --experiment analysis: write f, s, z, rate and distortion of every image to arrays.npz in the cell's folder"
     add("--arrays", action="store_true", help=arrays)
+    add = parser.add_argument_group("with --experiment likelihood").add_argument
+    add("--images", **count, default=1_000, help="images to measure, drawn at random (default: 1000)")
+    add("--temperatures", **count, default=500, help="steps from the marginal to the posterior (default: 500)")
+    add("--chains", **count, default=1, help="chains for each image (default: 1)")
 
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")
 
@@ -202,6 +206,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (without_tensorboard, {"tensorboard"}, "TensorBoard is not installed. Run: pip install '.[tensorboard]'"),
         (options.experiment != "analysis", {"arrays"}, "only with --experiment analysis"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
+        (options.experiment != "likelihood", {"images", "temperatures", "chains"}, "only with --experiment likelihood"),
         (options.report, {"dry_run"}, "not with --report, which trains nothing"),
         (options.report, {"evaluate_on"}, "not with --report, which evaluates nothing"),
         (options.split != "test", {"evaluate_on"}, "it takes test images; leave out --split"),

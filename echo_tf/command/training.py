@@ -109,3 +109,17 @@ def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input]
         dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
         print(f"{options.out / 'noise' / name}: other noise")
         noise.run(options.out / "noise" / name, own, dataset, options.out, options.split)
+
+
+def train_and_anneal(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and measure the likelihood of their models, as far as that is not on disk."""
+    from echo_tf.experiments import likelihood
+
+    likelihood.check_measurable(cells)
+    train_cells(options, inputs, cells)
+    effort = likelihood.Effort(options.images, options.temperatures, options.chains)
+    for name, found in inputs.items():
+        dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
+        folder = options.out / "likelihood" / name
+        print(f"{folder}: annealed importance sampling")
+        likelihood.run(folder, own, dataset, options.out, options.split, effort)

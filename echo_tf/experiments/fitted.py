@@ -33,7 +33,7 @@ class FittedMarginal(keras.Model):
     volume, so that the variances of its base are learnt too.
 
     Args:
-        channel: A channel with a density. It is frozen, and draws of it are what `fit`, given features, learns from.
+        channel: It is frozen, and draws of it are what `fit`, given features, learns from.
         z: Draws of it, shape `(n, m)`, `n > m`.
 
     Call arguments:
@@ -60,6 +60,11 @@ class FittedMarginal(keras.Model):
         u, log_det = self.flow(ops.matmul(z - self.centre, self.whitening))
         return gaussian_log_density(u, 0.0, 2.0 * self.base_log_sd) + log_det + self.log_det
 
+    def sample(self, n: int):
+        """Draws, shape `(n, m)`."""
+        u = ops.exp(self.base_log_sd) * keras.random.normal((n, self.channel.units))
+        return self.centre + ops.matmul(self.flow.forward(u), np.linalg.inv(self.whitening))
+
     def call(self, inputs):
         return self.log_prob(ops.stop_gradient(self.channel.draw(inputs).z))
 
@@ -71,7 +76,7 @@ def fit_marginal(channel: Channel, features: np.ndarray, steps: int = STEPS, see
     """Fit a marginal to the law of `z`, with fresh draws in every step.
 
     Args:
-        channel: A channel with a density, which is frozen.
+        channel: A channel, which is frozen.
         features: Those of training images, shape `(n, features)`. A tenth of them tells when to stop.
         steps: Integer, most steps of Adam, whose learning rate falls to 0 as a cosine.
         seed: Integer, for networks, order and the choice of that tenth.

@@ -85,6 +85,7 @@ class Result:
         echoes: `"reservoir"` or `"batch"`, what Echo noise was made from in the evaluation; early versions had batches only.
         rate_by_dimension_nats: Mean rate of every latent dimension; empty for channels without a floor.
         final_beta: Where a constraint ended; `None` without one.
+        example_size: Numbers that an example has, pixels times channels; `None` in results of early versions.
     """
 
     cell: Cell
@@ -99,6 +100,7 @@ class Result:
     echoes: str = "batch"
     rate_by_dimension_nats: tuple[float, ...] = ()
     final_beta: float | None = None
+    example_size: int | None = None
 
     @property
     def config(self) -> Config:
@@ -120,6 +122,17 @@ class Result:
         """`rate 20` for a cell with that constraint, whose beta is then where training began; empty without one."""
         constraint = self.config.constraint
         return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+
+    @property
+    def squared_error(self) -> float | None:
+        """Mean squared error of a pixel by a Gaussian decoder, of one draw of `z`; `None` for another one.
+
+        `D = n ( E (x - y)^2 / (2 sd^2) + log sd + log(2 pi) / 2 )` for `n` pixels.
+        """
+        law, size = self.config.distortion, self.example_size
+        if law.kind != "gaussian" or size is None:
+            return None
+        return 2.0 * law.sd**2 * (self.mean["distortion_nats"] / size - math.log(law.sd) - 0.5 * math.log(2.0 * math.pi))
 
 
 def read_results(out: Path) -> list[Result]:
@@ -150,7 +163,7 @@ def _result(values: dict, folder: Path) -> Result:
     mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
     if not all(map(math.isfinite, (*mean.values(), *se.values()))):
         raise ValueError("incomplete")
-    named = ("split", "source", "passes", "rate_floor_nats", "echoes", "final_beta")
+    named = ("split", "source", "passes", "rate_floor_nats", "echoes", "final_beta", "example_size")
     return Result(
         cell=Cell.from_dict(values),
         folder=folder,

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -83,6 +84,7 @@ def run_cell(
             "split": split,
             "source": dataset.source,
             "training_images": len(dataset.raw("train")),
+            "example_size": math.prod(dataset.shape),
             **_evaluated(cell, model, images, passes, echoes),
             "training_seconds": round(sum(line["seconds"] for line in records.read_metrics(folder)), 1),
             "environment": environment(),

@@ -152,9 +152,9 @@ class RateDistortionModel(keras.Model):
         """`log p(z) + log |det dz/dbase|` at a draw, nats, shape `(batch,)`."""
         if self.prior is None:
             return gaussian_log_density(draw.z, 0.0, 0.0) + draw.density.log_det
-        return self.prior.log_marginal(draw, self._components())
+        return self.prior.log_marginal(draw, self.components())
 
-    def _components(self) -> tuple[Tensor, Tensor] | None:
+    def components(self) -> tuple[Tensor, Tensor] | None:
         """Means and log variances of the components of a prior, where it has some: those of its pseudo-inputs."""
         if not self.prior.needs_components:
             return None
@@ -276,7 +276,7 @@ class RateDistortionModel(keras.Model):
         """
         if self.prior is None:
             return self.decode(self.channel.sample_marginal(n))
-        return self.decode(self.prior.latent(n, self.channel, self._components()))
+        return self.decode(self.prior.latent(n, self.channel, self.components()))
 
     @property
     def random_states(self) -> list[keras.Variable]:

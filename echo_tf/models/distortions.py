@@ -40,6 +40,10 @@ class Bernoulli(Serializable):
         """`E[x|z]`."""
         return ops.sigmoid(parameters)
 
+    def sample(self, parameters: Tensor) -> Tensor:
+        """A draw of `p(x|z)`: pixels of 0 and 1."""
+        return ops.cast(keras.random.uniform(ops.shape(parameters)) < ops.sigmoid(parameters), "float32")
+
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class Gaussian(Serializable):
@@ -69,6 +73,10 @@ class Gaussian(Serializable):
         scaled = (ops.cast(x, "float32") - ops.cast(parameters, "float32")) / self.sd
         terms = 0.5 * ops.square(scaled) + (math.log(self.sd) + 0.5 * math.log(2.0 * math.pi))
         return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """A draw of `p(x|z)`."""
+        return parameters + self.sd * keras.random.normal(ops.shape(parameters))
 
 
 def make_distortion(distortion: str | DistortionFunction) -> DistortionFunction:

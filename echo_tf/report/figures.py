@@ -33,7 +33,10 @@ CAPTIONS = {
     "comparison": "Rate against distortion; the nearer to the lower left, the better. Along a grey line -ELBO is the same.",
     "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor. "
     "Along a grey line -ELBO is the same.",
+    "squared_error": "Gaussian decoders: rate against squared error over beta. A lower curve is a better code.",
     "matched": "Means of reconstructions by models with nearly the same rate.",
+    "bounds": "Alemi et al. (2018): H - D ≤ I(X; Z) ≤ R, and no model is below the line. H is not known: in its place stands "
+    "the least upper bound that these models give, so that the left ends may be too far right by what it is too high.",
     "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",
@@ -184,6 +187,24 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     return save(figure, path)
 
 
+def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
+    """Curves of rate against the mean squared error of a pixel, of models with a Gaussian decoder.
+
+    At a standard deviation `sd` and a weight `beta` of the rate they minimise `rate + squared error / (2 sd^2 beta)`.
+
+    Source: paper, theorem 3.1 (a Gaussian decoder makes the slope `1 / (2 sd^2)`).
+    """
+    figure, axis = pyplot().subplots(figsize=(7.2, 5.0))
+    firsts = [curve[0] for curve in curves]
+    for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
+        points = [(row.mean["rate_nats"], row.squared_error) for row in curve]
+        axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **look)
+    axis.set(xlabel="rate (nats)", ylabel="squared error of a pixel", yscale="log", title=title(firsts, _OF_POINTS))
+    axis.set_xlim(left=0.0)
+    legend_below(figure, 2)
+    return save(figure, path)
+
+
 def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], analyses: Analyses, folder: Path) -> list[Path]:
     """All figures, one for each data set, split or protocol where that cannot be in one; returns their paths."""
 
@@ -197,6 +218,7 @@ def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], an
 
     # Models of the released code may be so far off that nothing else could be seen beside them.
     at_one = (row for row in rows if row.config.beta == 1 or row.target)
+    gaussian = (curve for curve in curves if curve[0].squared_error is not None)
     with_pictures = (curve for curve in curves if all(map(load_pictures, curve)))
     plain = [result for result in results if result.config.beta == 1 and not result.target]
     pictured = list(filter(load_pictures, plain))
@@ -204,6 +226,7 @@ def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], an
         *draw(plot_comparison, at_one, lambda row: stem("comparison", protocol=row.config.protocol)),
         *draw(plot_beside_paper, rows, lambda row: stem("beside_paper", row.dataset)),
         *draw(plot_rate_distortion, curves, lambda curve: stem("rate_distortion", curve[0].dataset)),
+        *draw(plot_squared_error, gaussian, lambda curve: stem("squared_error", curve[0].dataset)),
         *draw(plot_matched, with_pictures, lambda curve: stem("matched", curve[0].dataset)),
         *draw(plot_training, plain, lambda result: stem("training", result.dataset, protocol=result.config.protocol)),
         *(path for kind in PICTURES for path in draw(partial(plot_pictures, kind), pictured, partial(of_split, kind))),

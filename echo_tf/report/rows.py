@@ -43,12 +43,14 @@ class Row(Result):
         seeds: Their seeds.
         precision: That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`.
         departures: See `names.departures`.
+        annealed: `neg_log_likelihood_nats` and `lowered_nats` of the experiment `likelihood`, and the `images` that it saw.
     """
 
     results: tuple[Result, ...] = ()
     seeds: tuple[int, ...] = ()
     precision: str = ""
     departures: tuple[str, ...] = ()
+    annealed: dict | None = None
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> "Row":
@@ -85,6 +87,11 @@ class Row(Result):
         channel = self.config.channel
         least = 20 / (1 - max_scale(channel.d_max, channel.max_mean))
         return channel.kind == "echo" and channel.replace and self.config.training.batch_size < least
+
+    @property
+    def has_exact_rate(self) -> bool:
+        """Whether the rate is `I(X; Z)` and no bound of it: with Echo noise that is drawn as it should be."""
+        return self.config.rate_floor > 0 and self.config.channel.noise == "echo" and not self.approximate
 
     @property
     def near_floor(self) -> dict[str, float] | None:

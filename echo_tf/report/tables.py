@@ -34,6 +34,11 @@ BOUND_NOTE = (
     "IS bound: importance-sampled upper bound of -log p(x) (number of samples); no likelihood where images are grey. "
     "Echo has no density q(z|x)."
 )
+ANNEALED_NOTE = (
+    "AIS bound: -log p(x) by annealed importance sampling, an upper bound in expectation (number of images, drawn at random); "
+    "Echo's with a MAF fitted to q(z) as its marginal."
+)
+SQUARED_NOTE = "squared error: of a pixel, mean, of models with a Gaussian decoder."
 PAPER_NOTE = (
     "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
     "schedule and data on the test set."
@@ -59,6 +64,7 @@ def _beta(row: Row) -> str:
 
 
 _BOUND = "importance_bound_nats passes"
+_ANNEALED = "annealed_nats=annealed.neg_log_likelihood_nats annealed_images=annealed.images"
 _PAPER = " ".join(f"paper_{quantity}=paper.{quantity}" for quantity in QUANTITIES)
 _NEAR_FLOOR = "near_floor_dimensions=near_floor.dimensions near_floor_nats=near_floor.nats rate_floor_nats"
 
@@ -72,8 +78,10 @@ SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
 DISTORTION = Column("distortion", _distortion, _DISTORTION)
+SQUARED_ERROR = Column("squared error", "{squared_error:.5f}", "squared_error", SQUARED_NOTE)
 NEG_ELBO = _measured("-ELBO", "neg_elbo_nats")
 BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
+ANNEALED = Column("AIS bound", "{annealed_nats:.2f} ({annealed_images})", _ANNEALED, ANNEALED_NOTE)
 PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
 PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats")
 DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
@@ -107,14 +115,19 @@ def _notes_on_sources(rows: Iterable[Row]) -> list[str]:
 
 def comparison_table(rows: list[Row]) -> Table | None:
     """All results beside the paper's table 2."""
-    columns = (*MEASURED, BOUND, PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
+    columns = (*MEASURED, SQUARED_ERROR, BOUND, ANNEALED, PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
     return make_table("comparison", "Rate and distortion", columns, rows, [UNITS], notes_on_marks(rows))
 
 
 def curve_table(curves: list[list[Row]]) -> Table | None:
     """The points of all rate-distortion curves; `None` if there is none."""
     rows = [row for curve in curves for row in curve]
-    columns = (*MEASURED, NEAR_FLOOR, Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"))
+    columns = (
+        *MEASURED,
+        SQUARED_ERROR,
+        NEAR_FLOOR,
+        Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"),
+    )
     return make_table("rate_distortion", "Points of the rate-distortion curves", columns, rows, [UNITS], notes_on_marks(rows))
 
 

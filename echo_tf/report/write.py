@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import echo_tf
 from echo_tf.errors import ResultError
+from echo_tf.experiments.annealed import read_table
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import (
     LatentMap,
@@ -26,6 +27,7 @@ from echo_tf.experiments.records import (
 )
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
+from echo_tf.report.bounds import likelihood_table, plot_bounds, with_likelihoods
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.figures import CAPTIONS, plot_all
@@ -73,7 +75,8 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     results = read_results(out)
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
-    rows = compare(results)
+    points = [point for path in sorted(out.glob("likelihood/*")) if path.is_dir() for point in read_table(path)]
+    rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
@@ -83,12 +86,20 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
         if (path := map_path(result.folder, result.split)).exists():
             name = stem("map", result.dataset, result.method, result.folder.name, split=result.split)
             figures.append(plot_map(result, LatentMap.load(path), folder / f"{name}.png"))
+    for name, members in grouped(rows, lambda row: stem("bounds", row.dataset, split=row.split)).items():
+        if len(members) > 1:
+            figures.append(plot_bounds(members, folder / f"{name}.png"))
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits, tests = ([row for found in replaced.values() for row in found[i]] for i in (0, 2, 3))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
     tables += filter(
         None,
-        [overfitting_table(rows), elsewhere_table(results), scores_table([row for found in scores.values() for row in found])],
+        [
+            overfitting_table(rows),
+            elsewhere_table(results),
+            likelihood_table(points),
+            scores_table([row for found in scores.values() for row in found]),
+        ],
     )
     tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)])
     figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, *_) in replaced.items() if worth]

@@ -26,7 +26,9 @@ def make_result(
 ):
     """A result as it would be on disk; `changes` are of its configuration, but for fields of `Cell` and `Result`."""
     of_cell = {name: changes.pop(name) for name in ("holdout", "data") if name in changes}
-    of_result = {name: changes.pop(name) for name in ("passes", "importance_bound_nats", "final_beta") if name in changes}
+    of_result = {
+        name: changes.pop(name) for name in ("passes", "importance_bound_nats", "final_beta", "example_size") if name in changes
+    }
     if method == "echo":
         of_result |= {"rate_floor_nats": 32 * 0.2, "rate_by_dimension_nats": (0.25, 0.4, *[1.0] * 30)}
     return Result(

@@ -1,0 +1,105 @@
+"""What results say of the data: bounds of `-log p(x)`, of the entropy, and of what each model sends."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from echo_tf.report.figures import looks
+from echo_tf.report.names import title
+from echo_tf.report.rows import Row
+from echo_tf.report.style import pyplot, save
+from echo_tf.report.table import Column, Table, make_table
+
+_OF_MODEL = ("dataset", "method", "epochs", "beta", "seed", "split")
+
+
+def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
+    """Rows with what annealed importance sampling found, the mean over seeds, where there is a point for every seed."""
+    found = {tuple(point[name] for name in _OF_MODEL): point for point in points}
+
+    def annealed(row: Row) -> dict | None:
+        names = row.dataset, row.method, row.epochs, row.config.beta
+        own = [point for seed in row.seeds if (point := found.get((*names, seed, row.split)))]
+        if len(own) < len(row.seeds) or len({point["images"] for point in own}) > 1:
+            return None
+        means = {key: float(np.mean([point[key] for point in own])) for key in ("neg_log_likelihood_nats", "lowered_nats")}
+        return {**means, "images": own[0]["images"]}
+
+    return [replace(row, annealed=annealed(row)) for row in rows]
+
+
+def likelihood_table(points: list[dict]) -> Table | None:
+    """`-log p(x)` of trained models by annealed importance sampling; `None` without any."""
+    columns = (
+        *(Column(name, f"{{{name}}}", name) for name in (*_OF_MODEL, "marginal", "images")),
+        Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
+        Column("-ELBO", "{neg_elbo_nats:.2f}", "neg_elbo_nats"),
+        Column("-log p(x), AIS", "{value:.2f} ± {error:.2f}", "value=neg_log_likelihood_nats error=neg_log_likelihood_se"),
+        Column("below -ELBO", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
+        Column("gap", "{gap_nats:.2f} ± {gap_se:.2f}", "gap_nats gap_se simulated acceptance"),
+    )
+    notes = [
+        "Nats. AIS: annealed importance sampling, an upper bound of -log p(x) in expectation; ± is the standard error over "
+        "images. temperatures: of a chain, x chains for each image. marginal: own, that of the model; fitted, a MAF fitted to "
+        "q(z) of Echo, whose own marginal has no density.",
+        "gap: bound from above less bound from below, of examples drawn from decoder and marginal, where both are known: "
+        "-log p(x) is lower than the estimate by about that at most.",
+        "Of grey images the decoder's cross-entropy is no likelihood.",
+    ]
+    return make_table("likelihood", "Log likelihood by annealed importance sampling", columns, points, notes)
+
+
+def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:
+    """The least upper bound of the entropy of the data that rows of one data set give, in nats, and where it is from.
+
+    `H <= -E log q(x)` for any density `q`; that of a model is bounded by -ELBO, by importance sampling, or by -ELBO less what
+    annealing took off it, for as many images as it saw.
+    """
+    bounds = []
+    for row, look in zip(rows, looks(rows), strict=True):
+        neg_elbo = row.mean["neg_elbo_nats"]
+        bounds.append((neg_elbo, f"-ELBO of {look['label']}"))
+        if row.importance_bound_nats is not None:
+            bounds.append((row.importance_bound_nats, f"importance sampling, {look['label']}"))
+        if row.annealed:
+            bounds.append((neg_elbo - row.annealed["lowered_nats"], f"annealing, {look['label']}"))
+    return min(bounds)
+
+
+def plot_bounds(rows: list[Row], path: Path) -> Path:
+    """Where the information `I(X; Z)` of every model lies, `H - D <= I <= R`, with an upper bound in the place of `H`.
+
+    Left: rate and distortion; no model can be below the line `R + D = H`. Right: the interval of each.
+
+    Args:
+        rows: Of one data set and split.
+        path: The PNG file.
+
+    Source: Alemi et al. 2018, equation 4.
+    """
+    entropy, source = entropy_bound(rows)
+    ranked = sorted(zip(rows, looks(rows), strict=True), key=lambda pair: pair[0].mean["rate_nats"])
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.6, 0.26 * len(rows) + 3.4), width_ratios=(1, 1.1))
+    for place, (row, look) in enumerate(ranked):
+        rate, distortion = row.mean["rate_nats"], row.mean["distortion_nats"]
+        colour, least = look["color"], max(entropy - distortion, 0.0)
+        point = {"linestyle": "none", "color": colour, "marker": look["marker"]}
+        point |= {} if row.has_exact_rate else {"markerfacecolor": "white"}
+        left.plot(rate, distortion, **point)
+        right.plot([least, rate], [place, place], color=colour, linewidth=2, alpha=0.5)
+        right.plot(least, place, "|", color=colour, markersize=9)
+        right.plot(rate, place, **point)
+    left.margins(0.15)
+    (first, last), (bottom, _) = left.get_xlim(), left.get_ylim()
+    rates = np.linspace(max(first, 0.0), last, 200)
+    bottom = max(bottom, 0.0)
+    left.fill_between(rates, bottom, np.maximum(entropy - rates, bottom), color="0.92", linewidth=0)
+    left.plot(rates, entropy - rates, color="0.4", label=f"R + D = H, with H ≤ {entropy:.1f} nats")
+    left.set(xlabel="rate R (nats)", ylabel="distortion D (nats)", xlim=(rates[0], last), ylim=(bottom, None))
+    left.legend(loc="upper right")
+    right.set_yticks(range(len(rows)), [look["label"] for _, look in ranked])
+    right.set(xlabel="I(X; Z) (nats), from H - D to R", ylim=(-0.7, len(rows) - 0.3))
+    figure.suptitle(f"{title(rows)}\nH: {source}. Filled: R = I exactly; hollow: R is an upper bound")
+    return save(figure, path)
