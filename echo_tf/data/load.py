@@ -27,8 +27,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
     `raw_dir` with no network, checksums verified either way) and the file is written.
 
     Args:
-        name: `"digits"`, `"binary_digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"sprites"`, `"sprites_dependent"`,
-            `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
+        name: `"digits"`, `"binary_digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"sprites"`,
+            `"sprites_dependent"`, `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
             arrays `train`, `test` and optionally `validation`, `train_labels`, `validation_labels`, `test_labels` as
             `Dataset.from_arrays` takes them. Own data are named after their file.
         data_dir: Folder of the cache. `None`: `$ECHO_TF_DATA`, else `~/.cache/echo_tf`.

@@ -40,7 +40,7 @@ class GatedConvolution(layers.Layer):
     Source: van den Oord et al. 2016, figure 2. Differs: the vertical stack has a residual connection too.
     """
 
-    def __init__(self, filters: int, kernel: int = 3, first: bool = False, **kwargs):
+    def __init__(self, filters: int, kernel: int, first: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.filters, self.kernel, self.first = filters, kernel, first
         policy, reach = {"dtype": self.dtype_policy, **CHANNELS_LAST}, kernel // 2 + 1
@@ -95,7 +95,8 @@ class PixelCNN(keras.Model):
         shape: Shape of an image, `(height, width, 1)`.
         latent_dim: Dimension of `z`.
         filters: Integer, features of each of the two stacks.
-        depth: Integer, number of gated layers. Each reaches `kernel // 2` pixels further.
+        depth: Integer, number of gated layers. Each reaches `kernel // 2` pixels further; by default all of 8x8
+            is seen.
         kernel: Odd integer, width of the convolutions.
         maps: Integer; two dense layers turn `z` into so many numbers for each pixel, which every gate sees.
         units: Integer, width of the first of them.
@@ -126,9 +127,9 @@ class PixelCNN(keras.Model):
         shape: tuple[int, ...],
         latent_dim: int,
         *,
-        filters: int = 32,
-        depth: int = 4,
-        kernel: int = 3,
+        filters: int = 24,
+        depth: int = 3,
+        kernel: int = 5,
         maps: int = 8,
         units: int = 256,
         seed: int | None = None,
@@ -166,10 +167,11 @@ class PixelCNN(keras.Model):
             float32, shape `(n, height, width, 1)`.
         """
         z = ops.convert_to_numpy(z).astype("float32")
-        images = np.zeros((len(z), *self.settings["shape"]), "float32")
+        height, width, _ = self.settings["shape"]
+        images = np.zeros((len(z), height, width, 1), "float32")
         generator = self.seed_generator if seed is None else seed
         uniform = ops.convert_to_numpy(keras.random.uniform(images.shape, dtype="float32", seed=generator))
-        for row, column in np.ndindex(*images.shape[1:3]):
+        for row, column in np.ndindex(height, width):
             log_odds = self.predict_on_batch([z, images])[:, row, column]
             images[:, row, column] = uniform[:, row, column] < expit(log_odds)
         return images

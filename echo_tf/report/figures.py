@@ -40,6 +40,8 @@ CAPTIONS = {
     "pointwise": "Image by image, from the best to the worst reconstructed: whether hard images cost more rate.",
     "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
     "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
+    "freeriding_used": "What is sent, and what the decoder takes of it: on the dotted line all. Dashed: Echo's floor.",
+    "freeriding_draws": "Test images, and draws of the decoder with the z of each fixed: what they share comes from z.",
     "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
     "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
 }

@@ -13,6 +13,7 @@ _OF_PAPER = ("echo", "vae", "iaf", "info_vae", "vae_vamp", "vae_maf", "iaf_mmd",
 _DEPARTING = ("vae_shared_noise", "echo_mmd", "echo_replace", "vae_released_schedule", "vae_conv_5x5", "echo_large_batch")
 _OTHER_NOISE = ("echo_gaussian", "echo_independent", "echo_matrix_gaussian", "echo_matrix_independent")
 _PENALISED = ("vae_tc", "echo_tc")
+_POWERFUL = ("echo_pixelcnn", "vae_pixelcnn")
 METHODS = (
     *_OF_PAPER,
     *_DEPARTING,
@@ -23,6 +24,7 @@ METHODS = (
     "echo_maf",
     *_OTHER_NOISE,
     *_PENALISED,
+    *_POWERFUL,
 )
 
 

@@ -23,9 +23,11 @@ from echo_tf.experiments.records import (
     result_path,
 )
 from echo_tf.experiments.scores import read_scores
+from echo_tf.experiments.used import read_used
 from echo_tf.files import write_atomically
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.figures import CAPTIONS, plot_all
+from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
 from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves, grouped
@@ -77,6 +79,8 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
     tables += filter(None, [scores_table([row for found in scores.values() for row in found])])
+    used = {path: found for path in sorted(out.glob("freeriding/*")) if path.is_dir() and (found := read_used(path))}
+    tables += filter(None, [used_table([row for found in used.values() for row in found])])
     tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits)])
     figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, _) in replaced.items() if worth]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
@@ -84,6 +88,9 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     for path, found in scores.items():
         figures.append(plot_scores(found, folder / f"disentanglement_scores_{path.name}.png"))
         figures.append(plot_traversals(path, found, folder / f"disentanglement_traversals_{path.name}.png"))
+    for path, found in used.items():
+        figures.append(plot_used(found, folder / f"freeriding_used_{path.name}.png"))
+        figures.append(plot_draws(path, found, folder / f"freeriding_draws_{path.name}.png"))
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:
