@@ -1,5 +1,7 @@
 """A decoder that also sees the pixels before the one it describes: a small gated PixelCNN, conditioned on `z`."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -51,11 +53,14 @@ class GatedConvolution(layers.Layer):
         self.mix = layers.Conv2D(filters, 1, name="mix", **policy)
 
     def build(self, vertical_shape, horizontal_shape, maps_shape):
-        self.down.build(vertical_shape)
-        self.along.build(horizontal_shape)
-        self.across.build((*vertical_shape[:-1], 2 * self.filters))
-        self.condition.build(maps_shape)
-        self.mix.build((*vertical_shape[:-1], self.filters))
+        def of_any_size(features):
+            return (None, None, None, features)
+
+        self.down.build(of_any_size(vertical_shape[-1]))
+        self.along.build(of_any_size(horizontal_shape[-1]))
+        self.across.build(of_any_size(2 * self.filters))
+        self.condition.build(of_any_size(maps_shape[-1]))
+        self.mix.build(of_any_size(self.filters))
 
     def call(self, vertical, horizontal, maps):
         half = self.kernel // 2
@@ -153,7 +158,7 @@ class PixelCNN(keras.Model):
             vertical, horizontal = GatedConvolution(filters, kernel, first=i == 0, dtype=dtype)(vertical, horizontal, spread)
         hidden = layers.Conv2D(filters, 1, activation="relu", dtype=dtype, **CHANNELS_LAST)(horizontal)
         super().__init__([z, x], layers.Conv2D(1, 1, dtype="float32", **CHANNELS_LAST)(hidden), name=name)
-        self.settings = {"shape": shape, **sizes, "seed": seed, "dtype": dtype, "name": name}
+        self.settings: dict[str, Any] = {"shape": shape, **sizes, "seed": seed, "dtype": dtype, "name": name}
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def sample(self, z: Tensor, seed: int | None = None) -> np.ndarray:
