@@ -27,6 +27,7 @@ _NAMES = {
     "models.distortions": "Bernoulli Gaussian",
     "models.losses": "bernoulli_distortion gaussian_kl mean_rate mmd",
     "models.penalties": "BetaConstraint MMDPenalty TotalCorrelationPenalty",
+    "models.pixel_cnn": "PixelCNN",
     "models.priors": "MAFPrior VampPrior",
 }
 _HOMES = {name: f"echo_tf.{module}" for module, names in _NAMES.items() for name in names.split()}

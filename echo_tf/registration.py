@@ -20,6 +20,7 @@ MODULES = (
     "echo_tf.models.losses",
     "echo_tf.models.distortions",
     "echo_tf.models.penalties",
+    "echo_tf.models.pixel_cnn",
     "echo_tf.models.priors",
     "echo_tf.models.schedules",
     "echo_tf.models.autoencoder",

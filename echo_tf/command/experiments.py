@@ -18,6 +18,10 @@ BETA_GRIDS = {
 }
 
 
+# From where both send more than they need to where a VAE sends next to nothing.
+FREERIDING_BETAS = (0.1, 0.3, 1.0, 2.0)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """An experiment of the command line.
@@ -107,6 +111,13 @@ EXPERIMENTS = {
         methods=("echo", "echo_mmd", "echo_tc", "vae", "vae_tc"),
         own_betas={"vae": (1.0, 4.0, 10.0)},
         datasets=("sprites", "sprites_dependent"),
+    ),
+    "freeriding": Experiment(
+        "comparison with decoders that can do without z (PixelCNN), then what they take from it (binary_digits)",
+        train=training.train_and_listen,
+        methods=("echo_pixelcnn", "vae_pixelcnn", "echo", "vae"),
+        own_betas=dict.fromkeys(("echo_pixelcnn", "vae_pixelcnn"), FREERIDING_BETAS),
+        datasets=("binary_digits",),
     ),
     "bottleneck": Experiment(
         "accuracy against rate: labels instead of images as what is kept (fashion_mnist)",

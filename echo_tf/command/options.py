@@ -18,6 +18,7 @@ from echo_tf.models.config import CONFIG_DIR, PROTOCOLS, available_methods
 
 DATA = {
     "digits": "1,797 small digits of scikit-learn, no download (default)",
+    "binary_digits": "the same at 8x8, with pixels of 0 and 1, no download",
     "binary_mnist": "70,000 binarised digits",
     "omniglot": "32,415 characters, from a file that you supply",
     "fashion_mnist": "70,000 articles of clothing",

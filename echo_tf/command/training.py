@@ -99,6 +99,19 @@ def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells
         disentanglement.run(folder, own, options.out, options.data_dir)
 
 
+def train_and_listen(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
+    """Train all cells and measure what their decoders take from `z`, as far as that is not on disk."""
+    from echo_tf.experiments import freeriding
+
+    data = {name: load_dataset(found.given, options.data_dir, options.raw_dir) for name, found in inputs.items()}
+    freeriding.check_cells(cells, data)
+    train_cells(options, inputs, cells)
+    for name, dataset in data.items():
+        folder = options.out / "freeriding" / name
+        print(f"{folder}: what decoders take from z")
+        freeriding.run(folder, [c for c in cells if c.dataset == name], dataset, options.out, options.split)
+
+
 def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
     """Train all cells and measure their models under other noise, as far as that is not on disk."""
     from echo_tf.experiments import noise

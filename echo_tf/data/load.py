@@ -22,7 +22,8 @@ ARRAYS = tuple(f"{split}{kind}" for kind in ("", "_labels") for split in ("train
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: str | Path | None = None) -> Dataset:
     """Load a known data set from its cache, preparing the cache first where it is missing, or own data from a file.
 
-    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing. `sprites` is rendered: images
+    `digits` ships with scikit-learn: 8x8 grey digits resized to 28x28, the last 360 for testing; `binary_digits` are the same
+    at 8x8, with pixels of 0 and 1, cut at half of white. `sprites` is rendered: images
     of all combinations of five factors, whose numbers are its labels (`data.sprites`), a random tenth for testing; so is
     `dsprites`. With `_dependent` behind the name they lack blocks of combinations. All but digits and sprites are read from
     `data_dir/NAME.npz`. If that file does not exist, TensorFlow Datasets prepares the data (downloading them, or from
@@ -30,8 +31,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
     `keras.datasets.mnist`, which has that name, will do in either folder.
 
     Args:
-        name: `"digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"mnist"`, `"sprites"`, `"sprites_dependent"`,
-            `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
+        name: `"digits"`, `"binary_digits"`, `"binary_mnist"`, `"omniglot"`, `"fashion_mnist"`, `"mnist"`, `"sprites"`,
+            `"sprites_dependent"`, `"dsprites"` or `"dsprites_dependent"`; or the path of a file that ends in `.npz`, with
             arrays `train`, `test` and optionally `validation`, `train_labels`, `validation_labels`, `test_labels` as
             `Dataset.from_arrays` takes them. Own data are named after their file.
         data_dir: Folder of the cache. `None`: `$ECHO_TF_DATA`, else `~/.cache/echo_tf`.
@@ -54,8 +55,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
         return _load_own(Path(name))
     if name not in KNOWN:
         raise ConfigError(f"Unknown data set {str(name)!r}. Expected one of {', '.join(KNOWN)}, or the path of a .npz file.")
-    if name == "digits":
-        return _load_digits()
+    if name in ("digits", "binary_digits"):
+        return _load_digits(str(name))
     if name in ("sprites", f"sprites{DEPENDENT}"):
         return factor_dataset(str(name), all_sprites())
     data_dir = Path(data_dir or os.environ.get("ECHO_TF_DATA") or Path.home() / ".cache" / "echo_tf")
@@ -89,16 +90,19 @@ def _load_own(path: Path) -> Dataset:
         raise DataError(f"{path}: {error}") from None
 
 
-def _load_digits() -> Dataset:
+def _load_digits(name: str) -> Dataset:
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
 
     digits, scale = load_digits(), 28 / 8
-    # Bilinear; pixel values run from 0 to 16.
-    images = zoom(digits.images / 16.0, (1, scale, scale), order=1, grid_mode=True, mode="nearest")
-    images, labels = np.rint(255.0 * images).astype(np.uint8)[..., None], digits.target
+    values, labels = digits.images / 16.0, digits.target
+    if name == "binary_digits":
+        images, white = (values >= 0.5).astype(np.uint8)[..., None], 1
+    else:  # bilinear
+        values = zoom(values, (1, scale, scale), order=1, grid_mode=True, mode="nearest")
+        images, white = np.rint(255.0 * values).astype(np.uint8)[..., None], 255
     n = 1437  # four fifths; the file is in the order of the writers, so the test digits are mostly by others
-    return Dataset("digits", {"train": images[:n], "test": images[n:]}, 255, {"train": labels[:n], "test": labels[n:]})
+    return Dataset(name, {"train": images[:n], "test": images[n:]}, white, {"train": labels[:n], "test": labels[n:]})
 
 
 def _read_cache(name: str, path: Path) -> Dataset:

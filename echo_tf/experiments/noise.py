@@ -74,17 +74,15 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
     def encodings(law, features):
         return ops.convert_to_numpy(model.channel.with_noise(features, draw(law, pool, len(features), rng)))
 
-    def distortion(z, x):
-        return ops.convert_to_numpy(model.distortion(x, model.decoder.predict(z, verbose=0)))
-
-    laws = {law: np.array([distortion(encodings(law, features), images).mean() for _ in range(PASSES)]) for law in LAWS}
+    of, passes = model.distortion_of, range(PASSES)
+    laws = {law: np.array([of(encodings(law, features), images).mean() for _ in passes]) for law in LAWS}
     shown = images[:IMAGES]
     z = encodings("echo", features[:IMAGES])
-    whole, worth = distortion(z, shown), []
+    whole, worth = of(z, shown), []
     for j in range(z.shape[1]):
         without = z.copy()
         without[:, j] = z[:, j].mean()
-        worth.append(distortion(without, shown) - whole)
+        worth.append(of(without, shown) - whole)
     return laws, rate_by_dimension(model.channel, features), np.array(worth)
 
 

@@ -11,6 +11,7 @@ from keras import ops
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, not_negative
 from echo_tf.models.distortions import (
+    Bernoulli,
     DistortionFunction,
     check_data,
     check_is_array,
@@ -41,7 +42,8 @@ class RateDistortionModel(keras.Model):
 
     Args:
         encoder: Keras model or layer, examples of any shape to features.
-        decoder: Keras model or layer, `z` to the parameters of `p(x|z)`, in the shape of the examples.
+        decoder: Keras model or layer, `z` to the parameters of `p(x|z)`, in the shape of the examples. One with the attribute
+            `takes_example`, as `PixelCNN`, is called with `[z, x]`, and draws examples itself with `sample(z)`.
         channel: `EchoDense`, `MatrixEchoDense`, `GaussianChannel`, `FullGaussianChannel`, `IAFChannel`, or another
             `Channel`. Its own `rate_weight` is not used here.
         prior: Marginal that the rate refers to: `None` for the channel's own, `VampPrior`, or `MAFPrior`.
@@ -54,7 +56,7 @@ class RateDistortionModel(keras.Model):
     Raises:
         ValueError: a prior beside a channel without density, or one that does not fit it; invalid arguments; in `fit` and
             `evaluate`, examples of another shape than the encoder's, or outside the range of the distortion; targets or
-            `sample_weight`.
+            `sample_weight`; a decoder that takes the example, with another distortion than `"bernoulli"`.
 
     Source: paper, equation 8 (objective) and section 5 (Bernoulli decoder).
 
@@ -97,10 +99,16 @@ class RateDistortionModel(keras.Model):
         self.encoder, self.decoder = (
             network if isinstance(network, keras.Model) else keras.Sequential([network]) for network in (encoder, decoder)
         )
+        self.takes_example: bool = getattr(self.decoder, "takes_example", False)
         self.channel, self.penalty, self.constraint = channel, penalty, constraint
         channel.reports_rate = False  # the model does
         self.prior: Any = prior
         self.distortion = make_distortion(distortion)
+        if self.takes_example and not isinstance(self.distortion, Bernoulli):
+            raise ValueError(
+                'Invalid value received for argument `distortion`. Expected "bernoulli" with a decoder that takes the example, '
+                f"since it draws pixels of 0 and 1. Received: distortion={distortion!r}"
+            )
         self.beta = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(not_negative("beta", beta)), trainable=False, name="beta"
         )
@@ -114,7 +122,7 @@ class RateDistortionModel(keras.Model):
         if not self.channel.built:
             self.channel.build(tuple(features.shape))
         z_shape = self.channel.compute_output_shape(tuple(features.shape))
-        self.decoder(keras.KerasTensor(z_shape, "float32"))
+        self._parameters(keras.KerasTensor(z_shape, "float32"), keras.KerasTensor((None, *input_shape[1:]), "float32"))
         for part in (self.prior, self.penalty):
             if part is not None and not part.built:
                 part.build(z_shape)
@@ -135,7 +143,7 @@ class RateDistortionModel(keras.Model):
                 self.name,
             )
         draw = self.channel.draw(self.encoder(inputs, training=training), training=training)
-        parameters = self.decoder(draw.z, training=training)
+        parameters = self._parameters(draw.z, inputs, training)
         check_parameters(self.distortion, inputs, parameters)
         distortion = self.distortion(inputs, parameters)
         if len(distortion.shape) != 1:
@@ -147,6 +155,10 @@ class RateDistortionModel(keras.Model):
             if self.prior is not None:
                 outputs["rate"] = draw.density.expected - log_marginal
         return outputs
+
+    def _parameters(self, z: Tensor, x: Tensor, training: bool | None = None) -> Tensor:
+        """Parameters of `p(x|z)`, the shape of `x`."""
+        return self.decoder([z, x] if self.takes_example else z, training=training)
 
     def _log_marginal(self, draw: Draw) -> Tensor:
         """`log p(z) + log |det dz/dbase|` at a draw, nats, shape `(batch,)`."""
@@ -259,8 +271,20 @@ class RateDistortionModel(keras.Model):
         """One draw of `z` for each example. Shape `(n, dim)`."""
         return ops.convert_to_numpy(self.channel.draw(self.features(x)).z)
 
+    def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
+        """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`."""
+        z, x = ops.convert_to_numpy(z), np.asarray(x)
+        parameters = self.decoder.predict([z, x] if self.takes_example else z, verbose=0)
+        return ops.convert_to_numpy(self.distortion(x, parameters))
+
     def decode(self, z: Tensor) -> np.ndarray:
-        """`E[x|z]` for given `z`: probabilities of Bernoulli pixels. The shape of the examples."""
+        """`E[x|z]` for given `z`: probabilities of Bernoulli pixels. The shape of the examples.
+
+        A decoder that takes the example has no `E[x|z]` in closed form. It gives a draw of `p(x|z)`, made pixel by pixel;
+        `reconstruct` then averages draws, and `generate` gives draws.
+        """
+        if self.takes_example:
+            return self.decoder.sample(z)
         return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(ops.convert_to_numpy(z), verbose=0)))
 
     def reconstruct(self, x: np.ndarray, samples: int = 10) -> np.ndarray:

@@ -129,7 +129,15 @@ def with_gaussian_noise(model: RateDistortionModel, x: np.ndarray, prior: MAFPri
         x: Some 10,000 training examples, whose noise is matched.
         prior: The new marginal; `None` for N(0, I).
         seed: Integer, for the noise.
+
+    Raises:
+        ValueError: a decoder that takes the example.
     """
+    if model.takes_example:
+        raise ValueError(
+            f"Expected a decoder of `z` alone. Received: {type(model.decoder).__name__}, which takes the example too. Leave "
+            "`channel.gaussian_at` at 1 with it."
+        )
     channel, units = GaussianEcho(model.channel, seed=seed), model.channel.units
     channel.match(model.features(x))
     sd = ops.sqrt(ops.sum(ops.square(ops.convert_to_tensor(channel.noise_factor)), axis=-1))

@@ -1,4 +1,4 @@
-"""Encoders and decoders by kind: the paper's for 28x28 images, a usual one for 64x64, and dense ones for any shape."""
+"""Encoders and decoders by kind: the paper's for 28x28 images, a usual one for 64x64, dense ones, and a PixelCNN decoder."""
 
 import functools
 import math
@@ -8,10 +8,11 @@ import keras
 from keras import layers
 
 from echo_tf.errors import ConfigError
+from echo_tf.models.pixel_cnn import PixelCNN
 
 IMAGE_SHAPE = (28, 28, 1)  # of all data sets of the paper
 CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.json says
-Networks = tuple[keras.Sequential, keras.Sequential]
+Networks = tuple[keras.Sequential, keras.Model]
 
 
 def _models(shape: tuple[int, ...], latent_dim: int, encoder: list, decoder: list) -> Networks:
@@ -127,11 +128,30 @@ def mlp(shape: tuple[int, ...], latent_dim: int, dtype: str = "float32", units: 
     return _models(shape, latent_dim, encoder, decoder)
 
 
+def pixelcnn(shape: tuple[int, ...], latent_dim: int, dtype: str = "float32") -> Networks:
+    """The encoder of `mlp`, and a `PixelCNN` decoder, which also sees the pixels before the one it describes.
+
+    Args:
+        shape: Shape of one image, `(height, width, 1)`.
+        latent_dim: Dimension of `z`.
+        dtype: Keras dtype policy of all layers but the decoder's last.
+
+    Returns:
+        `(encoder, decoder)` as of `mlp`, but that the decoder is called with `[z, x]`.
+
+    Raises:
+        ConfigError: another `shape`.
+    """
+    network_for("pixelcnn", shape)
+    return mlp(shape, latent_dim, dtype)[0], PixelCNN(shape, latent_dim, dtype=dtype)
+
+
 NETWORKS: dict[str, Callable[..., Networks]] = {
     "conv": conv,
     "conv_5x5": functools.partial(conv, last_kernel=5),  # the last convolution as in the released code
     "conv64": conv64,
     "mlp": mlp,
+    "pixelcnn": pixelcnn,
 }
 
 
@@ -146,11 +166,13 @@ def network_for(kind: str, shape: tuple[int, ...]) -> str:
         ConfigError: no such kind, or one that is made for another shape.
     """
     made_for = {"conv": tuple(shape) == IMAGE_SHAPE, "conv64": len(shape) == 3 and tuple(shape[:2]) == (64, 64), "mlp": True}
+    made_for["pixelcnn"] = len(shape) == 3 and shape[2] == 1  # never by itself: it samples pixel by pixel
     if kind == "auto":
         return next(name for name, fits in made_for.items() if fits)
     if kind not in NETWORKS or not made_for[kind.removesuffix("_5x5")]:
         raise ConfigError(
             "Invalid value received for argument `network.kind`. Expected auto, mlp (any shape), conv or conv_5x5 (28, 28, 1), "
-            f"or conv64 (64, 64, channels). Received: network.kind={kind} for examples of shape {tuple(shape)}. Use auto."
+            f"conv64 (64, 64, channels), or pixelcnn (height, width, 1). Received: network.kind={kind} for examples of shape "
+            f"{tuple(shape)}. Use auto."
         )
     return kind

@@ -6,7 +6,7 @@ import numpy as np
 
 from echo_tf.errors import ResultError
 from echo_tf.report.names import dataset_title, plain_title
-from echo_tf.report.rows import grouped
+from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import legend_below, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table, plain_columns
 
@@ -19,19 +19,6 @@ SCORES = {
     "total_correlation_nats": "total correlation",
 }
 _SETTING = ("dataset", "method", "epochs", "beta", "codes")
-
-
-def over_seeds(rows: list[dict]) -> list[dict]:
-    """One row a setting: the mean of every number over seeds, and its standard error, `None` of a single seed."""
-    found = []
-    for setting, members in grouped(rows, lambda row: tuple(row[key] for key in _SETTING)).items():
-        row = {**dict(zip(_SETTING, setting, strict=True)), "seeds": len(members)}
-        for key in ("rate_nats", "active", *SCORES):
-            values = np.array([member[key] for member in members], float)
-            row[key] = float(values.mean())
-            row[f"{key}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-        found.append(row)
-    return found
 
 
 def scores_table(rows: list[dict]) -> Table | None:
@@ -55,7 +42,9 @@ def scores_table(rows: list[dict]) -> Table | None:
         "are in nats. FactorVAE: chance is about 0.2. active: dimensions with at least a share of 0.05 of the variance of z.",
         "total correlation: of a Gaussian with the covariance of the active dimensions. ± is the standard error over seeds.",
     ]
-    return make_table("disentanglement", "Disentanglement", columns, over_seeds(rows), notes)
+    return make_table(
+        "disentanglement", "Disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)), notes
+    )
 
 
 def plot_scores(rows: list[dict], path: Path) -> Path:

@@ -47,6 +47,8 @@ CAPTIONS = {
     "with any other dimension at its mean.",
     "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
     "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
+    "freeriding_used": "What is sent, and what the decoder takes of it: on the dotted line all. Dashed: Echo's floor.",
+    "freeriding_draws": "Test images, and draws of the decoder with the z of each fixed: what they share comes from z.",
     "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
     "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
 }
@@ -196,10 +198,10 @@ def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
     """
     figure, axis = pyplot().subplots(figsize=(7.2, 5.0))
     firsts = [curve[0] for curve in curves]
-    for curve, look in zip(curves, looks(firsts, _OF_POINTS), strict=True):
+    for curve, look in zip(curves, looks(firsts, OF_POINTS), strict=True):
         points = [(row.mean["rate_nats"], row.squared_error) for row in curve]
         axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **look)
-    axis.set(xlabel="rate (nats)", ylabel="squared error of a pixel", yscale="log", title=title(firsts, _OF_POINTS))
+    axis.set(xlabel="rate (nats)", ylabel="squared error of a pixel", yscale="log", title=title(firsts, OF_POINTS))
     axis.set_xlim(left=0.0)
     legend_below(figure, 2)
     return save(figure, path)

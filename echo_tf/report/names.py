@@ -8,6 +8,7 @@ from echo_tf.models.config import available_methods, flatten, load_config
 
 _DATA = {
     "digits": "digits",
+    "binary_digits": "binary digits, 8x8",
     "sprites": "sprites",
     "sprites_dependent": "sprites, dependent",
     "binary_mnist": "Binary MNIST",
@@ -25,6 +26,7 @@ _METHODS = {
     "echo_maf": "Echo, then MAF",
     "echo_mmd": "Echo + MMD",
     "echo_tc": "Echo + TC",
+    "echo_pixelcnn": "Echo, PixelCNN",
     "echo_replace": "Echo with replacement",
     "echo_reservoir": "Echo, 999 echoes",
     "echo_large_batch": "Echo, batches of 1,000",
@@ -32,6 +34,7 @@ _METHODS = {
     "vae": "VAE",
     "vae_full": "VAE, full covariance",
     "vae_maf": "VAE + MAF",
+    "vae_pixelcnn": "VAE, PixelCNN",
     "vae_tc": "VAE + TC",
     "vae_vamp": "VAE + VampPrior",
     "vae_shared_noise": "VAE, shared noise",

@@ -31,6 +31,27 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list
     return groups
 
 
+def over_seeds(rows: Iterable[dict], setting: Sequence[str], numbers: Sequence[str]) -> list[dict]:
+    """One row a setting: the mean of every number over seeds, and its standard error as `NAME_se`.
+
+    Of a single seed that is the one of its row, of an evaluation, or `None` where it has none.
+
+    Args:
+        rows: A row for each seed.
+        setting: Keys that tell settings apart.
+        numbers: Keys of what is averaged.
+    """
+    found = []
+    for values, members in grouped(rows, lambda row: tuple(row[key] for key in setting)).items():
+        row = {**dict(zip(setting, values, strict=True)), "seeds": len(members)}
+        for key in numbers:
+            measured = np.array([member[key] for member in members], float)
+            row[key] = float(measured.mean())
+            row[f"{key}_se"] = float(sem(measured)) if len(measured) > 1 else members[0].get(f"{key}_se")
+        found.append(row)
+    return found
+
+
 @dataclass(frozen=True)
 class Row(Result):
     """Results of one setting over its seeds, as one result, beside the paper's. All quantities are in nats.

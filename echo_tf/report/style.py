@@ -15,7 +15,8 @@ _OF_PAPER = ("echo", "vae", "iaf", "info_vae", "vae_vamp", "vae_maf", "iaf_mmd",
 BESIDE_PAPER = (*_OF_PAPER, "echo_matrix", "vae_full", "echo_maf")
 _DEPARTING = ("vae_shared_noise", "echo_mmd", "echo_replace", "vae_released_schedule", "vae_conv_5x5", "echo_large_batch")
 _OTHER_NOISE = ("echo_gaussian", "echo_independent", "echo_matrix_gaussian", "echo_matrix_independent")
-METHODS = (*BESIDE_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir", *_OTHER_NOISE, "vae_tc", "echo_tc")
+_POWERFUL = ("echo_pixelcnn", "vae_pixelcnn")
+METHODS = (*BESIDE_PAPER, *_DEPARTING, "echo_literal", "echo_reservoir", *_OTHER_NOISE, "vae_tc", "echo_tc", *_POWERFUL)
 
 
 def pyplot():

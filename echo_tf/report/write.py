@@ -26,11 +26,13 @@ from echo_tf.experiments.records import (
     result_path,
 )
 from echo_tf.experiments.scores import read_scores
+from echo_tf.experiments.used import read_used
 from echo_tf.files import write_atomically
 from echo_tf.report.bounds import likelihood_table, plot_bounds, with_likelihoods
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.figures import CAPTIONS, plot_all
+from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
 from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
 from echo_tf.report.maps import plot_map
 from echo_tf.report.names import stem
@@ -92,6 +94,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits, tests = ([row for found in replaced.values() for row in found[i]] for i in (0, 2, 3))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
+    used = {path: found for path in sorted(out.glob("freeriding/*")) if path.is_dir() and (found := read_used(path))}
     tables += filter(
         None,
         [
@@ -99,6 +102,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
             elsewhere_table(results),
             likelihood_table(points),
             scores_table([row for found in scores.values() for row in found]),
+            used_table([row for found in used.values() for row in found]),
         ],
     )
     tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)])
@@ -108,6 +112,9 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     for path, found in scores.items():
         figures.append(plot_scores(found, folder / f"disentanglement_scores_{path.name}.png"))
         figures.append(plot_traversals(path, found, folder / f"disentanglement_traversals_{path.name}.png"))
+    for path, found in used.items():
+        figures.append(plot_used(found, folder / f"freeriding_used_{path.name}.png"))
+        figures.append(plot_draws(path, found, folder / f"freeriding_draws_{path.name}.png"))
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:
