@@ -50,24 +50,20 @@ def run_theory(options: argparse.Namespace) -> list[Path]:
 
 def run_bottleneck(options: argparse.Namespace) -> list[Path]:
     """Run the experiment `bottleneck` as far as it is not on disk, and draw its figures. Returns all files."""
-    from echo_tf.report.robustness_figures import plot_robustness, robustness_table
-    from echo_tf.report.theory_figures import plot_bottleneck
+    from echo_tf.report.bottleneck_figures import plot_bottleneck
 
     (name,) = options.dataset
     if not options.report or isinstance(name, Path):
         dataset = load_dataset(name, options.data_dir, options.raw_dir)
         name = dataset.name + (f"-{dataset.fingerprint[:8]}" if dataset.fingerprint else "")
     length = f"-epochs={options.epochs}" if options.epochs else ""
-    table = options.out / "bottleneck" / f"{name}{length}.csv"
+    tables = [options.out / "bottleneck" / f"{name}{length}{kind}.csv" for kind in ("", "_robustness")]
     if not options.report:
         from echo_tf.experiments import bottleneck
 
-        bottleneck.run(table, dataset, options.seeds, options.beta, options.epochs or bottleneck.EPOCHS)
-    _check_there([table])
-    found = [table, plot_bottleneck(table)]
-    if (robustness := robustness_table(table)).exists():  # tables of earlier versions have none
-        found += [robustness, *plot_robustness(robustness)]
-    return found
+        bottleneck.run(*tables, dataset, options.seeds, options.beta, options.epochs or bottleneck.EPOCHS)
+    _check_there(tables[:1])  # results of earlier versions have no second one
+    return [*filter(Path.exists, tables), *plot_bottleneck(*tables)]
 
 
 def _check_there(tables: list[Path]) -> None:

@@ -164,19 +164,17 @@ def measure_classifier(
     return BottleneckPoint(**settings, rate_nats=rate, **clean.summary(), label_entropy_nats=entropy), rows
 
 
-def robustness_table(path: Path) -> Path:
-    """The table of `RobustnessPoint` beside that of `BottleneckPoint`: `fashion_mnist_robustness.csv`."""
-    return path.with_stem(f"{path.stem}_robustness")
-
-
-def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = None, epochs: int = EPOCHS) -> None:
+def run(
+    points: Path, robustness: Path, dataset: Dataset, seeds: int, betas: list[float] | None = None, epochs: int = EPOCHS
+) -> None:
     """Train what one of two tables lacks of all channels, betas and seeds, and the classifier without a channel for each seed.
 
     A point that is in one table only is trained and measured anew. The classifier without a channel is trained again where a
     seed lacks others: what attacks it is tried on them.
 
     Args:
-        path: The CSV file of all points; see `robustness_table` for the other one.
+        points: The CSV file of all `BottleneckPoint`s.
+        robustness: That of all `RobustnessPoint`s, in the same folder.
         dataset: A labelled data set.
         seeds: Number of seeds.
         betas: Weights of the rate, finite and `>= 0`; `None` for `BETAS`.
@@ -194,16 +192,15 @@ def run(path: Path, dataset: Dataset, seeds: int, betas: list[float] | None = No
         raise DataError(f"{dataset.name} has no labels for train and test. {remedy}")
     if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
         raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent):
-        points = Table(path, BottleneckPoint)
-        robustness = Table(robustness_table(path), RobustnessPoint)
+    points.parent.mkdir(parents=True, exist_ok=True)
+    with locked(points.parent):
+        first, second = Table(points, BottleneckPoint), Table(robustness, RobustnessPoint)
         for seed in range(seeds):
             wanted = [(NO_CHANNEL, 0.0, seed), *itertools.product(CHANNELS, betas, [seed])]
-            if missing := [key for key in wanted if key not in points.keys & robustness.keys]:
+            if missing := [key for key in wanted if key not in first.keys & second.keys]:
                 for point, rows in _measured(dataset, seed, epochs, missing):
-                    robustness.put(rows)
-                    points.put([point])
+                    second.put(rows)
+                    first.put([point])
 
 
 def _measured(
