@@ -59,20 +59,21 @@ def run_theory(options: argparse.Namespace) -> list[Path]:
 
 
 def run_bottleneck(options: argparse.Namespace) -> list[Path]:
-    """Run the experiment `bottleneck` as far as it is not on disk, and draw its figure. Returns all files."""
-    from echo_tf.report.theory_figures import plot_bottleneck
+    """Run the experiment `bottleneck` as far as it is not on disk, and draw its figures. Returns all files."""
+    from echo_tf.report.bottleneck_figures import plot_bottleneck
 
     (name,) = options.dataset
     if not options.report or isinstance(name, Path):
         dataset = load_dataset(name, options.data_dir, options.raw_dir)
         name = dataset.name + (f"-{dataset.fingerprint[:8]}" if dataset.fingerprint else "")
-    table = options.out / "bottleneck" / f"{name}.csv"
+    length = f"-epochs={options.epochs}" if options.epochs else ""
+    tables = [options.out / "bottleneck" / f"{name}{length}{kind}.csv" for kind in ("", "_robustness")]
     if not options.report:
         from echo_tf.experiments import bottleneck
 
-        bottleneck.run(table, dataset, options.seeds, options.beta)
-    _check_there([table])
-    return [table, plot_bottleneck(table)]
+        bottleneck.run(*tables, dataset, options.seeds, options.beta, options.epochs or bottleneck.EPOCHS)
+    _check_there(tables[:1])  # results of earlier versions have no second one
+    return [*filter(Path.exists, tables), *plot_bottleneck(*tables)]
 
 
 def _check_there(tables: list[Path]) -> None:
@@ -123,7 +124,7 @@ EXPERIMENTS = {
         "accuracy against rate: labels instead of images as what is kept (fashion_mnist)",
         run=run_bottleneck,
         datasets=("fashion_mnist",),
-        heeds=_OWN | {"dataset", "beta", "data_dir", "raw_dir"},
+        heeds=_OWN | {"dataset", "beta", "epochs", "data_dir", "raw_dir"},
     ),
     "theory": Experiment(
         "exact rate-distortion functions of synthetic sources, and learned models beside them", run=run_theory, heeds=_OWN

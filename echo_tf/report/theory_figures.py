@@ -1,10 +1,9 @@
-"""Figures of the experiments `theory`, `bottleneck` and `noise`. Reads their CSV files only."""
+"""Figures of the experiments `theory` and `noise`. Reads their CSV files only."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import sem
 
 from echo_tf.errors import ResultError
 from echo_tf.files import read_rows
@@ -18,37 +17,41 @@ from echo_tf.theory.sources import BINARY_SOURCE
 def plot_theory(folder: Path) -> list[Path]:
     """Figures of the experiment `theory` from its CSV files, beside them. Raises `ResultError` for a damaged one."""
     return [
-        _plotted(_plot_binary_source, folder / "binary_source.csv"),
-        _plotted(_plot_learned, folder / "learned.csv", folder / "exact_curves.csv"),
-        _plotted(_plot_exactness, folder / "exactness.csv", folder / "saturation.csv"),
-        _plotted(_plot_noise, folder / "noise.csv"),
+        plotted(_plot_binary_source, folder / "binary_source.csv"),
+        plotted(_plot_learned, folder / "learned.csv", folder / "exact_curves.csv"),
+        plotted(_plot_exactness, folder / "exactness.csv", folder / "saturation.csv"),
+        plotted(_plot_noise, folder / "noise.csv"),
     ]
 
 
-def plot_bottleneck(table: Path) -> Path:
-    """Figure of the experiment `bottleneck` from its CSV file, beside it. Raises `ResultError` for a damaged one."""
-    return _plotted(_plot_bottleneck, table)
+def plotted(plot: Callable, *tables: Path, figure: Path | None = None) -> Path:
+    """Save the figure of some tables, by default beside the first and of its name.
 
-
-def _plotted(plot: Callable, *tables: Path) -> Path:
-    """Save the figure of some tables; where one lacks rows or columns, or has text for a number, they are named."""
+    Raises:
+        ResultError: a table lacks rows or columns, or has text for a number.
+    """
     try:
-        return save(plot(*map(read_rows, tables)), tables[0].with_suffix(".png"))
+        return save(plot(*map(read_rows, tables)), (figure or tables[0]).with_suffix(".png"))
     except (KeyError, IndexError, ValueError) as error:
         names = " or ".join(map(str, tables))
         raise ResultError(f"{names} is damaged ({error!r}). Move it away; what it held is then made anew.") from None
 
 
-def _column(rows: list[dict], name: str) -> np.ndarray:
+def column(rows: list[dict], name: str) -> np.ndarray:
     """A column of a CSV file, as numbers. Raises `KeyError` where there is none, and where there are no rows."""
     return np.array([float(row[name]) for row in rows or [{}]])
 
 
-def _by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
-    """The rows of each value of a column, and how its points look; a channel is named as one, not as a source."""
+def by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
+    """The rows of each value of a column, and how its points look; a channel is named as one, not as a source.
+
+    No channel comes last, so that the others look as they do without it.
+    """
     kind = " channel" if name == "channel" else ""
-    for i, (value, members) in enumerate(grouped(rows, lambda row: row[name]).items()):
-        yield members, {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": spelled(value) + kind}
+    groups = grouped(rows, lambda row: row[name])
+    for i, value in enumerate(sorted(groups, key="none".__eq__)):
+        label = "no channel" if value == "none" else spelled(value) + kind
+        yield groups[value], {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": label}
 
 
 def _plot_noise(rows: list[dict]):
@@ -62,11 +65,11 @@ def _plot_noise(rows: list[dict]):
     for (*planes, last), channel, colour in zip(axes, ("echo", "gaussian"), COLOURS, strict=False):
         clouds = (("signal", "signal f(x)"), (f"{channel}_noise", "noise e"), (f"{channel}_output", "z = f + S e"))
         for axis, (name, title) in zip(planes, clouds, strict=True):
-            x, y = _column(rows, f"{name}_1"), _column(rows, f"{name}_2")
+            x, y = column(rows, f"{name}_1"), column(rows, f"{name}_2")
             axis.scatter(x, y, color="0.4" if name == "signal" else colour, **points)
             axis.set(title=f"{spelled(channel)}: {title}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
-        last.hist(_column(rows, f"{channel}_noise_1"), color="0.4", label="noise e", **look)
-        last.hist(_column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
+        last.hist(column(rows, f"{channel}_noise_1"), color="0.4", label="noise e", **look)
+        last.hist(column(rows, f"{channel}_output_1"), color=colour, label="output z", **look)
         last.set(title="first coordinate", ylabel="density", ylim=(0, 1.3 * last.get_ylim()[1]))  # the legend above
         legend(last)
     return figure
@@ -80,14 +83,14 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
         return named + (f", β = {row['beta']}" if float(row["beta"]) != 1 else "")
 
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
-    for rows, look in _by([row | {"model": model(row)} for row in laws], "model"):
+    for rows, look in by([row | {"model": model(row)} for row in laws], "model"):
         names = list(dict.fromkeys(row["law"] for row in rows))
         found = grouped(rows, lambda row: row["law"])
-        means = [_column(found[name], "distortion_nats").mean() for name in names]
+        means = [column(found[name], "distortion_nats").mean() for name in names]
         left.plot(np.array(means) - means[0], range(len(names)), linestyle="none", **look)
         left.set_yticks(range(len(names)), [spelled(name).replace(", ", ",\n") for name in names])
-    for rows, look in _by([row | {"model": model(row)} for row in dimensions], "model"):
-        right.plot(_column(rows, "rate_nats"), _column(rows, "worth_nats"), linestyle="none", **look)
+    for rows, look in by([row | {"model": model(row)} for row in dimensions], "model"):
+        right.plot(column(rows, "rate_nats"), column(rows, "worth_nats"), linestyle="none", **look)
     left.set(xlabel="distortion beyond that with Echo noise (nats)", title="other noise in the trained model")
     left.invert_yaxis()
     limits = np.linspace(0.0, right.get_xlim()[1], 200)
@@ -100,36 +103,12 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
     return save(figure, path)
 
 
-def _plot_bottleneck(rows: list[dict]):
-    """Accuracy and cross-entropy of the label over the rate, means over seeds; grey: no channel of that rate can be below.
-
-    The bound is `H(Y) - I(Z; Y) >= H(Y) - R`.
-    """
-    figure, axes = pyplot().subplots(1, 2, figsize=(8.4, 3.6))
-    entropy = float(rows[0]["label_entropy_nats"])
-    bound = np.geomspace(0.1, entropy, 100)
-    quantities = ("accuracy", "accuracy_se", "accuracy"), ("cross_entropy_nats", "cross_entropy_se", "-log p(y|z) (nats)")
-    for axis, (key, se, name) in zip(axes, quantities, strict=True):
-        for members, look in _by(rows, "channel"):
-            points = grouped(members, lambda row: float(row["beta"])).values()
-            rates, means = ([_column(point, of).mean() for point in points] for of in ("rate_nats", key))
-            errors = [sem(_column(point, key)) if len(point) > 1 else _column(point, se)[0] for point in points]
-            axis.errorbar(rates, means, errors, **look)
-        axis.set(xlabel="rate (nats)", ylabel=name, xscale="log")
-        axis.xaxis.set_major_formatter("{x:g}")
-    axes[1].plot(bound, entropy - bound, color="0.6", label="bound H(Y) - R")
-    axes[1].set(ylim=(0, None))
-    legend(axes[1])
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: information bottleneck")
-    return figure
-
-
 def _plot_binary_source(rows: list[dict]):
     """R(D) of a binary source: the points of 30 slopes on the closed form."""
     figure, axis = pyplot().subplots(figsize=(4.5, 3.4))
     distortion, p = np.linspace(0.0, 0.25, 400), BINARY_SOURCE[1]
     axis.plot(distortion, bernoulli_hamming_rd(p, distortion), color="0.6", label=f"h({p}) - h(D)")
-    found = _column(rows, "distortion"), _column(rows, "rate_nats")
+    found = column(rows, "distortion"), column(rows, "rate_nats")
     axis.plot(*found, "o", color=COLOURS[0], markersize=4, label="Blahut-Arimoto")
     axis.set(xlabel="distortion (probability of error)", ylabel="rate (nats)", title=f"binary source, p = {p}")
     axis.legend()
@@ -147,10 +126,10 @@ def _plot_learned(learned: list[dict], curves: list[dict]):
     for (upper, lower), (source, curve) in zip(pairs, exact.items(), strict=False):
         upper.sharex(lower)
         upper.tick_params(labelbottom=False)
-        upper.plot(_column(curve, "distortion"), _column(curve, "rate_nats"), color="0.6", label="exact R(D)")
-        for members, look in _by(points.get(source, []), "channel"):
+        upper.plot(column(curve, "distortion"), column(curve, "rate_nats"), color="0.6", label="exact R(D)")
+        for members, look in by(points.get(source, []), "channel"):
             names = ("distortion", "rate_nats", "rate_se", "distortion_se", "excess_nats", "excess_se")
-            x, rate, rate_se, x_se, excess, excess_se = (_column(members, name) for name in names)
+            x, rate, rate_se, x_se, excess, excess_se = (column(members, name) for name in names)
             upper.errorbar(x, rate, rate_se, x_se, linestyle="none", **look)
             lower.errorbar(x, excess, excess_se, linestyle="none", **look)
         lower.axhline(0.0, color="0.6")
@@ -168,8 +147,8 @@ def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     heights = 0.22 * len(estimates) + 0.7, 2.9
     figure = pyplot().figure(figsize=(8.0, sum(heights)))
     above, below = (part.subplots() for part in figure.subfigures(2, 1, height_ratios=heights))
-    formula = _column(estimates, "formula_nats")
-    ratios, errors = (_column(estimates, name) / formula for name in ("estimate_nats", "estimate_se"))
+    formula = column(estimates, "formula_nats")
+    ratios, errors = (column(estimates, name) / formula for name in ("estimate_nats", "estimate_se"))
     places = np.arange(len(estimates))[::-1]
     for row, ratio, error, place in zip(estimates, ratios, errors, places, strict=True):
         kind = "with replacement" if row["replace"] == "True" else "echoes drawn without replacement"
@@ -182,9 +161,9 @@ def _plot_exactness(estimates: list[dict], saturation: list[dict]):
     above.set_ylim(-1, len(estimates) + 3)  # the legend above
     above.grid(axis="y", visible=False)
     legend(above, loc="upper right")
-    for members, look in _by(saturation, "points"):
+    for members, look in by(saturation, "points"):
         points = int(members[0]["points"])
-        found = _column(members, "formula_nats"), _column(members, "information_nats")
+        found = column(members, "formula_nats"), column(members, "information_nats")
         below.plot(*found, look["marker"], color=look["color"])
         below.axhline(np.log(points), color=look["color"], linestyle=":", linewidth=1)
         below.annotate(f" log {points}", (1.0, np.log(points)), xycoords=("axes fraction", "data"), va="center")

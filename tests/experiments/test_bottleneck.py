@@ -1,4 +1,6 @@
 import csv
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,15 +9,15 @@ from echo_tf.data.dataset import Dataset
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import CellError, DataError, ResultError
-from echo_tf.experiments import bottleneck
+from echo_tf.experiments import bottleneck, robustness
 from echo_tf.files import locked
-from echo_tf.report.theory_figures import plot_bottleneck
+from echo_tf.report.bottleneck_figures import plot_bottleneck
 
 
 @pytest.fixture
 def blobs(monkeypatch):
     """Images whose label is the bright quarter, and a training of a second."""
-    for name, value in {"BATCH_SIZE": 50, "HIDDEN": (16,), "EPOCHS": 60, "LATENT_DIM": 2}.items():
+    for name, value in {"BATCH_SIZE": 50, "HIDDEN": (16,), "LATENT_DIM": 2}.items():
         monkeypatch.setattr(bottleneck, name, value)
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 4
@@ -26,84 +28,149 @@ def blobs(monkeypatch):
     return Dataset("blobs", splits, 255, {"train": labels[:300], "test": labels[300:]})
 
 
+def measured(dataset, channel, beta, epochs=1, transferred=None):
+    settings = {"dataset": dataset.name, "channel": channel, "beta": beta, "seed": 0}
+    model = bottleneck.train_classifier(dataset, channel, beta, 0, epochs)
+    return bottleneck.measure_classifier(model, dataset, settings, epochs, transferred or {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("channel", ["echo", "gaussian"])
 def test_rate_buys_accuracy(blobs, channel):
-    dear, cheap = (bottleneck.train_point(blobs, channel, beta, 0) for beta in (5.0, 0.01))
+    dear, cheap = (measured(blobs, channel, beta, 60)[0] for beta in (5.0, 0.01))
     assert cheap.accuracy > 0.9
     assert cheap.rate_nats > dear.rate_nats + 0.5
     for point in (dear, cheap):  # H(Y|Z) >= H(Y) - I(X; Z); cross-entropy and rate are both upper bounds
         assert point.cross_entropy_nats + point.rate_nats > np.log(4) - 5 * point.cross_entropy_se
 
 
-def test_run_makes_what_is_missing(blobs, tmp_path, monkeypatch):
-    trained = []
+def test_larger_attacks_are_stronger(blobs, monkeypatch):
+    monkeypatch.setattr(robustness, "SIZES", (0.02, 0.2))
+    point, rows = measured(blobs, "none", 0.0, 25, {0.02: blobs.test})
+    found = {(row.split, row.attack, row.size): row.accuracy for row in rows}
+    assert point.rate_nats == math.inf
+    assert found["test", "clean", 0.0] == found["test", "transfer", 0.02] == point.accuracy > 0.9  # it was given clean images
+    assert found["train", "clean", 0.0] > 0.9
+    assert found["test", "fgsm", 0.02] > found["test", "pgd", 0.2] + 0.5
+    assert found["test", "pgd", 0.2] <= found["test", "fgsm", 0.2]
 
-    def train_point(dataset, channel, beta, seed):
-        trained.append((channel, beta, seed))
-        return bottleneck.BottleneckPoint(dataset.name, channel, beta, seed, 1.0 + seed, 0.5, 0.01, 0.9, 0.01, 1.4)
 
-    monkeypatch.setattr(bottleneck, "train_point", train_point)
-    path = tmp_path / "blobs.csv"
-    bottleneck.run(path, blobs, 1, [0.1, 1.0])
-    assert len(trained) == 4
-    bottleneck.run(path, blobs, 2, [0.1, 1.0, 0.1])
-    assert len(trained) == len(set(trained)) == 8
+class Trained:
+    """A training and a measurement that take no time, and a note of each."""
+
+    def __init__(self, monkeypatch):
+        self.keys = []
+        monkeypatch.setattr(bottleneck, "train_classifier", lambda dataset, *key: key)
+        monkeypatch.setattr(bottleneck, "attacks", lambda *options: [])
+        monkeypatch.setattr(bottleneck, "measure_classifier", self.measure)
+
+    def measure(self, model, dataset, settings, epochs, transferred):
+        channel, beta, seed, _ = model
+        self.keys.append((channel, beta, seed))
+        rate = math.inf if channel == "none" else 1.0 + seed
+        point = bottleneck.BottleneckPoint(**settings, rate_nats=rate, **LABEL, label_entropy_nats=1.4)
+        kinds = [("train", "clean", 0.0, 0), ("test", "clean", 0.0, 0), ("test", "fgsm", 0.1, 5), ("test", "pgd", 0.1, 5)]
+        kinds += [] if channel == "none" else [("test", "pgd", 0.1, 1), ("test", "transfer", 0.1, 1)]
+        names = ("split", "attack", "size", "draws")
+        made = [dict(zip(names, kind, strict=True)) for kind in kinds]
+        return point, [robustness.RobustnessPoint(**settings, epochs=epochs, rate_nats=rate, **kind, **LABEL) for kind in made]
+
+
+LABEL = {"cross_entropy_nats": 0.5, "cross_entropy_se": 0.01, "accuracy": 0.9, "accuracy_se": 0.01}
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return tmp_path / "blobs.csv", tmp_path / "blobs_robustness.csv"
+
+
+def rows_of(path):
     with path.open() as file:
-        assert len(list(csv.DictReader(file))) == 8
-    assert plot_bottleneck(path).exists()
+        return list(csv.DictReader(file))
+
+
+def test_run_makes_what_is_missing(blobs, tables, monkeypatch):
+    trained = Trained(monkeypatch)
+    bottleneck.run(*tables, blobs, 1, [0.1, 1.0])
+    assert len(trained.keys) == 5  # no channel, two channels of two betas
+    bottleneck.run(*tables, blobs, 2, [0.1, 1.0, 0.1])
+    assert len(trained.keys) == len(set(trained.keys)) == 10
+    points, robust = map(rows_of, tables)
+    assert (len(points), len(robust)) == (10, 2 * (4 + 4 * 6))
+    figures = plot_bottleneck(*tables)
+    assert len(figures) == 3 and all(map(Path.exists, figures))
+
+
+def test_what_one_table_lacks_is_made_anew(blobs, tables, monkeypatch):
+    """Results of earlier versions, and a run that was stopped between the two files."""
+    trained = Trained(monkeypatch)
+    bottleneck.run(*tables, blobs, 1, [0.1])
+    earlier = rows_of(tables[0])
+    tables[1].unlink()
+    assert [path.name for path in plot_bottleneck(*tables)] == ["blobs.png"]
+    bottleneck.run(*tables, blobs, 1, [0.1])
+    assert len(trained.keys) == 6
+    assert rows_of(tables[0]) == earlier
+
+
+def test_figures_have_the_numbers_of_the_tables(blobs, tables, monkeypatch):
+    Trained(monkeypatch)
+    bottleneck.run(*tables, blobs, 1, [0.1])
     figures = []
     monkeypatch.setattr("echo_tf.report.theory_figures.save", lambda figure, path: figures.append(figure))
-    plot_bottleneck(path)
+    plot_bottleneck(*tables)
     (bound,) = [line for line in figures[0].axes[1].get_lines() if line.get_label() == "bound H(Y) - R"]
     np.testing.assert_allclose(bound.get_xdata() + bound.get_ydata(), 1.4)  # `label_entropy_nats` of the table
+    assert [axis.get_title() for axis in figures[1].axes] == ["size 0.1"]
+    assert [axis.get_title() for axis in figures[2].axes] == ["Echo channel", "Gaussian channel", "no channel"]
+    assert len(figures[2].axes[0].get_lines()) == 4 and len(figures[2].axes[2].get_lines()) == 2  # the diagonal is one
 
-    path.write_text(path.read_text().replace("accuracy", "precision"))
-    with pytest.raises(ResultError, match=r"\.csv is damaged .*Move it away"):
-        plot_bottleneck(path)
+    tables[1].write_text(tables[1].read_text().replace("accuracy", "precision"))
+    with pytest.raises(ResultError, match=r"robustness\.csv is damaged .*Move it away"):
+        plot_bottleneck(*tables)
 
 
 def test_noise_after_training_is_of_the_final_parameters(blobs, monkeypatch):
     adapted = []
-    monkeypatch.setattr(bottleneck, "EPOCHS", 1)
     monkeypatch.setattr(EchoDense, "adapt", lambda layer, features: adapted.append(features.shape))
-    point = bottleneck.train_point(blobs, "echo", 1.0, 0)
+    monkeypatch.setattr(bottleneck, "attacks", lambda *options: [])
+    point, _ = measured(blobs, "echo", 1.0)
     assert adapted == [(300, 16)]
     assert point.label_entropy_nats == pytest.approx(np.log(4))  # four labels, equally frequent
 
 
 @pytest.mark.parametrize("text", ["dataset,chan\nx,y\n", "dataset\nx,y\n", "", "\0"])
-def test_a_damaged_table_is_named(blobs, tmp_path, text, monkeypatch):
-    monkeypatch.setattr(bottleneck, "train_point", None)  # nothing is trained
-    (tmp_path / "blobs.csv").write_text(text)
-    with pytest.raises(ResultError, match=r"blobs\.csv is damaged .*Move it away"):
-        bottleneck.run(tmp_path / "blobs.csv", blobs, 1)
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_damaged_table_is_named(blobs, tables, text, damaged, monkeypatch):
+    monkeypatch.setattr(bottleneck, "train_classifier", None)  # nothing is trained
+    tables[damaged].write_text(text)
+    with pytest.raises(ResultError, match=rf"{tables[damaged].name} is damaged .*Move it away"):
+        bottleneck.run(*tables, blobs, 1)
 
 
-def test_one_process_at_a_time(blobs, tmp_path):
-    with locked(tmp_path), pytest.raises(CellError, match="in use by another process"):
-        bottleneck.run(tmp_path / "blobs.csv", blobs, 1)
+def test_one_process_at_a_time(blobs, tables):
+    with locked(tables[0].parent), pytest.raises(CellError, match="in use by another process"):
+        bottleneck.run(*tables, blobs, 1)
 
 
-def test_unsuitable_data(blobs, tmp_path):
-    path = tmp_path / "blobs.csv"
+def test_unsuitable_data(blobs, tables):
     for labels in ({}, {"train": blobs.train_labels}):
         with pytest.raises(DataError, match="no labels"):
-            bottleneck.run(path, Dataset("blobs", blobs.splits, 255, labels), 1)
+            bottleneck.run(*tables, Dataset("blobs", blobs.splits, 255, labels), 1)
     with pytest.raises(DataError, match="labels that its training set lacks, such as 3"):
-        bottleneck.run(path, Dataset("blobs", blobs.splits, 255, blobs.labels | {"train": blobs.train_labels % 3}), 1)
+        bottleneck.run(*tables, Dataset("blobs", blobs.splits, 255, blobs.labels | {"train": blobs.train_labels % 3}), 1)
 
 
 def test_few_vectors_with_labels_of_any_numbers(monkeypatch):
     """A batch is the whole data set then, and what a label is called changes nothing."""
-    for name, value in {"HIDDEN": (16,), "EPOCHS": 2, "LATENT_DIM": 2}.items():
+    for name, value in {"HIDDEN": (16,), "LATENT_DIM": 2, "attacks": lambda *options: []}.items():
         monkeypatch.setattr(bottleneck, name, value)
     rng = np.random.default_rng(0)
     values, labels = rng.uniform(size=(60, 6)), np.arange(60) % 3
 
     def point(labels):
         options = {"train_labels": labels[:40], "test_labels": labels[40:]}
-        return bottleneck.train_point(Dataset.from_arrays(values[:40], values[40:], **options), "echo", 0.1, 0)
+        return measured(Dataset.from_arrays(values[:40], values[40:], **options), "echo", 0.1, epochs=2)[0]
 
     found = point(labels)
     assert found.label_entropy_nats == pytest.approx(np.log(3), rel=1e-2)
