@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+from echo_tf.experiments.points import ModelPoint
 from echo_tf.files import read_rows
 
 TABLE = "likelihood.csv"
 
 
 @dataclass(frozen=True)
-class AnnealedPoint:
+class AnnealedPoint(ModelPoint):
     """`-log p(x)` of a decoder with a marginal in nats, by annealed importance sampling; standard errors are over images.
 
     Attributes:
@@ -26,11 +27,6 @@ class AnnealedPoint:
             the encoder from the posterior.
     """
 
-    dataset: str
-    method: str
-    epochs: int
-    beta: float
-    seed: int
     split: str
     marginal: str
     images: int

@@ -15,10 +15,11 @@ from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
 from echo_tf.experiments.run import load_model
-from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name, read_used
-from echo_tf.files import locked, replacing, write_rows
+from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
+from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import some_examples
 from echo_tf.models.networks import network_for
 
@@ -123,23 +124,22 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         ResultError: the table is damaged.
     """
     check_cells(cells, dict.fromkeys((cell.dataset for cell in cells), dataset))
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        rows = read_used(folder)
+        table = PointTable(folder / TABLE, UsedPoint, ("method", "cell", "split"))
         for cell in cells:
             home = cell.folder(out)
-            if any((row["method"], row["cell"], row["split"]) == (cell.config.method, home.name, split) for row in rows):
+            if (cell.config.method, home.name, split) in table:
                 continue
             model, data = load_model(home), dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = some_examples(data.images(split), IMAGES)
             found = measure(model, images, data.images("train"), cell.config.seed)
-            rows.append(asdict(_point(read_result(result_path(home, split)), found)))
+            point = _point(read_result(result_path(home, split)), found)
             shown = some_examples(images, SHOWN)
-            with replacing(folder / pictures_name(rows[-1])) as temporary:
+            with replacing(folder / pictures_name(asdict(point))) as temporary:
                 originals = shown[..., 0].astype(np.uint8)
                 np.savez_compressed(temporary, originals=originals, draws=draws(model, shown, cell.config.seed))
-            write_rows(folder / TABLE, rows)  # last: it says that the cell is finished
-    return folder / TABLE
+            table.put([point])  # last: it says that the cell is finished
+    return table.path
 
 
 def _point(result: Result, found: Used) -> UsedPoint:

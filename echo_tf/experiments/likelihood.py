@@ -16,13 +16,14 @@ from keras import ops
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError
-from echo_tf.experiments.annealed import TABLE, AnnealedPoint, read_table
+from echo_tf.experiments.annealed import TABLE, AnnealedPoint
 from echo_tf.experiments.annealing import Annealer, Latents, above, below, check_backend
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
+from echo_tf.experiments.points import MODEL, PointTable, model_key
 from echo_tf.experiments.run import load_model
-from echo_tf.files import locked, write_rows
+from echo_tf.files import locked
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.losses import gaussian_log_density
 
@@ -129,33 +130,25 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         ResultError: the table is damaged.
     """
     check_measurable(cells)
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        rows = {_names(row): row for row in read_table(folder)}
+        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split"))
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = data.images(split)
             images = images[np.random.default_rng(0).permutation(len(images))[: effort.images]]  # the same for all models
             point = {**_described(cell), "split": split, **asdict(effort), "images": len(images)}
-            if point.items() <= rows.get(_names(point), {}).items():
+            if any(point.items() <= row.items() for row in table.rows):
                 continue
             model, seed = load_model(cell.folder(out)), cell.config.seed
             point |= _measured(model, latents_of(model, data.images("train"), seed=seed), images, effort, seed)
-            rows[_names(point)] = asdict(AnnealedPoint(**point))
-            write_rows(folder / TABLE, list(rows.values()))
-    return folder / TABLE
+            table.put([AnnealedPoint(**point)])
+    return table.path
 
 
 def _described(cell: Cell) -> dict:
-    config = cell.config
-    names = {"dataset": cell.dataset, "method": config.method, "epochs": config.training.epochs}
-    marginal = "fitted" if config.channel.is_echo and config.channel.gaussian_at == 1 else "own"
-    return {**names, "beta": config.beta, "seed": config.seed, "marginal": marginal}
-
-
-def _names(row: dict) -> tuple:
-    """What tells the rows of a table apart."""
-    return tuple(row[name] for name in ("dataset", "method", "epochs", "beta", "seed", "split"))
+    channel = cell.config.channel
+    marginal = "fitted" if channel.is_echo and channel.gaussian_at == 1 else "own"
+    return {**dict(zip(MODEL, model_key(cell), strict=True)), "marginal": marginal}
 
 
 def _measured(model: RateDistortionModel, latents: Latents, images: np.ndarray, effort: Effort, seed: int) -> dict[str, float]:

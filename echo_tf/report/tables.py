@@ -277,7 +277,7 @@ def progress_table(rows: list[Row]) -> Table | None:
         "of the method.",
         *_notes_on_sources(firsts.values()),
     ]
-    lines = [(method, *(states[dataset, method] for dataset in firsts)) for method in paper_table()[DATASETS[1]]]
+    lines = [(method, *(states[dataset, method] for dataset in firsts)) for method in next(iter(paper_table().values()))]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
     header = ("method", *map(starred, firsts.values()))
     return Table("progress", "Progress on the paper's table", header, lines, notes, records) if firsts else None

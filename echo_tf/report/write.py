@@ -13,36 +13,24 @@ from typing import NamedTuple
 import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.annealed import read_table
-from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import (
-    LatentMap,
     Result,
     analysis_path,
     load_analysis,
-    map_path,
     noise_path,
     read_noise,
     read_results,
     result_path,
 )
-from echo_tf.experiments.scores import read_scores
-from echo_tf.experiments.used import read_used
 from echo_tf.files import write_atomically
-from echo_tf.report.bounds import likelihood_table, plot_bounds, with_likelihoods
-from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
-from echo_tf.report.elsewhere import elsewhere_table
+from echo_tf.report.bounds import with_likelihoods
+from echo_tf.report.experiments import of_experiments, read_folders
 from echo_tf.report.figures import CAPTIONS, plot_all
-from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
-from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
-from echo_tf.report.maps import plot_map
-from echo_tf.report.names import stem
-from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.publish import copy_results, publish_files
-from echo_tf.report.rows import Row, compare, curves, grouped
+from echo_tf.report.rows import Row, compare, curves
 from echo_tf.report.summary import summary_sentence
 from echo_tf.report.table import Table
-from echo_tf.report.tables import all_tables, laws_table, readme_table
-from echo_tf.report.theory_figures import plot_laws
+from echo_tf.report.tables import all_tables, readme_table
 
 SECTION_BEGIN, SECTION_END = "<!-- results -->", "<!-- end of results -->"
 
@@ -77,44 +65,15 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     results = read_results(out)
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
-    points = [point for path in sorted(out.glob("likelihood/*")) if path.is_dir() for point in read_table(path)]
+    points = [point for found in read_folders(out / "likelihood", read_table).values() for point in found]
     rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
     tables, folder = all_tables(rows, drawn, noises), out / "report"
     figures = plot_all(results, rows, drawn, analyses, folder)
-    for result in results:
-        if (path := map_path(result.folder, result.split)).exists():
-            name = stem("map", result.dataset, result.method, result.folder.name, split=result.split)
-            figures.append(plot_map(result, LatentMap.load(path), folder / f"{name}.png"))
-    for name, members in grouped(rows, lambda row: stem("bounds", row.dataset, split=row.split)).items():
-        if len(members) > 1:
-            figures.append(plot_bounds(members, folder / f"{name}.png"))
-    replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
-    laws, fits, tests = ([row for found in replaced.values() for row in found[i]] for i in (0, 2, 3))
-    scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
-    used = {path: found for path in sorted(out.glob("freeriding/*")) if path.is_dir() and (found := read_used(path))}
-    tables += filter(
-        None,
-        [
-            overfitting_table(rows),
-            elsewhere_table(results),
-            likelihood_table(points),
-            scores_table([row for found in scores.values() for row in found]),
-            used_table([row for found in used.values() for row in found]),
-        ],
-    )
-    tables += filter(None, [laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)])
-    figures += [plot_laws(laws, worth, folder / f"noise_{name}.png") for name, (laws, worth, *_) in replaced.items() if worth]
-    for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
-        figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
-    for path, found in scores.items():
-        figures.append(plot_scores(found, folder / f"disentanglement_scores_{path.name}.png"))
-        figures.append(plot_traversals(path, found, folder / f"disentanglement_traversals_{path.name}.png"))
-    for path, found in used.items():
-        figures.append(plot_used(found, folder / f"freeriding_used_{path.name}.png"))
-        figures.append(plot_draws(path, found, folder / f"freeriding_draws_{path.name}.png"))
+    more_tables, more_figures = of_experiments(out, results, rows, points, folder)
+    tables, figures = [*tables, *more_tables], [*figures, *more_figures]
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:

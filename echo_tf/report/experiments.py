@@ -1,0 +1,104 @@
+"""What single experiments add to a report: tables and figures of what stands in their folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from echo_tf.experiments.laws import read_tables
+from echo_tf.experiments.records import LatentMap, Result, map_path
+from echo_tf.experiments.scores import read_scores
+from echo_tf.experiments.used import read_used
+from echo_tf.report.bounds import likelihood_table, plot_bounds
+from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
+from echo_tf.report.elsewhere import elsewhere_table
+from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
+from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
+from echo_tf.report.maps import plot_map
+from echo_tf.report.names import stem
+from echo_tf.report.overfitting import overfitting_table
+from echo_tf.report.rows import Row, grouped
+from echo_tf.report.table import Table
+from echo_tf.report.tables import laws_table
+from echo_tf.report.theory_figures import plot_laws
+
+
+class Found(NamedTuple):
+    """Tables, `None` among them where there is nothing to show, and figures."""
+
+    tables: list[Table | None]
+    figures: list[Path]
+
+
+def of_experiments(
+    out: Path, results: list[Result], rows: list[Row], likelihoods: list[dict], folder: Path
+) -> tuple[list[Table], list[Path]]:
+    """Tables and figures of all experiments but the comparison.
+
+    Args:
+        out: Folder of all cells.
+        results, rows: What is in it, one by one and over seeds.
+        likelihoods: Points of the experiment `likelihood`.
+        folder: Where the figures go.
+    """
+    parts = (
+        Found([overfitting_table(rows), likelihood_table(likelihoods), elsewhere_table(results)], []),
+        _maps(results, folder),
+        _bounds(rows, folder),
+        _noise(out, rows, folder),
+        _disentanglement(out, folder),
+        _freeriding(out, folder),
+    )
+    tables = [table for part in parts for table in part.tables if table is not None]
+    return tables, [figure for part in parts for figure in part.figures]
+
+
+def read_folders(parent: Path, read: Callable[[Path], list]) -> dict[Path, list]:
+    """What an experiment has left in its folders, one for each data set, by folder; without those that hold nothing."""
+    return {path: found for path in sorted(parent.glob("*")) if path.is_dir() and any(found := read(path))}
+
+
+def _all(found: dict[Path, list]) -> list[dict]:
+    return [row for rows in found.values() for row in rows]
+
+
+def _maps(results: list[Result], folder: Path) -> Found:
+    figures = []
+    for result in results:
+        if (path := map_path(result.folder, result.split)).exists():
+            name = stem("map", result.dataset, result.method, result.folder.name, split=result.split)
+            figures.append(plot_map(result, LatentMap.load(path), folder / f"{name}.png"))
+    return Found([], figures)
+
+
+def _bounds(rows: list[Row], folder: Path) -> Found:
+    groups = grouped(rows, lambda row: stem("bounds", row.dataset, split=row.split))
+    return Found([], [plot_bounds(found, folder / f"{name}.png") for name, found in groups.items() if len(found) > 1])
+
+
+def _noise(out: Path, rows: list[Row], folder: Path) -> Found:
+    found = read_folders(out / "noise", read_tables)
+    laws, _, fits, tests = (_all({path: tables[i] for path, tables in found.items()}) for i in range(4))
+    figures = [
+        plot_laws(laws, dimensions, folder / f"noise_{path.name}.png")
+        for path, (laws, dimensions, *_) in found.items()
+        if dimensions
+    ]
+    for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
+        figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
+    return Found([laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)], figures)
+
+
+def _disentanglement(out: Path, folder: Path) -> Found:
+    found, figures = read_folders(out / "disentanglement", read_scores), []
+    for path, rows in found.items():
+        figures.append(plot_scores(rows, folder / f"disentanglement_scores_{path.name}.png"))
+        figures.append(plot_traversals(path, rows, folder / f"disentanglement_traversals_{path.name}.png"))
+    return Found([scores_table(_all(found))], figures)
+
+
+def _freeriding(out: Path, folder: Path) -> Found:
+    found, figures = read_folders(out / "freeriding", read_used), []
+    for path, rows in found.items():
+        figures.append(plot_used(rows, folder / f"freeriding_used_{path.name}.png"))
+        figures.append(plot_draws(path, rows, folder / f"freeriding_draws_{path.name}.png"))
+    return Found([used_table(_all(found))], figures)
