@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 import numpy as np
+from scipy.stats import entropy
 
 from echo_tf.experiments.points import ModelPoint
 from echo_tf.files import read_rows
+from echo_tf.theory import mutual_information
 
 TABLE = "scores.csv"
 
@@ -101,20 +103,15 @@ def mutual_information_gaps(codes: np.ndarray, factors: np.ndarray, bins: int = 
         values, v = np.unique(v, return_inverse=True)
         if len(values) > 1:
             information = np.sort([_information(z, v) for z in binned] + [0.0])
-            gaps[k] = (information[-1] - information[-2]) / _entropy(np.bincount(v))
+            gaps[k] = (information[-1] - information[-2]) / entropy(np.bincount(v))
     return gaps
-
-
-def _entropy(counts: np.ndarray) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return float(-np.sum(p * np.log(p)))
 
 
 def _information(a: np.ndarray, b: np.ndarray) -> float:
     """Mutual information of two arrays of integers from 0, in nats."""
     joint = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(joint, (a, b), 1)
-    return _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0)) - _entropy(joint)
+    return mutual_information(joint / joint.sum())
 
 
 def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0, examples: int = DCI_EXAMPLES) -> DCI:
@@ -152,7 +149,7 @@ def _concentration(matrix: np.ndarray) -> float:
     total = matrix.sum()
     if total == 0 or matrix.shape[1] < 2:
         return 0.0
-    entropies = np.array([_entropy(row) if row.sum() else 0.0 for row in matrix])
+    entropies = np.array([entropy(row) if row.sum() else 0.0 for row in matrix])
     return float(np.sum(matrix.sum(axis=1) / total * (1.0 - entropies / np.log(matrix.shape[1]))))
 
 
