@@ -25,11 +25,10 @@ from echo_tf.experiments.records import (
 )
 from echo_tf.experiments.scores import read_scores
 from echo_tf.files import write_atomically
-from echo_tf.report.bounds import likelihood_table, plot_bounds, with_likelihoods
+from echo_tf.report.bounds import likelihood_table, plot_all_bounds, with_likelihoods
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.figures import CAPTIONS, plot_all
 from echo_tf.report.laws import fits_table, plot_trained, trained_groups, trained_table
-from echo_tf.report.names import stem
 from echo_tf.report.publish import copy_results, publish_files
 from echo_tf.report.rows import Row, compare, curves, grouped
 from echo_tf.report.summary import summary_sentence
@@ -76,10 +75,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
     tables, folder = all_tables(rows, drawn, noises), out / "report"
-    figures = plot_all(results, rows, drawn, analyses, folder)
-    for name, members in grouped(rows, lambda row: stem("bounds", row.dataset, split=row.split)).items():
-        if len(members) > 1:
-            figures.append(plot_bounds(members, folder / f"{name}.png"))
+    figures = [*plot_all(results, rows, drawn, analyses, folder), *plot_all_bounds(rows, folder)]
     replaced = {path.name: read_tables(path) for path in sorted(out.glob("noise/*")) if path.is_dir()}
     laws, fits = ([row for found in replaced.values() for row in found[i]] for i in (0, 2))
     scores = {path: found for path in sorted(out.glob("disentanglement/*")) if path.is_dir() and (found := read_scores(path))}
