@@ -70,4 +70,5 @@ def small_command(vectors, tmp_path_factory):
 @pytest.fixture
 def without_figures(monkeypatch):
     """Reports of tables only: drawing takes longer than a small training."""
-    monkeypatch.setattr("echo_tf.report.write.plot_all", lambda *arguments: [])
+    for name in ("plot_all", "plot_all_bounds"):
+        monkeypatch.setattr(f"echo_tf.report.write.{name}", lambda *arguments: [])

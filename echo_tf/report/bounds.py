@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.report.figures import looks
-from echo_tf.report.names import title
-from echo_tf.report.rows import Row
+from echo_tf.report.names import stem, title
+from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
 from echo_tf.report.table import Column, Table, make_table
 
@@ -68,13 +68,24 @@ def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:
     return min(bounds)
 
 
+def plot_all_bounds(rows: list[Row], folder: Path) -> list[Path]:
+    """A figure `bounds_*` for every data set, split and law of the decoder with two rows; returns their paths."""
+    alike = grouped(rows, lambda row: (row.dataset, row.split, row.config.distortion.kind))
+    paths = []
+    for (dataset, split, law), members in alike.items():
+        name = stem("bounds", dataset, *([] if law == "bernoulli" else [law]), split=split)
+        if len(members) > 1:
+            paths.append(plot_bounds(members, folder / f"{name}.png"))
+    return paths
+
+
 def plot_bounds(rows: list[Row], path: Path) -> Path:
     """Where the information `I(X; Z)` of every model lies, `H - D <= I <= R`, with an upper bound in the place of `H`.
 
     Left: rate and distortion; no model can be below the line `R + D = H`. Right: the interval of each.
 
     Args:
-        rows: Of one data set and split.
+        rows: Of one data set, split and law of the decoder: a density has another entropy than pixels of 0 and 1.
         path: The PNG file.
 
     Source: Alemi et al. 2018, equation 4.
@@ -94,7 +105,7 @@ def plot_bounds(rows: list[Row], path: Path) -> Path:
     left.margins(0.15)
     (first, last), (bottom, _) = left.get_xlim(), left.get_ylim()
     rates = np.linspace(max(first, 0.0), last, 200)
-    bottom = max(bottom, 0.0)
+    bottom = bottom if min(row.mean["distortion_nats"] for row in rows) < 0 else max(bottom, 0.0)  # densities exceed 1
     left.fill_between(rates, bottom, np.maximum(entropy - rates, bottom), color="0.92", linewidth=0)
     left.plot(rates, entropy - rates, color="0.4", label=f"R + D = H, with H ≤ {entropy:.1f} nats")
     left.set(xlabel="rate R (nats)", ylabel="distortion D (nats)", xlim=(rates[0], last), ylim=(bottom, None))

@@ -8,7 +8,7 @@ from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import LatentMap, Result, map_path
 from echo_tf.experiments.scores import read_scores
 from echo_tf.experiments.used import read_used
-from echo_tf.report.bounds import likelihood_table, plot_bounds
+from echo_tf.report.bounds import likelihood_table, plot_all_bounds
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
@@ -43,7 +43,7 @@ def of_experiments(
     parts = (
         Found([overfitting_table(rows), likelihood_table(likelihoods), elsewhere_table(results)], []),
         _maps(results, folder),
-        _bounds(rows, folder),
+        Found([], plot_all_bounds(rows, folder)),
         _noise(out, rows, folder),
         _disentanglement(out, folder),
         _freeriding(out, folder),
@@ -68,11 +68,6 @@ def _maps(results: list[Result], folder: Path) -> Found:
             name = stem("map", result.dataset, result.method, result.folder.name, split=result.split)
             figures.append(plot_map(result, LatentMap.load(path), folder / f"{name}.png"))
     return Found([], figures)
-
-
-def _bounds(rows: list[Row], folder: Path) -> Found:
-    groups = grouped(rows, lambda row: stem("bounds", row.dataset, split=row.split))
-    return Found([], [plot_bounds(found, folder / f"{name}.png") for name, found in groups.items() if len(found) > 1])
 
 
 def _noise(out: Path, rows: list[Row], folder: Path) -> Found:

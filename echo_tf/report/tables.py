@@ -113,21 +113,22 @@ def _notes_on_sources(rows: Iterable[Row]) -> list[str]:
     return [RECONSTRUCTION] if any(row.source == "reconstruction" for row in rows) else []
 
 
+def _found(rows: Iterable[Row], column: Column) -> list[Column]:
+    """The column, where a row has something in it: what few results have adds nothing to the files of all others."""
+    return [column] if any(map(column.text, rows)) else []
+
+
 def comparison_table(rows: list[Row]) -> Table | None:
     """All results beside the paper's table 2."""
-    columns = (*MEASURED, SQUARED_ERROR, BOUND, ANNEALED, PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
+    columns = (*MEASURED, *_found(rows, SQUARED_ERROR), BOUND, *_found(rows, ANNEALED), PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
     return make_table("comparison", "Rate and distortion", columns, rows, [UNITS], notes_on_marks(rows))
 
 
 def curve_table(curves: list[list[Row]]) -> Table | None:
     """The points of all rate-distortion curves; `None` if there is none."""
     rows = [row for curve in curves for row in curve]
-    columns = (
-        *MEASURED,
-        SQUARED_ERROR,
-        NEAR_FLOOR,
-        Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict"),
-    )
+    only_in_file = Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict")
+    columns = (*MEASURED, *_found(rows, SQUARED_ERROR), NEAR_FLOOR, only_in_file)
     return make_table("rate_distortion", "Points of the rate-distortion curves", columns, rows, [UNITS], notes_on_marks(rows))
 
 

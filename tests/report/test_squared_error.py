@@ -23,7 +23,10 @@ def test_squared_error_of_a_pixel_is_read_from_the_distortion(result):
 
 
 def test_others_have_none(result):
-    (bernoulli,), (early,) = compare([result("vae")]), compare([result("vae", distortion=GAUSSIAN["distortion"])])
+    (bernoulli,), (early,) = (
+        compare([result("vae", example_size=PIXELS)]),
+        compare([result("vae", distortion=GAUSSIAN["distortion"])]),
+    )
     assert bernoulli.squared_error is None and early.squared_error is None
 
 

@@ -49,6 +49,7 @@ def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
     tables = {"comparison", "rate_distortion", "noise_total_correlation", "progress"}
     drawn = {
         "beside_paper_binary_mnist.png",
+        "bounds_binary_mnist.png",
         "comparison.png",
         "rate_distortion_binary_mnist.png",
         "training_binary_mnist.png",
@@ -71,7 +72,8 @@ def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
         np.savez(made.folder / "pictures.npz", **pictures)
     found = write_report(tmp_path)
     names = {path.name for path in found.paths}
-    tables, drawn = {"comparison.md", "comparison.tex", "comparison.csv"}, {"comparison.png", "training_mine.png", "index.html"}
+    tables = {"comparison.md", "comparison.tex", "comparison.csv"}
+    drawn = {"bounds_mine.png", "comparison.png", "training_mine.png", "index.html"}
     assert names - tables - drawn == ({"reconstructions_mine.png", "samples_mine.png"} if len(shape) == 3 else set())
     assert "paper" not in (tmp_path / "report" / "comparison.md").read_text().partition("Protocol")[0]
     assert [row["paper_neg_elbo_nats"] for row in read_rows(tmp_path / "report" / "comparison.csv")] == ["", ""]
