@@ -15,6 +15,7 @@ from echo_tf.command.experiments import RD_BETAS
 from echo_tf.data import load
 from echo_tf.experiments import analysis, bottleneck
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.robustness import Attack
 from echo_tf.experiments.run import load_model
 from echo_tf.models.config import load_config
 from echo_tf.report.paper import paper_table
@@ -154,18 +155,21 @@ class TestOwnData:
         assert {"reconstructions_blinds.png", "samples_blinds.png"} <= self.report_of(tmp_path)
 
     def test_bottleneck(self, reproduce, tmp_path, monkeypatch, capsys):
-        for name, value in {"HIDDEN": (8,), "LATENT_DIM": 2, "attacks": lambda *options: []}.items():
+        def no_change(model, images, *options):
+            return [(Attack("pgd", 0.1, 1), images)]
+
+        for name, value in {"HIDDEN": (8,), "LATENT_DIM": 2, "attacks": no_change}.items():
             monkeypatch.setattr(bottleneck, name, value)
         values, labels = np.random.default_rng(0).uniform(size=(60, 6)), np.arange(60) % 3
         path = tmp_path / "mine.npz"
         np.savez(path, train=values[:40], test=values[40:], train_labels=labels[:40], test_labels=labels[40:])
-        arguments = ["--experiment", "bottleneck", "--dataset", str(path), "--out", str(tmp_path)]
+        arguments = ["--experiment", "bottleneck", "--dataset", str(path), "--epochs", "1", "--out", str(tmp_path)]
         assert reproduce.main([*arguments, "--report"]) == 2
         assert "Run the same without --report" in capsys.readouterr().err
         assert reproduce.main([*arguments, "--beta", "0.1"]) == 0
         assert reproduce.main([*arguments, "--report"]) == 0
-        (table,) = tmp_path.glob("bottleneck/mine-*.csv")
-        assert len(table.read_text().splitlines()) == 3
+        lengths = {path.stem[13:]: len(path.read_text().splitlines()) for path in tmp_path.glob("bottleneck/mine-*.csv")}
+        assert lengths == {"-epochs=1": 1 + 3, "-epochs=1_robustness": 1 + 3 + 2 * 4}
         np.savez(path, train=values[:40], test=values[40:])  # other data under the same name
         assert reproduce.main([*arguments, "--beta", "0.1"]) == 2
         assert "no labels" in capsys.readouterr().err

@@ -67,13 +67,13 @@ def run_bottleneck(options: argparse.Namespace) -> list[Path]:
         dataset = load_dataset(name, options.data_dir, options.raw_dir)
         name = dataset.name + (f"-{dataset.fingerprint[:8]}" if dataset.fingerprint else "")
     length = f"-epochs={options.epochs}" if options.epochs else ""
-    tables = [options.out / "bottleneck" / f"{name}{length}{kind}.csv" for kind in ("", "_robustness")]
+    points, robustness = (options.out / "bottleneck" / f"{name}{length}{kind}.csv" for kind in ("", "_robustness"))
     if not options.report:
         from echo_tf.experiments import bottleneck
 
-        bottleneck.run(*tables, dataset, options.seeds, options.beta, options.epochs or bottleneck.EPOCHS)
-    _check_there(tables[:1])  # results of earlier versions have no second one
-    return [*filter(Path.exists, tables), *plot_bottleneck(*tables)]
+        bottleneck.run(points, robustness, dataset, options.seeds, options.beta, options.epochs or bottleneck.EPOCHS)
+    _check_there([points])  # results of earlier versions have no second table
+    return [*filter(Path.exists, (points, robustness)), *plot_bottleneck(points, robustness)]
 
 
 def _check_there(tables: list[Path]) -> None:
@@ -121,7 +121,7 @@ EXPERIMENTS = {
         datasets=("binary_digits",),
     ),
     "bottleneck": Experiment(
-        "accuracy against rate: labels instead of images as what is kept (fashion_mnist)",
+        "accuracy against rate, also on training images and under attack: labels as what is kept (fashion_mnist)",
         run=run_bottleneck,
         datasets=("fashion_mnist",),
         heeds=_OWN | {"dataset", "beta", "epochs", "data_dir", "raw_dir"},

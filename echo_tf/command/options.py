@@ -111,7 +111,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     target.add_argument("--target-distortion", **nats, help="the same for the distortion")
 
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", **_number(int, 1, 2**31), help="default: that of the method, 200; 30 on digits")
+    add("--epochs", **_number(int, 1, 2**31), help="default: that of the method, 200; 30 on digits; bottleneck: 20")
     add("--seeds", **count, default=1, help="train with N seeds, from that of the method, 0, on (default: 1)")
     protocols = "paper (default): what it says, but for Echo's parametrisation; released: what its code does otherwise"
     add("--protocol", choices=PROTOCOLS, help=protocols)

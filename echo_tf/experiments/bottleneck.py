@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import keras
 import numpy as np
@@ -149,7 +149,7 @@ def measure_classifier(
     rate = math.inf if settings["channel"] == NO_CHANNEL else float(clean.rate.mean())
 
     def row(split: str, attack: Attack, found: Measured) -> RobustnessPoint:
-        made = {"split": split, "attack": attack.name, "size": attack.size, "draws": attack.draws}
+        made: dict[str, Any] = {"split": split, "attack": attack.name, "size": attack.size, "draws": attack.draws}
         return RobustnessPoint(**settings, epochs=epochs, rate_nats=rate, **made, **found.summary())
 
     trained = measure(model, dataset.train[:TRAINING_IMAGES], labels[:TRAINING_IMAGES], batch_size, rng)
@@ -196,7 +196,7 @@ def run(
     with locked(points.parent):
         first, second = Table(points, BottleneckPoint), Table(robustness, RobustnessPoint)
         for seed in range(seeds):
-            wanted = [(NO_CHANNEL, 0.0, seed), *itertools.product(CHANNELS, betas, [seed])]
+            wanted = [(NO_CHANNEL, 0.0, seed), *((channel, beta, seed) for beta in betas for channel in CHANNELS)]
             if missing := [key for key in wanted if key not in first.keys & second.keys]:
                 for point, rows in _measured(dataset, seed, epochs, missing):
                     second.put(rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -60,7 +60,7 @@ class Measured(NamedTuple):
     cross_entropy: np.ndarray
     right: np.ndarray
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Means, with standard errors over images."""
         return {
             "accuracy": float(self.right.mean()),
