@@ -56,6 +56,21 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_custom_sections = [("Call arguments", "params_style")]
 
+# Pages are plain Markdown, which GitHub shows too. What only the documentation can do takes the place of these lines.
+_NOTEBOOK = "---\nfile_format: mystnb\nkernelspec: {name: python3, display_name: Python 3}\n---\n\n"
+_NOTE = re.compile(r"^\*Output and figures .*\*$", re.M)  # in tutorials
+_TEXT_ELSEWHERE = re.compile(r"^\[.*\]\((\S*results/\w+/README\.md|\S*CHANGELOG\.md)\)$", re.M)
+
+
+def _complete(app, docname, content):
+    """Tutorials as notebooks that run; a page with a link on a line of its own has the text that the link leads to."""
+    if docname.startswith("tutorials/"):
+        notebook = f"This page as a notebook: {{nb-download}}`{docname.rpartition('/')[2]}.ipynb`"
+        content[0] = _NOTEBOOK + _NOTE.sub(notebook, content[0]).replace("```python\n", "```{code-cell} python\n")
+    title = ":start-line: 1\n" if content[0].startswith("# ") else ""  # one title a page
+    content[0] = _TEXT_ELSEWHERE.sub(rf"```{{include}} \1\n:relative-images:\n{title}```", content[0])
+
+
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -116,6 +131,7 @@ def _visit_math(self, node, block):
 
 def setup(app):
     """Register the functions above."""
+    app.connect("source-read", _complete)
     app.connect("include-read", _link_to_files)
     app.connect("doctree-read", _link_figures)
     app.connect("autodoc-process-docstring", _source, priority=400)  # before napoleon

@@ -53,7 +53,16 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS.search((ROOT / page).read_text(encoding="utf-8"))])
+TUTORIALS = [page for page in PAGES if page.startswith("docs/tutorials/")]
+WITH_CODE = [page for page in PAGES if page not in TUTORIALS and BLOCKS.search((ROOT / page).read_text(encoding="utf-8"))]
+
+
+def test_tutorials_have_the_line_in_the_place_of_which_the_notebook_is_linked():
+    assert TUTORIALS
+    assert all("\n*Output and figures of this page" in (ROOT / page).read_text(encoding="utf-8") for page in TUTORIALS)
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_runs(page, monkeypatch, tmp_path):
     """The blocks of a page in their order, in one namespace; tutorials run when the documentation is built."""
     monkeypatch.chdir(tmp_path)

@@ -74,6 +74,8 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: 
 
 
 def _load_own(path: Path) -> Dataset:
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Expected the path of a .npz file of your own, or one of {', '.join(KNOWN)}.")
     arrays = _read_arrays(path, "Expected plain arrays of numbers, as `np.savez(path, train=..., test=...)` writes them.")
     unknown = [name for name in arrays if name not in ARRAYS]
     if unknown or not {"train", "test"} <= arrays.keys():

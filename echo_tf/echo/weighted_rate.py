@@ -16,8 +16,8 @@ class WeightedRateLayer(keras.layers.Layer):
 
     With a weight, `fit` and `evaluate` of that model show `rate` beside `loss`: its mean in nats per example, without the
     weight; of a layer that is called more than once, the mean over its calls. Of several such layers the metrics are called
-    `<name of the layer>_rate`. Not on JAX, where Keras gives a layer no access to metrics during a call: return the rate as an
-    output of the model there, with `mean_rate` as its loss.
+    `<name of the layer>_rate`. Not on JAX, where Keras runs the call as a function that hands back weights and losses, but no
+    metrics: return the rate as an output of the model there, with `mean_rate` as its loss.
 
     Args:
         rate_weight: Float >= 0, or `None` for a layer that adds nothing to the loss and has no such variable.

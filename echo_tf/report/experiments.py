@@ -87,7 +87,8 @@ def _disentanglement(out: Path, folder: Path) -> Found:
     found, figures = read_folders(out / "disentanglement", read_scores), []
     for path, rows in found.items():
         figures.append(plot_scores(rows, folder / f"disentanglement_scores_{path.name}.png"))
-        figures.append(plot_traversals(path, rows, folder / f"disentanglement_traversals_{path.name}.png"))
+        if any(path.glob("*.npz")):  # tables are published without them
+            figures.append(plot_traversals(path, rows, folder / f"disentanglement_traversals_{path.name}.png"))
     return Found([scores_table(_all(found))], figures)
 
 
@@ -95,5 +96,6 @@ def _freeriding(out: Path, folder: Path) -> Found:
     found, figures = read_folders(out / "freeriding", read_used), []
     for path, rows in found.items():
         figures.append(plot_used(rows, folder / f"freeriding_used_{path.name}.png"))
-        figures.append(plot_draws(path, rows, folder / f"freeriding_draws_{path.name}.png"))
+        if any(path.glob("*.npz")):
+            figures.append(plot_draws(path, rows, folder / f"freeriding_draws_{path.name}.png"))
     return Found([used_table(_all(found))], figures)

@@ -9,7 +9,7 @@ from echo_tf.errors import ResultError
 from echo_tf.experiments.cells import differences
 from echo_tf.experiments.elsewhere import elsewhere_path
 from echo_tf.experiments.records import METRICS, SPLITS, Result, noise_path, read_result, result_path
-from echo_tf.files import write_atomically
+from echo_tf.files import read_rows, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -56,3 +56,20 @@ def copy_results(results: Sequence[Result], folder: Path) -> None:
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
     if others := {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys():
         logger.warning("%s has %d more results, which these tables lack: --report --out %s.", folder, len(others), folder)
+
+
+def copy_tables(out: Path, folder: Path) -> None:
+    """Copy the tables of experiments, `EXPERIMENT/DATASET/*.csv` in `out`, to `folder`, which is an `--out` then.
+
+    Raises:
+        ResultError: a table there has rows that the one here lacks, or one of them is damaged. Nothing has been copied then.
+    """
+    targets = {folder / path.relative_to(out): path for path in sorted(out.glob("*/*/*.csv"))}
+    for target, path in targets.items():
+        rows = read_rows(path)
+        if any(row not in rows for row in read_rows(target)):
+            raise ResultError(f"{target} has rows that {path} lacks. Publish to another folder, or move it away.")
+    for target, path in targets.items():
+        if target.resolve() != path.resolve():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, path.read_text(encoding="utf-8"))

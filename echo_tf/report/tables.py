@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from echo_tf.experiments.laws import LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
-from echo_tf.report.names import data_name, data_title, method_name, starred
+from echo_tf.report.names import data_name, data_title, dataset_title, method_name, starred
 from echo_tf.report.paper import paper_table, published
 from echo_tf.report.rows import (
     PAPER_EPOCHS,
@@ -294,11 +294,10 @@ def readme_table(rows: list[Row]) -> Table | None:
     shown = comparable(rows) if first is None else [row for row in found if row.dataset == DATASETS[first]]
     shown = sorted(shown, key=lambda row: row.mean["neg_elbo_nats"])
     columns = (*(() if found else (DATA,)), METHOD, EPOCHS, SEEDS, RATE, DISTORTION, NEG_ELBO, PAPER_NEG_ELBO)
-    epochs = list(epochs_by_cell(rows).values())
-    complete = (
-        f"{epochs.count(PAPER_EPOCHS)} of the {len(epochs)} cells of the paper's table are complete, with its 200 epochs."
-    )
-    where = [f"{data_title(shown[0])}, test set. {complete}"] if found else []
+    counts = grouped(epochs_by_cell(rows).items(), lambda item: dataset_title(item[0][0]))
+    complete = [f"{name} {sum(n == PAPER_EPOCHS for _, n in cells)} of {len(cells)}" for name, cells in counts.items()]
+    paper = f"Methods of the paper's table with its {PAPER_EPOCHS} epochs so far: {', '.join(complete)}."
+    where = [f"{data_title(shown[0])}, test set. {paper}"] if found else []
     return make_table("results", "Results", columns, shown, [*where, UNITS], notes_on_marks(shown))
 
 

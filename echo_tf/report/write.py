@@ -26,7 +26,7 @@ from echo_tf.files import write_atomically
 from echo_tf.report.bounds import with_likelihoods
 from echo_tf.report.experiments import of_experiments, read_folders
 from echo_tf.report.figures import CAPTIONS, plot_all
-from echo_tf.report.publish import copy_results, publish_files
+from echo_tf.report.publish import copy_results, copy_tables, publish_files
 from echo_tf.report.rows import Row, compare, curves
 from echo_tf.report.summary import summary_sentence
 from echo_tf.report.table import Table
@@ -54,12 +54,14 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
 
     Args:
         out: Folder of all cells.
-        publish: Folder for copies of tables and figures; the results that they come from are copied to `cells` in it.
+        publish: Folder for copies of tables and figures; the results that they come from, and the tables of experiments, are
+            copied to `cells` in it.
         readme: File whose results section is replaced, see `write_section`.
 
     Raises:
         FileNotFoundError: no results in `out`.
-        CellError, ResultError: a file is damaged, one model stands in two folders, or as `copy_results` and `write_section`.
+        CellError, ResultError: a file is damaged, one model stands in two folders, or as `copy_results`, `copy_tables` and
+            `write_section`.
         OSError: something cannot be written.
     """
     results = read_results(out)
@@ -78,6 +80,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
     if publish:
         copy_results(results, publish / "cells")
+        copy_tables(out, publish / "cells")
     if readme:
         write_section(rows, readme)
     return Report(rows, publish_files(paths, publish))
@@ -116,6 +119,7 @@ def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: 
     sections = (f"<h2>{html.escape(table.title)}</h2>\n{table.html()}\n{_links(table)}" for table in tables)
     values = {"tables": "\n".join(sections), "figures": "\n".join(_figure(path, tables) for path in figures)}
     results = [result for row in rows for result in row.results]
+    values["beside"] = ", beside the paper" if any(row.paper for row in rows) else ""
     values |= {"summary": html.escape(summary_sentence(rows)), "made": html.escape(f"{_made()}. {_origins(results)}")}
     write_atomically(path, page.substitute(values))
     return path

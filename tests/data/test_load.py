@@ -221,10 +221,11 @@ class TestOwnFile:
         assert "\n" not in str(error.value)
 
     def test_no_file(self, tmp_path):
-        for path in (tmp_path / "mine.npz", tmp_path / "folder.npz"):
-            (tmp_path / "folder.npz").mkdir(exist_ok=True)
-            with pytest.raises(DataError, match=r"npz cannot be read.*np\.savez"):
-                load_dataset(path)
+        (tmp_path / "folder.npz").mkdir()
+        with pytest.raises(DataError, match=r"npz cannot be read.*np\.savez"):
+            load_dataset(tmp_path / "folder.npz")
+        with pytest.raises(DataError, match=r"mine\.npz does not exist\. Expected .* or one of digits,.*binary_mnist"):
+            load_dataset(tmp_path / "mine.npz")
 
     def test_another_format(self, tmp_path):
         path = tmp_path / "mine.npz"

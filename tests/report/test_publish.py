@@ -5,7 +5,7 @@ import pytest
 from echo_tf.errors import ResultError
 from echo_tf.experiments.records import noise_path, read_noise, read_results
 from echo_tf.files import checksum
-from echo_tf.report.publish import copy_results, publish_files
+from echo_tf.report.publish import copy_results, copy_tables, publish_files
 from echo_tf.report.rows import compare
 
 
@@ -72,3 +72,24 @@ def test_total_correlation_is_published_with_its_model(put, tmp_path, noise):
         put(name, "cell", neg_elbo=neg_elbo, split="validation")
         copy_results(read_results(tmp_path / name), published)
         assert paths[1].exists() == stays
+
+
+def test_tables_of_every_experiment_are_published(tmp_path):
+    out, published = tmp_path / "runs", tmp_path / "published"
+    tables = [out / name for name in ("noise/digits/laws.csv", "noise/digits/fits.csv", "disentanglement/sprites/scores.csv")]
+    others = [out / name for name in ("report/comparison.csv", "digits/echo/cell/table.csv", "noise/digits/pictures.npz")]
+    for path in (*tables, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"of,nats\n{path.stem},1\n")
+    for folder in (published, published, out):  # again, and onto itself
+        copy_tables(out, folder)
+    copies = [path.relative_to(published) for path in published.rglob("*") if path.is_file()]
+    assert sorted(copies) == sorted(path.relative_to(out) for path in tables)
+    assert all((published / path.relative_to(out)).read_text() == path.read_text() for path in tables)
+    tables[0].write_text("of,nats\nlaws,1\nmore,2\n")  # rows are added
+    copy_tables(out, published)
+    tables[0].write_text("of,nats\nmore,2\n")
+    tables[1].write_text("of,nats\nnew,3\n")
+    with pytest.raises(ResultError, match=r"fits\.csv has rows that .* lacks"):
+        copy_tables(out, published)
+    assert "laws,1" in (published / "noise/digits/laws.csv").read_text()

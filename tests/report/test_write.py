@@ -43,7 +43,12 @@ def test_a_whole_report(result, on_disk, noise, drawn, tmp_path):
         folder = out / "binary_mnist" / method / f"beta={beta:g}"
         on_disk(result(method, beta=beta, rate=26.0 / beta, neg_elbo=88.0, folder=folder))
         (folder / "noise.json").write_text(json.dumps({**noise, "checksum": checksum(noise)}))
+    table = "experiment/digits/table.csv"
+    (out / table).parent.mkdir(parents=True)
+    (out / table).write_text("nats\n1\n")
     found = write_report(out, publish=published, readme=readme)
+    assert (published / "cells" / table).read_text() == "nats\n1\n"
+    assert "<h1>Rate and distortion, beside the paper</h1>" in (published / "index.html").read_text()
     assert [row.verdict for row in found.rows if row.config.beta == 1] == ["agrees", "differs"]  # echo, vae
     names = {path.name for path in found.paths}
     tables = {"comparison", "rate_distortion", "noise_total_correlation", "progress"}
@@ -71,6 +76,7 @@ def test_data_of_ones_own(result, on_disk, drawn, tmp_path, shape):
         pictures = dict.fromkeys(("originals", "reconstructions", "samples"), np.zeros((2, *shape), np.uint8))
         np.savez(made.folder / "pictures.npz", **pictures)
     found = write_report(tmp_path)
+    assert "<h1>Rate and distortion</h1>" in (tmp_path / "report/index.html").read_text()
     names = {path.name for path in found.paths}
     tables = {"comparison.md", "comparison.tex", "comparison.csv"}
     drawn = {"bounds_mine.png", "comparison.png", "training_mine.png", "index.html"}
