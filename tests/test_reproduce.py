@@ -119,14 +119,20 @@ class TestOwnData:
         monkeypatch.setattr(analysis, "MARGINAL_SAMPLES", 3)
         monkeypatch.setattr(analysis, "NOISE_DRAWS", 60)
         arguments = [*small_command("echo", "vae"), "--out", str(tmp_path)]
-        assert reproduce.main([*arguments, "--experiment", "analysis"]) == 0
-        assert "vectors" in capsys.readouterr().out
+        values = np.random.default_rng(1).uniform(size=(20, 6))
+        np.savez(tmp_path / "others.npz", train=values, test=values)
+        more = ["--arrays", "--evaluate-on", str(tmp_path / "others.npz")]
+        assert reproduce.main([*arguments, "--experiment", "analysis", *more]) == 0
+        assert "on others: measured" in capsys.readouterr().out
         cell = tmp_path / "vectors" / "echo" / "paper-epochs=1-beta=1-seed=0"
         assert json.loads((cell / "result.json").read_text())["source"] == "own"
         assert load_model(cell).generate(3).shape == (3, 6)
         report = self.report_of(tmp_path)
-        figures = ("pointwise_vectors", "dimensions_vectors", f"marginals_vectors_echo_{cell.name}")
-        assert {"comparison.csv", "index.html", "noise_total_correlation.csv", *(f"{name}.png" for name in figures)} <= report
+        with np.load(cell / "arrays.npz") as arrays:
+            assert arrays["mean"].shape == arrays["z"].shape == (20, 2)
+        of_model = (f"marginals_vectors_echo_{cell.name}", f"map_vectors_echo_{cell.name}")
+        figures = ("pointwise_vectors", "dimensions_vectors", *of_model)
+        assert {"other_data.csv", "comparison.csv", "index.html", "noise_total_correlation.csv", *(f"{name}.png" for name in figures)} <= report
         assert not [name for name in report if name.startswith(("reconstructions", "samples"))]
         analysed = (cell / "analysis.npz").stat().st_mtime_ns
         assert reproduce.main([*arguments, "--experiment", "analysis"]) == 0
@@ -259,6 +265,12 @@ def test_a_cell_is_planned_once(reproduce, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_what_cannot_be_evaluated_on_other_data_is_not_trained(reproduce, tmp_path, capsys):
+    assert reproduce.main(["--evaluate-on", "sprites", "--out", str(tmp_path)]) == 2
+    assert "Models of digits take examples of shape (28, 28, 1), and those of sprites have" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
     assert reproduce.main(["--experiment", "analysis", "--method", "echo_large_batch", "--out", str(tmp_path)]) == 2
     assert "1,000 images, and the test split of digits has 360" in capsys.readouterr().err
@@ -271,6 +283,10 @@ def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
         (["--report", "--dry-run"], "--dry-run: not with --report"),
         (["--experiment", "bottleneck", "--dry-run"], "--dry-run: not with --experiment bottleneck"),
         (["--experiment", "theory", "--beta", "2"], "--beta: not with --experiment theory"),
+        (["--arrays"], "--arrays: only with --experiment analysis"),
+        (["--evaluate-on", "omniglot", "--report"], "--evaluate-on: not with --report"),
+        (["--evaluate-on", "omniglot", "--split", "validation"], "--evaluate-on: it takes test images"),
+        (["--evaluate-on", "omniglot", "--echoes", "batch"], "--evaluate-on: echoes are training examples"),
         (["--tensorboard"], "TensorBoard is not installed. Run: pip install"),
     ],
 )

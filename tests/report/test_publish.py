@@ -58,6 +58,18 @@ def test_publishing_keeps_what_other_models_left(put, tmp_path, caplog):
     assert sorted(path.name for path in published.glob("*/*/*")) == ["a", "b"]
 
 
+def test_evaluations_on_other_data_are_published_with_their_model(put, tmp_path):
+    folder = put("runs", "cell")
+    (folder / "on_others.json").write_text("{}")
+    published = tmp_path / "published"
+    copy_results(read_results(tmp_path / "runs"), published)
+    (copied,) = published.glob("*/*/*/on_others.json")
+    for name, neg_elbo, stays in (("same", 90.0, True), ("trained_again", 91.0, False)):
+        put(name, "cell", neg_elbo=neg_elbo)
+        copy_results(read_results(tmp_path / name), published)
+        assert copied.exists() == stays
+
+
 def test_total_correlation_is_published_with_its_model(put, tmp_path, noise):
     folder = put("runs", "cell")
     put("runs", "cell", split="validation")
