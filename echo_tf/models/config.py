@@ -24,7 +24,7 @@ CONFIG_DIR = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs"
 # paper: what the paper says, implemented correctly; released: what the authors' code does.
 PROTOCOLS = ("paper", "released")
 _OF_FACTORS = ("sprites", "sprites_dependent", "dsprites", "dsprites_dependent")
-DATASETS = ("digits", "binary_digits", "binary_mnist", "omniglot", "fashion_mnist", "mnist", *_OF_FACTORS)
+DATASETS = ("digits", "binary_mnist", "omniglot", "fashion_mnist", "binary_digits", "mnist", *_OF_FACTORS)
 
 
 # Defaults that a data set changes. The paper's 200 epochs are for 24,000 images and more; digits has 1,437.

@@ -37,6 +37,12 @@ def own(**changes):
 
 
 class TestDigits:
+    def test_binary(self):
+        dataset, grey = load_dataset("binary_digits"), load_dataset("digits")
+        assert (dataset.train.shape, dataset.test.shape, dataset.white) == ((1437, 8, 8, 1), (360, 8, 8, 1), 1)
+        assert set(np.unique(dataset.train)) == {0.0, 1.0} and 0.3 < dataset.train.mean() < 0.4
+        np.testing.assert_array_equal(dataset.train_labels, grey.train_labels)
+
     def test_fixed_split_of_grey_images(self):
         dataset = load_dataset("digits")
         assert (dataset.train.shape, dataset.test.shape) == ((1437, 28, 28, 1), (360, 28, 28, 1))
