@@ -50,7 +50,17 @@ def analyse(model: keras.Model, images: np.ndarray, *, batch_size: int = 100, pa
         scale_norm=np.linalg.norm(scale, axis=-1),
         total_correlation_nats=np.empty(0) if noise is None else np.array(total_correlation(noise, seed)),
         noise_draws=np.array(NOISE_DRAWS),
+        moments=_moments(channel, shown),
     )
+
+
+def _moments(channel: keras.layers.Layer, shown: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of dimensions before they are standardised, `(2, shown)`; empty if they are not."""
+    standardiser = getattr(channel, "standardiser", None)
+    if standardiser is None:
+        return np.empty(0)
+    mean, variance = (ops.convert_to_numpy(values)[shown] for values in (standardiser.mean, standardiser.variance))
+    return np.stack([mean, np.sqrt(variance)])
 
 
 def shown_dimensions(rates: np.ndarray) -> np.ndarray:

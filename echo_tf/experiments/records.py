@@ -254,9 +254,14 @@ class _Arrays:
             raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+                known = [field for field in dataclasses.fields(cls) if field.name in arrays or _is_needed(field)]
+                return cls(**{field.name: arrays[field.name] for field in known})  # type: ignore[arg-type]
         except (ValueError, KeyError) as error:
             raise CellError(f"{path} is not {cls.what} of this program ({error!r}). Delete it; it is made anew.") from None
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    return field.default_factory is dataclasses.MISSING
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,8 @@ class Analysis(_Arrays):
         scale_norm: Euclidean norm of the standard deviation of `z`, of `s(x)` for Echo, `(n,)`.
         total_correlation_nats: That of Echo noise and its standard error, `(2,)`; empty for other channels.
         noise_draws: Number of draws behind it.
+        moments: Mean and standard deviation of these dimensions before they were standardised, `(2, shown)`; empty for a `z` that
+            is not, and in files of version 0.2.
     """
 
     rate_by_dimension_nats: np.ndarray
@@ -287,6 +294,7 @@ class Analysis(_Arrays):
     scale_norm: np.ndarray
     total_correlation_nats: np.ndarray
     noise_draws: np.ndarray
+    moments: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     what = "an analysis"
 

@@ -1,6 +1,7 @@
 """Figures of what models do with images: their pictures, and what an analysis says of each. Reads files only, no models."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,9 @@ def plot_matched(curves: list[list[Row]], path: Path) -> Path | None:
 
 
 def plot_marginals(analyses: Analyses, path: Path) -> Path:
-    """Marginal density of the nine dimensions with the largest rates of a single model, with N(0, 1) dashed.
+    """Marginal density of the dimensions of highest and of lowest rate of a single model, with N(0, 1) dashed.
+
+    A `z` that is standardised has a second axis, at the top, of what it was before.
 
     Source: paper, figure 6 (Gaussian kernel, Scott's rule, 500 draws for every test image).
     """
@@ -87,10 +90,23 @@ def plot_marginals(analyses: Analyses, path: Path) -> Path:
         axis.plot(grid, density, color=method_look(result.method)["color"])
         axis.plot(grid, norm.pdf(grid), color="0.6", linestyle="--", linewidth=0.9)
         axis.set(title=f"dimension {dimension}: {analysis.rate_by_dimension_nats[dimension]:.2f} nats", ylim=(0, None))
-    figure.supxlabel("z (as the decoder sees it)")
+    moments = analysis.moments if analysis.moments.size else np.empty((2, 0))
+    for axis, mean, sd in zip(axes.flat, *moments, strict=False):
+        upper = axis.secondary_xaxis("top", functions=(partial(_destandardised, mean, sd), partial(_standardised, mean, sd)))
+        upper.tick_params(labelsize="x-small", pad=1)
+    before = "; above each: before it was standardised" if moments.size else ""
+    figure.supxlabel(f"z (as the decoder sees it{before})")
     figure.supylabel("density")
     figure.suptitle(f"{title([result], without=())}: marginals; dashed: N(0, 1)")
     return save(figure, path)
+
+
+def _standardised(mean: float, sd: float, values: np.ndarray) -> np.ndarray:
+    return (values - mean) / sd
+
+
+def _destandardised(mean: float, sd: float, values: np.ndarray) -> np.ndarray:
+    return mean + sd * values
 
 
 def plot_pointwise(analyses: Analyses, path: Path) -> Path:

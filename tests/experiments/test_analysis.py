@@ -4,6 +4,7 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 
 import echo_tf
+from echo_tf.echo.noise import echo_moments
 from echo_tf.experiments import analysis
 from echo_tf.experiments.analysis import analyse, marginal_density, rate_by_dimension, total_correlation
 from echo_tf.experiments.evaluation import evaluate
@@ -101,6 +102,8 @@ def test_analysis_of_a_model(method, examples, tmp_path, monkeypatch):
     model = small(method)
     for weight in model.decoder.trainable_variables[-1:]:
         weight.assign(weight - 5.0)  # black by default, so that bright examples have the largest distortions
+    if method == "echo":
+        model.refresh_channel(examples)
     found = analyse(model, examples, batch_size=10, passes=2)
     assert found.shown.shape == (9,)
     assert np.all(np.diff(found.rate_by_dimension_nats[found.shown]) <= 0)
@@ -115,9 +118,17 @@ def test_analysis_of_a_model(method, examples, tmp_path, monkeypatch):
     noisy = {"atol": 2.0} if method == "iaf" else {"rtol": 1e-4}
     np.testing.assert_allclose(found.pointwise_rate_nats, expected.rate.mean(axis=0), **noisy)
     assert found.total_correlation_nats.shape == ((2,) if method == "echo" else (0,))
+    if method == "echo":
+        before = echo_moments(*model.channel.statistics(model.features(examples)))
+        np.testing.assert_allclose(found.moments[0], np.asarray(before[0])[found.shown], atol=1e-4)
+        np.testing.assert_allclose(found.moments[1] ** 2, np.asarray(before[1])[found.shown], rtol=1e-3)
+    else:
+        assert found.moments.size == 0
     found.save(tmp_path / "analysis.npz")
     for name, value in vars(Analysis.load(tmp_path / "analysis.npz")).items():
         np.testing.assert_array_equal(value, getattr(found, name))
+    np.savez(tmp_path / "old.npz", **{name: value for name, value in vars(found).items() if name != "moments"})
+    assert Analysis.load(tmp_path / "old.npz").moments.size == 0  # of version 0.2
 
 
 @pytest.mark.parametrize("method", ["echo", "vae"])
