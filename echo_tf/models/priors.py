@@ -166,13 +166,7 @@ class VampPrior(keras.layers.Layer):
     def log_prob(self, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """`log 1/K sum_k N(z; mean_k, exp(log_var_k))` in nats.
 
-        Args:
-            z: Shape `(batch, dim)`.
-            mean: Means of the components, shape `(K, dim)`.
-            log_var: Logarithms of their variances, shape `(K, dim)`.
-
-        Returns:
-            Shape `(batch,)`.
+        `z` of shape `(batch, dim)`, means and log variances of the components of shape `(K, dim)`. Returns shape `(batch,)`.
         """
         densities = gaussian_log_density(ops.expand_dims(z, 1), mean, log_var)  # (batch, K)
         if self.average == "logs":
@@ -198,9 +192,5 @@ class VampPrior(keras.layers.Layer):
         return channel.transform(self.sample(n, *components))
 
     def get_config(self):
-        names = ("components", "average", "start", "start_noise", "seed")
-        return {
-            **super().get_config(),
-            **{name: getattr(self, name) for name in names},
-            "image_shape": list(self.image_shape),
-        }
+        own = {name: getattr(self, name) for name in ("components", "average", "start", "start_noise", "seed")}
+        return {**super().get_config(), **own, "image_shape": list(self.image_shape)}
