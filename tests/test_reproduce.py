@@ -132,13 +132,8 @@ class TestOwnData:
             assert arrays["mean"].shape == arrays["z"].shape == (20, 2)
         of_model = (f"marginals_vectors_echo_{cell.name}", f"map_vectors_echo_{cell.name}")
         figures = ("pointwise_vectors", "dimensions_vectors", *of_model)
-        assert {
-            "other_data.csv",
-            "comparison.csv",
-            "index.html",
-            "noise_total_correlation.csv",
-            *(f"{name}.png" for name in figures),
-        } <= report
+        assert {"other_data.csv", "other_data.md"} <= report
+        assert {"comparison.csv", "index.html", "noise_total_correlation.csv", *(f"{name}.png" for name in figures)} <= report
         assert not [name for name in report if name.startswith(("reconstructions", "samples"))]
         analysed = (cell / "analysis.npz").stat().st_mtime_ns
         assert reproduce.main([*arguments, "--experiment", "analysis"]) == 0

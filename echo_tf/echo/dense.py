@@ -104,7 +104,7 @@ class EchoDense(EchoWithHeads):
         return self.echo.source
 
     @property
-    def gather(self):  # type: ignore[override]
+    def gather(self):
         return self.echo.gather
 
     def build(self, input_shape):

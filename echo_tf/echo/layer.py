@@ -1,6 +1,7 @@
 """The bare Echo channel as a Keras layer, for heads of one's own."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -146,7 +147,9 @@ class EchoLayer(BareEchoLayer):
     """
 
     # What goes with the form of the scale, here its logarithm.
-    make_noise, gather, moments = staticmethod(diagonal_noise), staticmethod(gather_noise), staticmethod(echo_moments)
+    make_noise: Callable[..., Tensor] = staticmethod(diagonal_noise)
+    gather: Callable[..., Tensor] = staticmethod(gather_noise)
+    moments: Callable[..., tuple[Tensor, Tensor]] = staticmethod(echo_moments)
 
     def __init__(
         self,

@@ -55,11 +55,9 @@ def _read(path: Path) -> Elsewhere:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["checksum"] != checksum(values):
             raise ValueError("its checksum is not that of its contents")
-        parts = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
-        mean, se = parts
+        mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
         bound = values.get("importance_bound_nats", {}).get("mean")
-        names = ("dataset", "fingerprint", "source", "images", "passes")
-        return Elsewhere(*(values["evaluated_on"][name] for name in names), mean, se, bound)
+        return Elsewhere(**values["evaluated_on"], mean=mean, se=se, importance_bound_nats=bound)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResultError(f"{path} is damaged ({error!r}). Run --evaluate-on again, which makes it anew.") from None
 

@@ -68,7 +68,8 @@ def latent_map(model: keras.Model, images: np.ndarray, labels: np.ndarray | None
     rates = rate_by_dimension(channel, features)
     dimensions = np.argsort(-rates, kind="stable")[:2]
     z = ops.convert_to_numpy(channel.draw(features).z)
-    ticks = np.stack([np.linspace(*np.quantile(z[:, j], RANGE), GRID) for j in dimensions])
+    low, high = np.quantile(z[:, dimensions], RANGE, axis=0)
+    ticks = np.linspace(low, high, GRID, axis=-1)  # (2, GRID)
     codes = np.tile(z.mean(axis=0), (GRID, GRID, 1))  # (second dimension, first dimension, dim)
     codes[..., dimensions[0]], codes[..., dimensions[1]] = ticks[0][None, :], ticks[1][:, None]
     decoded = np.rint(255.0 * np.clip(model.decode(codes.reshape(-1, z.shape[1])), 0.0, 1.0)).astype(np.uint8)
