@@ -161,8 +161,8 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
                 )
                 dimensions.put(_ranked(key, rates, worth))  # last: it says that this is finished
             if has_echo_noise(config) and config.channel.parametrisation != "centred" and key not in tests:
-                model, images = load_model(cell.folder(out)), data.images("train")
-                compared = compare_laws(model, images, config.training.batch_size, config.seed)
+                model = load_model(cell.folder(out))
+                compared = compare_laws(model, data.images("train"), config.training.batch_size, config.seed)
                 tests.put([LawTestPoint(*key, law, *values) for law, values in compared.items()])
             if is_fittable(config) and key not in fits:
                 model = load_model(cell.folder(out))
