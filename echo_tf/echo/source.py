@@ -145,8 +145,8 @@ class EchoSource(keras.layers.Layer):
     def _check_filled(self) -> None:
         if self.reservoir.is_filled is False:
             raise ValueError(
-                f"The layer {self.owner!r} has no training examples to draw from. Train it first, or call its method adapt "
-                "with features of at least two training examples."
+                f"The layer {self.owner!r} has no training examples to draw from. Train it first, or call adapt of the "
+                "layer with features of at least two training examples."
             )
 
     def _check_batch(self, batch: int | None, training: bool) -> None:
@@ -163,8 +163,8 @@ class EchoSource(keras.layers.Layer):
             self._has_warned = True
             logger.warning(
                 "The layer %r has seen no training example yet, so that noise comes from the batch at hand (of a single "
-                "example: none). Train the model first, in a loop of your own with training=True. After training without it, "
-                "call adapt, a method of the layer, with features of training examples.",
+                "example: none). Train the model first; a training loop of your own must call it with training=True. Or call "
+                "adapt of the layer with features of training examples.",
                 self.owner,
             )
 
