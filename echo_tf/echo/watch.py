@@ -37,8 +37,8 @@ class BatchWatch:
         """Raise `ValueError` if there is nothing to draw from, outside of a graph."""
         if self._reservoir.is_filled is False:
             raise ValueError(
-                f"The layer {self._source.owner!r} has no training examples to draw from. Train it first, or call its method "
-                "adapt with features of at least two training examples."
+                f"The layer {self._source.owner!r} has no training examples to draw from. Train it first, or call adapt of the "
+                "layer with features of at least two training examples."
             )
 
     def check(self, batch: int | None, training: bool) -> None:
@@ -64,8 +64,8 @@ class BatchWatch:
             self._has_warned_of_none = True
             logger.warning(
                 "The layer %r has seen no training example yet, so that noise comes from the batch at hand (of a single "
-                "example: none). Train the model first, in a loop of your own with training=True. After training without it, "
-                "call adapt, a method of the layer, with features of training examples.",
+                "example: none). Train the model first; a training loop of your own must call it with training=True. Or call "
+                "adapt of the layer with features of training examples.",
                 self._source.owner,
             )
 

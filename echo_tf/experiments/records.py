@@ -254,8 +254,9 @@ class _Arrays:
             raise CellError(f"{path} is damaged ({damage}). Run --experiment analysis again, which makes it anew.")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                known = [field for field in dataclasses.fields(cls) if field.name in arrays or _is_needed(field)]
-                return cls(**{field.name: arrays[field.name] for field in known})  # type: ignore[arg-type]
+                fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+                known = [field.name for field in fields if field.name in arrays or _is_needed(field)]
+                return cls(**{name: arrays[name] for name in known})
         except (ValueError, KeyError) as error:
             raise CellError(f"{path} is not {cls.what} of this program ({error!r}). Delete it; it is made anew.") from None
 
