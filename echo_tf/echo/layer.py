@@ -121,8 +121,9 @@ class EchoLayer(BareEchoLayer):
         rate_weight: Float or `None`, see `WeightedRateLayer`. Leave it out where the layer is called more than once in a step:
             Keras then counts the losses differently by backend.
         reservoir_size: Integer > `d_max`, or `None` for 1,000 or `d_max + 1` if that is more.
-        echoes: `"batch"`; or `"reservoir"`, from which the noise comes in training too, without gradient: for batches that are
-            no random samples of the data.
+        echoes: `"batch"`; `"reservoir"`, from which the noise comes in training too, without gradient: for batches that are no
+            random samples of the data; or, to see what the gradient through the noise is worth, `"detached"`: the batch,
+            without gradient.
         seed: Integer or `None`, seeds the layer's own generators.
 
     Call arguments:

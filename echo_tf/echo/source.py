@@ -13,7 +13,7 @@ from echo_tf.echo.noise import SAMPLERS
 from echo_tf.echo.reservoir import Reservoir
 from echo_tf.echo.watch import BatchWatch
 
-ECHO_SOURCES = ("batch", "reservoir")
+ECHO_SOURCES = ("batch", "detached", "reservoir")
 RESERVOIR_SIZE = 1_000
 
 
@@ -63,7 +63,7 @@ class EchoSource(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._noise = functools.partial(noise, d_max=d_max, sampler=sampler, replace=replace)
         self.reservoir = Reservoir(reservoir_size or max(RESERVOIR_SIZE, d_max + 1), self._noise, seed, name="reservoir")
-        self._watch = BatchWatch(self, self.reservoir, d_max, wants_size=echoes == "batch" and not replace)
+        self._watch = BatchWatch(self, self.reservoir, d_max, wants_size=echoes != "reservoir" and not replace)
         self._largest_batch = self._watch.metric
 
     def build(self, mean_shape, scale_shape):
@@ -77,6 +77,8 @@ class EchoSource(keras.layers.Layer):
         from_reservoir = not training or self.echoes == "reservoir"
         earlier = self._earlier(mean, is_needed=from_reservoir)
         noise = self._by_law(self._from_batch(mean, scale, earlier), ops.shape(mean)[0])
+        if self.echoes == "detached":
+            noise = ops.stop_gradient(noise)
         if from_reservoir:
             from_batch = ops.logical_or(self.reservoir.filled == 0, False if training else self.batch_at_inference > 0)
             noise = ops.where(from_batch, noise, earlier)

@@ -281,8 +281,8 @@ class Analysis(_Arrays):
         scale_norm: Euclidean norm of the standard deviation of `z`, of `s(x)` for Echo, `(n,)`.
         total_correlation_nats: That of Echo noise and its standard error, `(2,)`; empty for other channels.
         noise_draws: Number of draws behind it.
-        moments: Mean and standard deviation of these dimensions before they were standardised, `(2, shown)`; empty for a `z` that
-            is not, and in files of version 0.2.
+        moments: Mean and standard deviation of these dimensions before they were standardised, `(2, shown)`; empty for a `z`
+            that is not, and in files of version 0.2.
     """
 
     rate_by_dimension_nats: np.ndarray

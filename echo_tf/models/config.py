@@ -143,7 +143,7 @@ class ChannelConfig:
     renormalise_at: Fraction = 0.8  # fraction of the epochs after which the channel renormalises; 1: never
     # Fraction of the epochs after which the noise becomes Gaussian, so that a marginal can be learnt (`GaussianEcho`); 1: never
     gaussian_at: Fraction = 1.0
-    echoes: Literal["batch", "reservoir"] = "batch"  # reservoir: of earlier batches, without gradient
+    echoes: Literal["batch", "detached", "reservoir"] = "batch"  # the last two without gradient through the noise
     # Law of the noise: Echo's own, or for comparisons one made of it, with which the rate is not exact (`echo.laws`)
     noise: Literal["echo", "gaussian", "independent"] = "echo"
     signed: StrictBool = False  # entries of the diagonal of S(x) have either sign

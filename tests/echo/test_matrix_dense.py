@@ -39,9 +39,9 @@ def sent(scale, noise):
     return np.einsum("nij,nj->ni", scale, noise)
 
 
-def test_echoes_from_the_reservoir_carry_no_gradient():
+def test_gradients_through_the_noise():
     found = {}
-    for echoes in ("batch", "reservoir"):
+    for echoes in ("batch", "detached", "reservoir"):
         layer = made(d_max=9, echoes=echoes, reservoir_size=30)
         layer.adapt(features(40, seed=1))
         mean, scale = (tf.convert_to_tensor(value) for value in layer.statistics(features(20)))
@@ -51,7 +51,7 @@ def test_echoes_from_the_reservoir_carry_no_gradient():
         gradient = tape.gradient(noise, mean)
         found[echoes] = np.zeros(1) if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
         assert np.all(np.std(noise, axis=0) > 0)
-    assert not np.any(found["reservoir"])
+    assert not np.any(found["reservoir"]) and not np.any(found["detached"])
     assert np.any(found["batch"])
 
 
