@@ -202,6 +202,8 @@ def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
         points = [(row.mean["rate_nats"], row.squared_error) for row in curve]
         axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **look)
     axis.set(xlabel="rate (nats)", ylabel="squared error of a pixel", yscale="log", title=title(firsts, OF_POINTS))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlim(left=0.0)
     legend_below(figure, 2)
     return save(figure, path)
