@@ -9,11 +9,12 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.channel import Channel
-from echo_tf.models.autoencoder import REFRESH_EXAMPLES, RateDistortionModel
+from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import Config
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.gaussian_echo import with_gaussian_noise
 from echo_tf.models.losses import gaussian_log_density
+from echo_tf.models.refresh import REFRESH_EXAMPLES
 
 STEPS = 1_500
 BATCH = 250

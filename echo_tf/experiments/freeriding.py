@@ -20,7 +20,7 @@ from echo_tf.experiments.records import Result, read_result, result_path
 from echo_tf.experiments.run import load_model
 from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
 from echo_tf.files import locked, replacing
-from echo_tf.models.autoencoder import some_examples
+from echo_tf.models.examples import some_examples
 from echo_tf.models.networks import network_for
 
 IMAGES, OTHERS = 128, 256  # images that are measured, and encodings of others beside each

@@ -24,9 +24,9 @@ from echo_tf.experiments.steps import (
     on_cpu,
 )
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
-from echo_tf.models.autoencoder import REFRESH_EXAMPLES
 from echo_tf.models.build import build_gaussian_phase, build_model
 from echo_tf.models.config import Config
+from echo_tf.models.refresh import REFRESH_EXAMPLES
 
 logger = logging.getLogger(__name__)
 

@@ -5,34 +5,30 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, not_negative
+from echo_tf.models.coding import Coding
 from echo_tf.models.distortions import (
     Bernoulli,
     DistortionFunction,
-    check_data,
-    check_is_array,
     check_parameters,
-    decoded_mean,
     make_distortion,
 )
+from echo_tf.models.examples import check_examples, some_examples
 from echo_tf.models.losses import gaussian_log_density
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
+from echo_tf.models.refresh import REFRESH_EXAMPLES, RefreshChannel
 
 logger = logging.getLogger(__name__)
-
-# Training examples that renew what a channel stores: enough that their sampling error does not count.
-REFRESH_EXAMPLES = 10_000
 
 PARTS = ("encoder", "decoder", "channel", "prior", "distortion", "penalty", "constraint")
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
-class RateDistortionModel(keras.Model):
+class RateDistortionModel(Coding):
     """Autoencoder with a noisy channel, trained on `E[distortion + beta * rate]`, plus a penalty if there is one.
 
     An ordinary Keras model: `compile`, `fit(x)`, `evaluate(x)`, `predict(x)`, `save`. Metrics: `loss`, and `rate` and
@@ -166,12 +162,6 @@ class RateDistortionModel(keras.Model):
             return gaussian_log_density(draw.z, 0.0, 0.0) + draw.density.log_det
         return self.prior.log_marginal(draw, self.components())
 
-    def components(self) -> tuple[Tensor, Tensor] | None:
-        """Means and log variances of the components of a prior, where it has some: those of its pseudo-inputs."""
-        if not self.prior.needs_components:
-            return None
-        return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None or sample_weight is not None:
             raise ValueError(
@@ -214,7 +204,7 @@ class RateDistortionModel(keras.Model):
         first = keras.callbacks.LambdaCallback(on_train_end=refresh.on_train_end)
         return super().fit(x, y, batch_size, *args, callbacks=[first, *callbacks, refresh], **kwargs)
 
-    def follow(self, data: Any) -> "RefreshChannel":
+    def follow(self, data: Any) -> RefreshChannel:
         """Ready the prior for a training on `data`; the callback that renews the channel, for loops other than `fit` of it."""
         if self.prior is not None and self.prior.needs_start and not ops.convert_to_numpy(self.prior.started) > 0:
             self._start_prior(data)
@@ -226,7 +216,7 @@ class RateDistortionModel(keras.Model):
         return super().evaluate(x, y, *args, **kwargs)
 
     def _check(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """Refuse what would train for hours and mean nothing: all of an array, the first batch of anything else."""
+        """Refuse what would train for hours and mean nothing."""
         if y is not None or sample_weight is not None:
             self.compute_loss(y=y, sample_weight=sample_weight)
         if getattr(self, "loss", None) is not None:  # not in `compile`: with one of its own a model is loaded without optimizer
@@ -234,20 +224,8 @@ class RateDistortionModel(keras.Model):
                 "Invalid value received for argument `loss` of `compile`. Expected None: a RateDistortionModel has a loss of "
                 f"its own, made of `distortion` and `beta`. Received: loss={self.loss!r}"
             )
-        if x is None or hasattr(x, "__next__"):
-            return
-        check_is_array(x)
-        x = some_examples(x, 1) if not hasattr(x, "shape") else ops.convert_to_numpy(x)
-        # Subclassed encoders, and those that are not built, do not know their shape.
-        found, expected = x.shape[1:], getattr(self.encoder, "input_shape", x.shape)[1:]
-        if len(found) != len(expected) or any(size not in (None, n) for n, size in zip(found, expected, strict=True)):
-            raise ValueError(
-                f"Expected examples of shape {tuple(expected)}, as the encoder takes them. Received: {found}. Add a last axis "
-                "to grey images (x[..., None]); move channels that come first to the end (np.moveaxis(x, 1, -1))."
-            )
-        if x.size == 0:
-            raise ValueError("Expected at least one example. Received: none")
-        check_data(self.distortion, x)
+        if x is not None and not hasattr(x, "__next__"):
+            check_examples(x, self.encoder, self.distortion)
 
     def _start_prior(self, data: Any) -> None:
         if hasattr(data, "__next__"):
@@ -257,50 +235,6 @@ class RateDistortionModel(keras.Model):
             )
         # Of an array, which may be sorted, all; a dataset is taken to be shuffled.
         self.prior.start_from(ops.convert_to_numpy(data) if hasattr(data, "shape") else some_examples(data, REFRESH_EXAMPLES))
-
-    def refresh_channel(self, x: np.ndarray) -> None:
-        """Renew what the channel stores about the training data, from training examples; some 10,000 of them."""
-        if self.channel.has_memory:
-            self.channel.adapt(self.features(x))
-
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """Output of the encoder."""
-        return self.encoder.predict(np.asarray(x), verbose=0)
-
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """One draw of `z` for each example. Shape `(n, dim)`."""
-        return ops.convert_to_numpy(self.channel.draw(self.features(x)).z)
-
-    def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
-        """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`."""
-        z, x = ops.convert_to_numpy(z), np.asarray(x)
-        parameters = self.decoder.predict([z, x] if self.takes_example else z, verbose=0)
-        return ops.convert_to_numpy(self.distortion(x, parameters))
-
-    def decode(self, z: Tensor) -> np.ndarray:
-        """`E[x|z]` for given `z`: probabilities of Bernoulli pixels. The shape of the examples.
-
-        A decoder that takes the example has no `E[x|z]` in closed form. It gives a draw of `p(x|z)`, made pixel by pixel;
-        `reconstruct` then averages draws, and `generate` gives draws.
-        """
-        if self.takes_example:
-            return self.decoder.sample(z)
-        return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(ops.convert_to_numpy(z), verbose=0)))
-
-    def reconstruct(self, x: np.ndarray, samples: int = 10) -> np.ndarray:
-        """`E[x|z]` averaged over `samples` draws of `z` (10 in the paper). The shape of `x`."""
-        z = self.channel.draw(np.repeat(self.features(x), samples, axis=0)).z
-        means = self.decode(z)
-        return means.reshape(len(x), samples, *means.shape[1:]).mean(axis=1)
-
-    def generate(self, n: int) -> np.ndarray:
-        """`E[x|z]` of `n` draws of `z` from the marginal.
-
-        For Echo these are draws of its noise, whose law is the exact marginal. Raises `ValueError` if it is untrained.
-        """
-        if self.prior is None:
-            return self.decode(self.channel.sample_marginal(n))
-        return self.decode(self.prior.latent(n, self.channel, self.components()))
 
     @property
     def random_states(self) -> list[keras.Variable]:
@@ -328,60 +262,3 @@ class RateDistortionModel(keras.Model):
             raise ValueError("This file was written by version 0.1 of echo_tf. Load it with that version, or train anew.")
         parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in PARTS}
         return cls(**{**config, **parts})
-
-
-class RefreshChannel(keras.callbacks.Callback):
-    """Renew what the channel stores for each validation and at the end of training.
-
-    After a validation all is as before it, the states of the noise too, so that a training that is watched goes as one that
-    is not.
-    """
-
-    def __init__(self, data):
-        super().__init__()
-        self.data = data
-        self.renewed = []  # weights behind the last renewal at the end
-
-    def on_test_begin(self, logs=None):
-        states = (*self.model.channel.non_trainable_weights, *self.model.random_states)
-        self.before = [(state, ops.copy(state)) for state in states]
-        self._refresh()
-
-    def on_test_end(self, logs=None):
-        for state, value in self.before:
-            state.assign(value)
-
-    def on_train_end(self, logs=None):
-        # Callbacks may call this more than once.
-        if not self.renewed or not all(map(np.array_equal, self._weights(), self.renewed)):
-            self._refresh()
-            self.renewed = self._weights()
-
-    def _weights(self):
-        return [ops.convert_to_numpy(weight) for weight in self.model.weights]
-
-    def _refresh(self):
-        channel = self.model.channel
-        if channel.has_memory and channel.trainable and not hasattr(self.data, "__next__"):
-            self.model.refresh_channel(some_examples(self.data, REFRESH_EXAMPLES))
-
-
-def some_examples(data: Any, n: int) -> np.ndarray:
-    """`n` examples of anything that `fit` takes but generators, or all if there are fewer.
-
-    Rows of an array are taken evenly from all of it, as it may be sorted; batches are taken to be shuffled, and the first ones
-    serve.
-    """
-    if hasattr(data, "shape"):
-        data = data if isinstance(data, np.ndarray) else ops.convert_to_numpy(data)
-        return data[np.linspace(0, len(data) - 1, min(n, len(data))).astype(int)]
-    examples, found = [], 0
-    batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else iter(data)
-    for batch in batches:
-        examples.append(ops.convert_to_numpy(batch[0] if isinstance(batch, tuple) else batch))
-        found += len(examples[-1])
-        if found >= n:
-            break
-    if not examples:
-        raise ValueError("Expected at least one example. Received: none")
-    return np.concatenate(examples)[:n]

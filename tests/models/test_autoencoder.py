@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from echo_tf.echo.dense import EchoDense
 from echo_tf.models import losses
-from echo_tf.models.autoencoder import RateDistortionModel, RefreshChannel, some_examples
+from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.distortions import Gaussian
+from echo_tf.models.examples import some_examples
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
+from echo_tf.models.refresh import RefreshChannel
 
 DIM = 3
 

@@ -1,0 +1,72 @@
+"""What a rate-distortion model does once it is trained: codes of examples, and examples of codes."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from echo_tf.echo.channel import Channel
+from echo_tf.echo.checks import Tensor
+from echo_tf.models.distortions import DistortionFunction, decoded_mean
+
+
+class Coding(keras.Model):
+    """A model of an encoder, a channel and a decoder, without what trains it."""
+
+    encoder: keras.Model
+    decoder: keras.Model
+    channel: Channel
+    prior: Any
+    distortion: DistortionFunction
+    takes_example: bool
+
+    def components(self) -> tuple[Tensor, Tensor] | None:
+        """Means and log variances of the components of a prior, where it has some: those of its pseudo-inputs."""
+        if not self.prior.needs_components:
+            return None
+        return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
+
+    def refresh_channel(self, x: np.ndarray) -> None:
+        """Renew what the channel stores about the training data, from training examples; some 10,000 of them."""
+        if self.channel.has_memory:
+            self.channel.adapt(self.features(x))
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Output of the encoder."""
+        return self.encoder.predict(np.asarray(x), verbose=0)
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """One draw of `z` for each example. Shape `(n, dim)`."""
+        return ops.convert_to_numpy(self.channel.draw(self.features(x)).z)
+
+    def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
+        """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`."""
+        z, x = ops.convert_to_numpy(z), np.asarray(x)
+        parameters = self.decoder.predict([z, x] if self.takes_example else z, verbose=0)
+        return ops.convert_to_numpy(self.distortion(x, parameters))
+
+    def decode(self, z: Tensor) -> np.ndarray:
+        """`E[x|z]` for given `z`: probabilities of Bernoulli pixels. The shape of the examples.
+
+        A decoder that takes the example has no `E[x|z]` in closed form. It gives a draw of `p(x|z)`, made pixel by pixel;
+        `reconstruct` then averages draws, and `generate` gives draws.
+        """
+        if self.takes_example:
+            return self.decoder.sample(z)
+        return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(ops.convert_to_numpy(z), verbose=0)))
+
+    def reconstruct(self, x: np.ndarray, samples: int = 10) -> np.ndarray:
+        """`E[x|z]` averaged over `samples` draws of `z` (10 in the paper). The shape of `x`."""
+        z = self.channel.draw(np.repeat(self.features(x), samples, axis=0)).z
+        means = self.decode(z)
+        return means.reshape(len(x), samples, *means.shape[1:]).mean(axis=1)
+
+    def generate(self, n: int) -> np.ndarray:
+        """`E[x|z]` of `n` draws of `z` from the marginal.
+
+        For Echo these are draws of its noise, whose law is the exact marginal. Raises `ValueError` if it is untrained.
+        """
+        if self.prior is None:
+            return self.decode(self.channel.sample_marginal(n))
+        return self.decode(self.prior.latent(n, self.channel, self.components()))
