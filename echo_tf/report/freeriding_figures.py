@@ -72,7 +72,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
             axis.errorbar(*points, yerr=_errors(members, keys[1]), linestyle="-" if is_powerful else "none", label=name, **look)
     for axis, keys in zip(axes, _PANELS, strict=True):
         axis.set(xlabel=_NAMES[keys[0]] + (" (nats)" if keys[0] != "beta" else ""), ylabel=f"{_NAMES[keys[1]]} (nats)")
-    betas = sorted({row["beta"] for row in shown if not row["target"]})
+    betas = sorted({float(f"{row['beta']:.2g}") for row in shown})
     axes[0].set_xscale("log")
     axes[0].set_xticks(betas, [f"{beta:g}" for beta in betas])
     axes[0].minorticks_off()
