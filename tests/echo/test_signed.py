@@ -105,11 +105,11 @@ class TestLayers:
     def made(self, layer, signed, constant, **options):
         channel = layer(3, d_max=9, signed=signed, constant_scale=constant, seed=0, **options)
         features = np.random.default_rng(0).normal(size=(300, 8)).astype("float32")
-        channel.adapt(features)
+        channel.build((None, 8))
+        channel.mean_head.bias.assign([0.7, 0.7, 0.7])  # with a mean the sign of the scale shows
         if layer is MatrixEchoDense:
-            bias = channel.below_head.bias
-            bias.assign(np.linspace(-0.5, 0.5, 3))
-            channel.adapt(features)
+            channel.below_head.bias.assign([-0.5, 0.0, 0.5])
+        channel.adapt(features)
         return channel, features
 
     def test_rate_is_the_log_determinant(self, layer, signed, constant):
