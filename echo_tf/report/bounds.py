@@ -105,6 +105,7 @@ def plot_bounds(rows: list[Row], path: Path) -> Path:
     left.margins(0.15)
     (first, last), (bottom, _) = left.get_xlim(), left.get_ylim()
     rates = np.linspace(max(first, 0.0), last, 200)
+    bottom = min(bottom, entropy - ranked[-1][0].mean["rate_nats"] - 1.0)  # so that the line is seen
     bottom = bottom if min(row.mean["distortion_nats"] for row in rows) < 0 else max(bottom, 0.0)  # densities exceed 1
     left.fill_between(rates, bottom, np.maximum(entropy - rates, bottom), color="0.92", linewidth=0)
     left.plot(rates, entropy - rates, color="0.4", label=f"R + D = H, with H ≤ {entropy:.1f} nats")

@@ -47,6 +47,7 @@ def test_marginal_of_a_model_is_that_of_its_density(tmp_path, vectors, tiny, met
 
     options = {"flow": {"hidden_units": 8, "hidden_layers": 1}}
     model = build_model(tiny(method, **options), vectors.shape)
+    model.channel.log_var_head.bias.assign([-2.0, -2.0])  # of the components of a VampPrior
     latents = likelihood.latents_of(model, vectors.images("train"))
     z = np.asarray(latents.draw(4_000))
     other = multivariate_normal(z.mean(axis=0), 0.25 * np.cov(z, rowvar=False))
@@ -58,7 +59,8 @@ def test_marginal_of_a_model_is_that_of_its_density(tmp_path, vectors, tiny, met
 def test_fitted_marginal_draws_from_its_density(vectors, tiny):
     from echo_tf.models.build import build_model
 
-    model = build_model(tiny("echo"), vectors.shape)
+    model = build_model(tiny("echo_matrix"), vectors.shape)
+    model.channel.below_head.bias.assign([2.0])  # so that dimensions are correlated
     model.refresh_channel(vectors.images("train"))
     latents = likelihood.latents_of(model, vectors.images("train"), steps=5)
     z = np.asarray(latents.draw(4_000))
