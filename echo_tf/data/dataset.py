@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 from echo_tf.errors import DataError
 
 # Known data sets, with the number of training images held out for validation where a set comes without such a split.
-KNOWN = {"digits": 237, "binary_digits": 237, "binary_mnist": 0, "omniglot": 1_345, "fashion_mnist": 10_000, "mnist": 10_000}
+KNOWN = {"digits": 237, "binary_mnist": 0, "omniglot": 1_345, "fashion_mnist": 10_000, "binary_digits": 237, "mnist": 10_000}
 KNOWN |= {"sprites": 700, "sprites_dependent": 99, "dsprites": 66_355, "dsprites_dependent": 11_232}  # images of known factors
-TAKEN = (*KNOWN, "bottleneck", "disentanglement", "freeriding", "report", "theory")  # folders of results
+_FOLDERS = ("bottleneck", "disentanglement", "freeriding", "likelihood", "noise", "report", "theory")
+TAKEN = (*KNOWN, *_FOLDERS)  # names of folders of results
 KINDS = {"b": "bool", "i": "integers", "u": "integers", "f": "floats"}
 
 
