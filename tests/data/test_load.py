@@ -67,7 +67,7 @@ class TestDigits:
 class TestNames:
     def test_those_of_the_configurations(self):
         assert tuple(KNOWN) == DATASETS
-        assert {"digits", *SPECS, *(name + end for name in SIZES for end in ("", DEPENDENT))} == set(KNOWN)
+        assert {"digits", "binary_digits", *SPECS, *(name + end for name in SIZES for end in ("", DEPENDENT))} == set(KNOWN)
 
     @pytest.mark.parametrize("name", ["cifar", "", "digits.npy", ".npz"])
     def test_unknown(self, name):
