@@ -37,8 +37,8 @@ def _of_factors(epochs: int, learning_rate: float) -> dict:
 
 _BY_DATASET = {
     "digits": {"training": {"epochs": 30}},
-    "sprites": _of_factors(3, 1e-3),
-    "sprites_dependent": _of_factors(20, 1e-3),
+    "sprites": _of_factors(8, 1e-3),
+    "sprites_dependent": _of_factors(52, 1e-3),
     "dsprites": _of_factors(26, 1e-4),  # both the released code's
     "dsprites_dependent": _of_factors(130, 1e-4),
 }
