@@ -106,8 +106,7 @@ EXPERIMENTS = {
         methods=("echo", "vae", "iaf"),
     ),
     "disentanglement": Experiment(
-        "comparison on images of known factors (sprites), then how far single dimensions of z stand for single factors; "
-        "no results on record yet",
+        "comparison on images of known factors (sprites), then how far single dimensions of z stand for single factors",
         train=training.train_and_score,
         methods=("echo", "echo_mmd", "echo_tc", "vae", "vae_tc"),
         own_betas={"vae": (1.0, 4.0, 10.0)},

@@ -38,8 +38,8 @@ def _of_factors(epochs: int, learning_rate: float) -> dict:
 _BY_DATASET: dict[str, dict] = {
     "digits": {"training": {"epochs": 30}},
     "binary_digits": {"training": {"epochs": 30, "learning_rate": 1e-3}},  # 64 pixels: fast, and soon learnt by heart
-    "sprites": _of_factors(3, 1e-3),
-    "sprites_dependent": _of_factors(20, 1e-3),
+    "sprites": _of_factors(8, 1e-3),
+    "sprites_dependent": _of_factors(52, 1e-3),
     "dsprites": _of_factors(26, 1e-4),  # both the released code's
     "dsprites_dependent": _of_factors(130, 1e-4),
 }

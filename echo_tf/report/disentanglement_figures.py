@@ -31,7 +31,9 @@ def scores_table(rows: list[dict]) -> Table | None:
         return Column(title, show, f"{key} {key}_se")
 
     columns = (
-        *plain_columns("dataset", "method", "epochs"),
+        Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
+        Column("method", lambda row: plain_title(row["method"]), "method"),
+        *plain_columns("epochs"),
         Column("beta", "{beta:g}", "beta"),
         *plain_columns("seeds", "codes"),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
