@@ -4,6 +4,10 @@ from pathlib import Path
 import pytest
 
 from echo_tf.experiments.records import noise_path, read_noise, read_results
+from echo_tf.experiments.scores import read_scores
+from echo_tf.report.disentanglement_figures import scores_table
+from echo_tf.report.experiments import read_folders
+from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.rows import compare, curves
 from echo_tf.report.tables import (
     all_tables,
@@ -250,7 +254,8 @@ class TestResultsOnFile:
         results = read_results(cells)
         rows = compare(results)
         noises = [(found, read_noise(path)) for found in results if (path := noise_path(found.folder, found.split)).exists()]
-        for table in all_tables(rows, curves(rows), noises):
+        scores = [row for found in read_folders(cells / "disentanglement", read_scores).values() for row in found]
+        for table in filter(None, (*all_tables(rows, curves(rows), noises), scores_table(scores), overfitting_table(rows))):
             table.write(tmp_path)
         kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")} - {"README.md"}
         assert {"comparison.md", "comparison.csv"} <= kept
