@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,5 +71,13 @@ def small_command(vectors, tmp_path_factory):
 @pytest.fixture
 def without_figures(monkeypatch):
     """Reports of tables only: drawing takes longer than a small training."""
-    for name in ("plot_all", "plot_all_bounds"):
-        monkeypatch.setattr(f"echo_tf.report.write.{name}", lambda *arguments: [])
+    for name in ("write.plot_all", "experiments.plot_all_bounds"):
+        monkeypatch.setattr(f"echo_tf.report.{name}", lambda *arguments: [])
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Those that a test has looked into in the place of saving them."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")

@@ -67,7 +67,7 @@ def test_report_and_publish(reproduce, out, tmp_path, capsys):
     assert reproduce.main(["--report", "--out", str(out), "--publish", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"-ELBO *\n-+\necho ", printed)
-    assert re.search(r"vectors, 1 epochs: .* nats of test -ELBO\.", printed.replace("\n", " "))
+    assert re.search(r"vectors, 1 epoch: .* nats of test -ELBO\.", printed.replace("\n", " "))
     assert max(map(len, printed.partition("Look at")[0].splitlines())) <= 100
     published = {path.name for path in (tmp_path / "results").iterdir() if path.is_file()}
     assert {"comparison.md", "training_vectors.png", "index.html"} <= published
@@ -432,7 +432,7 @@ class TestErrors:
             (("--jobs", "0"), "at least 1"),
             (("--rate-samples", "1"), "at least 2"),
             (("--executor", "ray", "--gpus", "-1"), "at least 0"),
-            (("--dataset", "cifar"), "one of digits, binary_mnist, omniglot, fashion_mnist, mnist, sprites"),
+            (("--dataset", "cifar"), "one of digits, binary_mnist, omniglot, fashion_mnist, binary_digits, mnist, sprites"),
             (("--nothing",), "unrecognized"),
         ],
     )

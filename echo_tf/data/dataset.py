@@ -36,7 +36,7 @@ class Dataset:
 
     Example:
         >>> images = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
-        >>> dataset = Dataset.from_arrays(images[:40], images[40:], name="noise")
+        >>> dataset = Dataset.from_arrays(images[:40], images[40:], name="mine")
         >>> dataset.shape, dataset.white, dataset.default_holdout
         ((8, 8, 1), 255, 8)
         >>> dataset.holdout(8).validation.shape

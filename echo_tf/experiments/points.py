@@ -43,9 +43,13 @@ class PointTable:
         ResultError: the file is damaged.
 
     Example:
-        >>> table = PointTable(folder / "scores.csv", ScorePoint, MODEL)
-        >>> if model_key(cell) not in table:
-        ...     table.put([ScorePoint(*model_key(cell), ...)])
+        >>> import tempfile
+        >>> table = PointTable(Path(tempfile.mkdtemp()) / "points.csv", ModelPoint)
+        >>> key = ("digits", "echo", 30, 1.0, 0)
+        >>> if key not in table:
+        ...     table.put([ModelPoint(*key)])
+        >>> key in table
+        True
     """
 
     def __init__(self, path: Path, kind: type, key: Sequence[str] = MODEL):

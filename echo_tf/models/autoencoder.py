@@ -57,6 +57,7 @@ class RateDistortionModel(Coding):
     Source: paper, equation 8 (objective) and section 5 (Bernoulli decoder).
 
     Example:
+        >>> import numpy as np
         >>> from echo_tf import EchoDense
         >>> encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu")])
         >>> model = RateDistortionModel(encoder, keras.layers.Dense(8), EchoDense(4), distortion="gaussian")

@@ -35,13 +35,12 @@ def energy_test(x: ArrayLike, y: ArrayLike, permutations: int = 999, seed: int =
         >>> energy_test(x, y)[1] > 0.05, energy_test(x, 2 * y)[1] < 0.05
         (True, True)
     """
+    x, y = checks.numbers("x", x, ndim=2), checks.numbers("y", y, ndim=2)
     checks.integer("permutations", permutations, 1, 10**9)
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+    checks.integer("seed", seed, 0, 2**32 - 1)
+    if x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise checks.wrong_shapes("(n, dim) and (m, dim), n and m at least 2", x=x, y=y)
     points = np.concatenate([x, y])
-    if not np.isfinite(points).all():
-        raise ValueError("Expected finite numbers in both samples. Received NaN or infinite values.")
     distances = scipy.spatial.distance.cdist(points, points)
     # Every column is 1/n for the points of the first sample and -1/m for the others; the first column is the split at hand.
     rng, weights = np.random.default_rng(seed), np.repeat([1.0 / len(x), -1.0 / len(y)], [len(x), len(y)])

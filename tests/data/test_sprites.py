@@ -88,7 +88,7 @@ class TestDSprites:
         class Builder:
             data_path, url_infos = tmp_path, {}
 
-            def download_and_prepare(self):
+            def download_and_prepare(self, download_config):
                 pass
 
             def as_dataset(self, split, batch_size):

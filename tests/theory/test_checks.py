@@ -33,6 +33,8 @@ VALID = {
     theory.histogram_information: {**PAIRS, "bins": 2},
     theory.regression_bound: {**PAIRS, "degree": 1},
     theory.correlation_information: PAIRS,
+    theory.energy_test: {"x": [[0.0], [1.0]], "y": [[0.0], [1.0]], "permutations": 9, "seed": 0},
+    theory.rate_at_distortion: {"p_x": [0.5, 0.5], "distortion": HAMMING, "target": 0.1},
 }
 BAD = {
     "text": "abc",
