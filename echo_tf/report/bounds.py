@@ -113,5 +113,5 @@ def plot_bounds(rows: list[Row], path: Path) -> Path:
     left.legend(loc="upper right")
     right.set_yticks(range(len(rows)), [look["label"] for _, look in ranked])
     right.set(xlabel="I(X; Z) (nats), from H - D to R", ylim=(-0.7, len(rows) - 0.3))
-    figure.suptitle(f"{title(rows)}\nH: {source}. Filled: R = I exactly; hollow: R is an upper bound")
+    figure.suptitle(f"{title(rows)}\nH: {source}. Filled: the rate is exact; hollow: an upper bound")
     return save(figure, path)

@@ -35,8 +35,9 @@ CAPTIONS = {
     "Along a grey line -ELBO is the same.",
     "squared_error": "Gaussian decoders: rate against squared error over beta. A lower curve is a better code.",
     "matched": "Means of reconstructions by models with nearly the same rate.",
-    "bounds": "Alemi et al. (2018): H - D ≤ I(X; Z) ≤ R, and no model is below the line. H is not known: in its place stands "
-    "the least upper bound that these models give, so that left ends and line are too high by as much as it is.",
+    "bounds": "Alemi et al. (2018): H - D ≤ I(X; Z) ≤ R. H, the entropy of an example, is not known: in its place stands the "
+    "least upper bound that these models give, so that left ends and the line are at most where they are drawn. Of examples "
+    "that are not of 0 and 1 it is a cross-entropy, and neither a bound.",
     "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
     "reconstructions": "Means of ten reconstructions of test images.",
     "samples": "Images drawn from the marginal of each model.",

@@ -29,7 +29,7 @@ def summary_sentence(rows: Sequence[Row]) -> str:
 
     `"digits, 30 epochs: Echo 290.2, VAE 295.7 nats of test -ELBO. Echo is ahead by 5.5 ± 0.3."` Only rows on the test set with
     beta = 1 are compared. Less than two standard errors over seeds are no lead. With one seed none can be told: the error is
-    that of the evaluation then, and training differs by more. Nor can one where a model has learnt nothing yet.
+    that of the evaluation then, and training differs by more. Nor can one where a model sends next to nothing.
     """
     alike = grouped(in_one_precision(comparable(list(rows))), lambda row: (row.dataset, row.setting[:-1])).values()
     return " ".join(_sentence(sorted(group, key=_value)) for group in alike if len(group) > 1)
@@ -53,12 +53,13 @@ def _sentence(rows: list[Row]) -> str:
 
 
 def _idle(rows: list[Row]) -> str:
-    """Which models have learnt nothing, and how that is seen."""
+    """Which models send next to nothing, and how that is seen."""
     names = " and ".join(method_title(row) for row in rows)
     signs = ["all dimensions of Echo are at the floor"] if any(row.rate_floor_nats is not None for row in rows) else []
     signs += ["the rate is 0"] if any(row.rate_floor_nats is None for row in rows) else []
-    has, needs = ("has", "It needs") if len(rows) == 1 else ("have", "They need")
-    return f"{names} {has} learnt nothing yet: {', or '.join(signs)}. {needs} more epochs (--epochs) before methods compare."
+    send = "sends" if len(rows) == 1 else "send"
+    reason = "Too few epochs (--epochs), or nothing in the data is worth its rate."
+    return f"{names} {send} next to nothing: {', or '.join(signs)}. {reason}"
 
 
 def _lead(first: Row, second: Row, has_more: bool) -> str:

@@ -15,18 +15,18 @@ def test_who_is_ahead(result):
     assert summary_sentence(level).endswith(told)
 
 
-def test_models_that_have_learnt_nothing_are_not_compared(result):
+def test_models_that_send_nothing_are_not_compared(result):
     rates = {"rate_by_dimension_nats": (0.21,) * 32}
     idle = replace(result("echo", rate=6.7, neg_elbo=200.0, training={"epochs": 1}), **rates)
     vae = result("vae", rate=0.02, neg_elbo=207.0, training={"epochs": 1})
     assert summary_sentence(compare([idle, vae])) == (
-        "Binary MNIST, 1 epoch: Echo 200.0, VAE 207.0 nats of test -ELBO. Echo and VAE have learnt nothing yet: all dimensions "
-        "of Echo are at the floor, or the rate is 0. They need more epochs (--epochs) before methods compare."
+        "Binary MNIST, 1 epoch: Echo 200.0, VAE 207.0 nats of test -ELBO. Echo and VAE send next to nothing: all dimensions of "
+        "Echo are at the floor, or the rate is 0. Too few epochs (--epochs), or nothing in the data is worth its rate."
     )
     rows = compare([idle, result("vae", neg_elbo=150.0, training={"epochs": 1})])
-    assert "Echo has learnt nothing yet: all dimensions of Echo are at the floor. It needs more" in summary_sentence(rows)
+    assert "Echo sends next to nothing: all dimensions of Echo are at the floor. Too few epochs" in summary_sentence(rows)
     rows = compare([result("iaf", neg_elbo=90.0), result("vae_maf", neg_elbo=91.0), result("vae", rate=0.0, neg_elbo=207.0)])
-    assert "IAF is 1.0 below VAE + MAF, but that is one seed: --seeds 3 would tell whether it is ahead. VAE has" in (
+    assert "IAF is 1.0 below VAE + MAF, but that is one seed: --seeds 3 would tell whether it is ahead. VAE sends" in (
         summary_sentence(rows)
     )
 
