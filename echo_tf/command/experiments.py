@@ -104,6 +104,7 @@ EXPERIMENTS = {
         "comparison, then log p(x) of each model by annealed importance sampling, which Echo has no other way to",
         train=training.train_and_anneal,
         methods=("echo", "vae", "iaf"),
+        datasets=("binary_digits",),
     ),
     "disentanglement": Experiment(
         "comparison on images of known factors (sprites), then how far single dimensions of z stand for single factors",

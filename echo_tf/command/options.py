@@ -62,7 +62,12 @@ def _number(kind: type, low: float, high: float = math.inf) -> dict:
 
 def _betas(text: str) -> tuple[float, ...]:
     """The betas that a word of `--beta` stands for: a grid by its name, or a number."""
-    return BETA_GRIDS[text] if text in BETA_GRIDS else (_number(float, 0)["type"](text),)
+    if text in BETA_GRIDS:
+        return BETA_GRIDS[text]
+    try:
+        return (_number(float, 0)["type"](text),)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or name a grid: {', '.join(BETA_GRIDS)}") from None
 
 
 def _dataset(text: str) -> str | Path:
@@ -131,7 +136,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     arrays = "with --experiment analysis: write f, s, z, rate and distortion of every image to arrays.npz in the cell's folder"
     add("--arrays", action="store_true", help=arrays)
     add = parser.add_argument_group("with --experiment likelihood").add_argument
-    add("--images", **count, default=1_000, help="images to measure, drawn at random (default: 1000)")
+    add("--images", **_number(int, 1, 1_000_000), default=1_000, help="images to measure, drawn at random (default: 1000)")
     add("--temperatures", **count, default=500, help="steps from the marginal to the posterior (default: 500)")
     add("--chains", **count, default=1, help="chains for each image (default: 1)")
 

@@ -1,6 +1,7 @@
 """Checks of arguments, and the floating type that Echo computes in."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -25,6 +26,19 @@ def check_positive(name: str, value: Any) -> None:
     """Raise `ValueError` for what is not a positive finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise invalid(name, "a positive finite number", f"{name}={value!r}")
+
+
+def check_count(n: Any) -> None:
+    """Raise `ValueError` unless a number of draws is an integer of at least 1."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise invalid("n", "an integer >= 1", f"n={n!r}")
+
+
+def check_features(shape: Any) -> None:
+    """Raise `ValueError` for the shapes of several inputs in the place of one."""
+    if len(shape) and isinstance(shape[0], tuple | list):
+        expected = "one tensor of features, of which the layer makes f and S; for heads of your own use EchoLayer"
+        raise invalid("inputs", expected, f"{len(shape)} tensors")
 
 
 def not_negative(name: str, value: Any) -> float:

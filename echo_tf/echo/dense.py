@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from echo_tf.echo.checks import Tensor, check_choice, check_positive
+from echo_tf.echo.checks import Tensor, check_choice, check_features, check_positive
 from echo_tf.echo.heads import EchoWithHeads, scale_head
 from echo_tf.echo.laws import NOISE_LAWS
 from echo_tf.echo.layer import EchoLayer
@@ -108,6 +108,7 @@ class EchoDense(EchoWithHeads):
         return self.echo.gather
 
     def build(self, input_shape):
+        check_features(input_shape)
         self.mean_head.build(input_shape)
         self.log_scale_head.build(input_shape)
         shape = (None, *input_shape[1:-1], self.units)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.bound import invalid
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, concatenated
 from echo_tf.echo.laws import redrawn
@@ -129,11 +130,23 @@ class EchoWithHeads(Channel):
             seed: Integer, for the sample that the reservoir keeps.
 
         Raises:
-            ValueError: fewer than two examples, or features that are not finite.
+            ValueError: fewer than two examples, or features of another size, or that are not finite.
         """
         features = concatenated(data)
         if not self.built:
             self.build((None, *features.shape[1:]))
+        expected = self.mean_head.kernel.shape[0]
+        if features.shape[-1] != expected:
+            what = f"what {self.name!r} is called with, shape (n, ..., {expected}), as the layer before it gives them"
+            raise invalid("data", what, f"shape {tuple(features.shape)}")
+        if len(features) <= self.source.d_max:
+            logger.warning(
+                "%r is adapted to %d examples, no more than d_max = %d, so that its noise repeats them. Pass some 10,000 "
+                "training examples.",
+                self.name,
+                len(features),
+                self.source.d_max,
+            )
         mean, scale = self.statistics(features)
         self.source.reservoir.fill(mean, scale, seed)
         if self.standardiser is not None:

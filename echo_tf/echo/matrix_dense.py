@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import max_scale
-from echo_tf.echo.checks import Tensor
+from echo_tf.echo.checks import Tensor, check_features
 from echo_tf.echo.heads import ConstantHead, EchoWithHeads, scale_head
 from echo_tf.echo.matrix import below_head, lower_triangular, matrix_gather_noise, matrix_noise, product
 from echo_tf.echo.signed import bounded_scale, log_magnitude
@@ -104,6 +104,7 @@ class MatrixEchoDense(EchoWithHeads):
         self.warn_of_loss_scaling()
 
     def build(self, input_shape):
+        check_features(input_shape)
         for head in (self.mean_head, self.log_scale_head, self.below_head):
             head.build(input_shape)
         shape = (None, *input_shape[1:-1], self.units)

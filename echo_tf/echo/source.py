@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import check_d_max, invalid
-from echo_tf.echo.checks import Tensor, check_choice, check_seed
+from echo_tf.echo.checks import Tensor, check_choice, check_count, check_seed
 from echo_tf.echo.laws import NOISE_LAWS, redrawn
 from echo_tf.echo.noise import SAMPLERS
 from echo_tf.echo.reservoir import Reservoir
@@ -116,6 +116,7 @@ class EchoSource(keras.layers.Layer):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws of the noise from the reservoir, shape `(n, ...)`; see `EchoLayer.sample_marginal`."""
+        check_count(n)
         self._watch.check_filled()
         passes = -(-n // self.reservoir.size)
         size = self.reservoir.size

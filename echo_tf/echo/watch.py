@@ -85,9 +85,10 @@ class BatchWatch:
         self._has_warned_of_size = True
         logger.warning(
             "The layer %r has training batches of %d examples, no more than d_max = %d. Echoes behind the first %d come from "
-            "the reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max, or choose it with "
-            "echoes='reservoir'. And shuffle: the examples of a batch are each other's noise, so it must be a random sample of "
-            "the data. fit shuffles arrays, but no generator or tf.data.Dataset.",
+            "the reservoir, without gradient. Use batches of more than d_max examples or a smaller d_max; or set "
+            "echoes='reservoir', with which all noise is from there and has no gradient. And shuffle: the examples of a batch "
+            "are each other's noise, so it must be a random sample of the data. fit shuffles arrays, but no generator or "
+            "tf.data.Dataset.",
             self._source.owner,
             largest,
             self._d_max,

@@ -6,6 +6,7 @@ of its noise, has none; in its place stands a MAF fitted to `q(z)` afterwards. W
 that marginal, a model that one can sample from, but not quite Echo.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from echo_tf.experiments.run import load_model
 from echo_tf.files import locked
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.losses import gaussian_log_density
+
+logger = logging.getLogger(__name__)
 
 SIMULATED = 100  # examples for the bounds from both sides, and as many to set the size of the moves
 AT_ONCE = 200  # chains that a machine of small memory holds
@@ -119,7 +122,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         dataset: Their data set, before any holdout.
         out: Folder of all cells.
         split: Images to measure with.
-        effort: How many of them, and how long the chains are. A row of another effort is replaced.
+        effort: How many of them, and how long the chains are. Rows of another effort stay.
 
     Returns:
         The table.
@@ -131,10 +134,12 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """
     check_measurable(cells)
     with locked(folder):
-        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split"))
+        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split", "images", "temperatures", "chains"))
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = data.images(split)
+            if len(images) < effort.images:
+                logger.warning("%s has %d images of the split %s: all are measured.", data.name, len(images), split)
             images = images[np.random.default_rng(0).permutation(len(images))[: effort.images]]  # the same for all models
             point = {**_described(cell), "split": split, **asdict(effort), "images": len(images)}
             if any(point.items() <= row.items() for row in table.rows):

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Density, Draw
-from echo_tf.echo.checks import Tensor, check_seed
+from echo_tf.echo.checks import Tensor, check_count, check_seed
 from echo_tf.echo.matrix import below_head, lower_triangular, product
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
@@ -98,6 +98,7 @@ class GaussianChannel(Channel):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
+        check_count(n)
         return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
 
     def get_config(self):
@@ -156,6 +157,7 @@ class CorrelatedGaussianChannel(Channel):
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
+        check_count(n)
         return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
 
     def get_config(self):

@@ -16,8 +16,12 @@ _OF_MODEL = ("dataset", "method", "epochs", "beta", "seed", "split")
 
 
 def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
-    """Rows with what annealed importance sampling found, the mean over seeds, where there is a point for every seed."""
-    found = {tuple(point[name] for name in _OF_MODEL): point for point in points}
+    """Rows with what annealed importance sampling found, the mean over seeds, where there is a point for every seed.
+
+    Of several points of a model that with most images counts, and of those the one with the longest chains.
+    """
+    rising = sorted(points, key=lambda point: (point["images"], point["temperatures"] * point["chains"]))
+    found = {tuple(point[name] for name in _OF_MODEL): point for point in rising}
 
     def annealed(row: Row) -> dict | None:
         names = row.dataset, row.method, row.epochs, row.config.beta

@@ -54,7 +54,7 @@ def rate_at_distortion(p_x: ArrayLike, distortion: ArrayLike, target: ArrayLike,
     ends = solve(math.inf), solve(0.0)
     least = ends[0].distortion
     if targets.min() < least * (1.0 - ROUNDING):
-        raise checks.invalid("target", f"distortions of at least {least:g}, the least of all codes", f"{targets.min():g}")
+        raise checks.invalid("target", f"distortions of at least {least:g}, below which no code is", f"{targets.min():g}")
     return np.reshape([_rate(solve, value, *ends) for value in targets.ravel().tolist()], targets.shape)[()]
 
 

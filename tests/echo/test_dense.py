@@ -432,3 +432,26 @@ def test_feature_maps(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded(maps[:1]).shape == (1, 3, 3, 2)
     assert layer.sample_marginal(5).shape == (5, 3, 3, 2)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("n", [0, -1, 2.5, True])
+    def test_number_of_draws(self, n):
+        layer = EchoDense(2, d_max=9)
+        layer.adapt(np.random.default_rng(0).normal(size=(40, 3)).astype("float32"))
+        with pytest.raises(ValueError, match="`n`. Expected an integer >= 1"):
+            layer.sample_marginal(n)
+
+    def test_two_heads_in_the_place_of_features(self):
+        with pytest.raises(ValueError, match="one tensor of features.*EchoLayer"):
+            EchoDense(2)([np.zeros((5, 4), "float32"), np.zeros((5, 4), "float32")])
+
+    def test_images_in_the_place_of_features(self):
+        layer = EchoDense(2, d_max=9, name="echo")
+        layer(np.zeros((20, 3), "float32"), training=True)
+        with pytest.raises(ValueError, match=r"what 'echo' is called with, shape \(n, ..., 3\).*Received: shape \(20, 64\)"):
+            layer.adapt(np.zeros((20, 64), "float32"))
+
+    def test_few_examples_to_adapt_to(self, caplog):
+        EchoDense(2, d_max=9).adapt(np.random.default_rng(0).normal(size=(9, 3)).astype("float32"))
+        assert "adapted to 9 examples, no more than d_max = 9" in caplog.text
