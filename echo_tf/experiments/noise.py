@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.data.dataset import Dataset
+from echo_tf.echo.noise import independent_noise
 from echo_tf.errors import ConfigError
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
@@ -89,7 +90,8 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
 def compare_laws(model: keras.Model, images: np.ndarray, batch_size: int, seed: int = 0) -> dict[str, tuple[int, float, float]]:
     """Test whether the noise of a trained model has the law of `z`, and, for comparison, a Gaussian law.
 
-    All draws are independent: each is made of the examples of a random batch of its own.
+    All draws are independent: each is made of the examples of a random batch of its own. `z = f(x) + S(x) e` is the noise with
+    one more echo in front, the example that is sent. So what is tested is that `d_max` echoes are enough for these scales.
 
     Args:
         model: The model.
@@ -100,18 +102,18 @@ def compare_laws(model: keras.Model, images: np.ndarray, batch_size: int, seed: 
     Returns:
         Number of draws, energy distance and p-value by what the noise is tested against, in the order of `TESTED`.
     """
-    rng, channel = np.random.default_rng(seed), model.channel
+    rng, channel, d_max = np.random.default_rng(seed), model.channel, model.channel.source.d_max
     features = model.features(images[rng.permutation(len(images))[:POOL]])
+    mean, scale = channel.statistics(ops.convert_to_tensor(features))
     count = min(TEST_DRAWS, len(features))
-    # Noise of the first half of the pool goes to the examples of the second, so that none is among its own echoes.
-    ours, others = np.array_split(features, 2)[::-1]
-    sent = ours[rng.integers(len(ours), size=count)]
-    batch_size = min(max(batch_size, channel.source.d_max + 1), len(others))
-    noise, behind = (channel.noise_samples(others, count, batch_size, seed=seed + k) for k in (0, 1))
-    mean, scale = channel.statistics(ops.convert_to_tensor(sent))
-    z = ops.convert_to_numpy(mean + channel.attenuate(scale, ops.convert_to_tensor(behind)))
+    batch_size = min(max(batch_size, d_max + 1), len(features))
+    # Echoes that repeat (`replace`) would come from the batch of their draw alone; here all differ.
+    noise, more, z = (
+        independent_noise(mean, scale, terms, count, batch_size, seed=seed + k, gather=channel.gather)
+        for k, terms in enumerate((d_max, d_max, d_max + 1))
+    )
     units = noise.std(axis=0) + keras.config.epsilon()
-    samples = {"z": z, "gaussian": draw("gaussian", behind, count, rng)}
+    samples = {"z": z, "gaussian": draw("gaussian", more, count, rng)}
     return {law: (count, *energy_test(noise / units, samples[law] / units, seed=seed)) for law in TESTED}
 
 
