@@ -45,7 +45,7 @@ def test_ends_of_a_curve_that_ends_above_zero():
     p_x, distortion = [0.5, 0.5], [[1.0, 3.0, math.inf], [math.inf, math.inf, 2.0]]
     assert rate_at_distortion(p_x, distortion, 1.5) == pytest.approx(math.log(2.0))
     assert rate_at_distortion(p_x, distortion, 100.0) == pytest.approx(math.log(2.0))
-    with pytest.raises(ValueError, match="distortions of at least 1.5, the least of all codes. Received: 1.4"):
+    with pytest.raises(ValueError, match="distortions of at least 1.5, below which no code is. Received: 1.4"):
         rate_at_distortion(p_x, distortion, [2.0, 1.4])
 
 
