@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.echo.checks import Tensor, not_negative
+from echo_tf.echo.checks import Tensor, check_options, not_negative
 from echo_tf.echo.metrics import RateMetric, RateOfState, RateSums
 
 
@@ -26,6 +26,7 @@ class WeightedRateLayer(keras.layers.Layer):
     """
 
     def __init__(self, rate_weight: float | None = None, **kwargs):
+        check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._weight_variable = None
         self.rate_metric: Any = None  # if the layer has a weight

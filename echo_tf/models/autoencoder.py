@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
-from echo_tf.echo.checks import Tensor, not_negative
+from echo_tf.echo.checks import Tensor, check_options, not_negative
 from echo_tf.models.coding import Coding
 from echo_tf.models.distortions import (
     Bernoulli,
@@ -81,6 +81,7 @@ class RateDistortionModel(Coding):
         constraint: BetaConstraint | None = None,
         **kwargs,
     ):
+        check_options(type(self), kwargs)
         # The networks alone follow the dtype policy; examples, channel and losses are float32.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if prior is not None and not channel.has_density:
