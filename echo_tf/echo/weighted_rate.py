@@ -1,5 +1,6 @@
 """The weight that a layer gives to its own rate in the loss of the model around it."""
 
+import logging
 from typing import Any
 
 import keras
@@ -7,6 +8,8 @@ from keras import ops
 
 from echo_tf.echo.checks import Tensor, check_options, not_negative
 from echo_tf.echo.metrics import RateMetric, RateOfState, RateSums
+
+logger = logging.getLogger(__name__)
 
 
 class WeightedRateLayer(keras.layers.Layer):
@@ -31,6 +34,7 @@ class WeightedRateLayer(keras.layers.Layer):
         self._weight_variable = None
         self.rate_metric: Any = None  # if the layer has a weight
         self.reports_rate = True  # a model with a metric of its own for the rate says no
+        self._has_warned_of_two_rates = False
         if rate_weight is not None:
             initial = keras.initializers.Constant(not_negative("rate_weight", rate_weight))
             self._weight_variable = self.add_weight(shape=(), initializer=initial, trainable=False, name="rate_weight")
@@ -63,6 +67,17 @@ class WeightedRateLayer(keras.layers.Layer):
         if self.rate_metric is not None and self.reports_rate:
             self._name_metrics()
             self.rate_metric.update_state(rate)
+
+    def warn_of_two_rates(self) -> None:
+        """Warn once, where a rate that is in the loss is also an output of a model or of a training step."""
+        if self._weight_variable is not None and not self._has_warned_of_two_rates:
+            self._has_warned_of_two_rates = True
+            logger.warning(
+                "The layer %r adds its rate to the loss, with its rate_weight, and returns it as well (return_rate=True). If the "
+                "returned rate gets a loss too, it counts twice: make the layer with rate_weight=None then. To look at it, take "
+                "the metric `rate` of fit and evaluate.",
+                self.name,
+            )
 
     def _name_metrics(self) -> None:
         """Name the metrics of all such layers of the model that is being called: two of one name would show as one."""
