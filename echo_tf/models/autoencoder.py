@@ -110,7 +110,7 @@ class RateDistortionModel(Coding):
         self.beta = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(not_negative("beta", beta)), trainable=False, name="beta"
         )
-        self._in_own_step = self._has_warned = False
+        self._in_own_step = self._has_warned = self._has_warned_of_order = False
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
         self.penalty_metric = None if penalty is None else keras.metrics.Mean(name=penalty.quantity)
@@ -198,6 +198,8 @@ class RateDistortionModel(Coding):
         self._check(x, y, kwargs.get("sample_weight", kwargs.get("class_weight")))
         data = x
         if hasattr(x, "shape"):
+            if not kwargs.get("shuffle", True):
+                self._warn_of_order()
             data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         # Behind callbacks that change the weights: `SwapEMAWeights` before a validation, `EarlyStopping` at the end. But those
@@ -228,6 +230,16 @@ class RateDistortionModel(Coding):
             )
         if x is not None and not hasattr(x, "__next__"):
             check_examples(x, self.encoder, self.distortion)
+
+    def _warn_of_order(self) -> None:
+        if self.channel.has_memory and not self._has_warned_of_order:
+            self._has_warned_of_order = True
+            logger.warning(
+                "fit(shuffle=False) takes batches in the order of the data. The examples of a batch are each other's noise in "
+                "%r, so each must be a random sample: of data that are sorted, by label say, the rate is wrong. Leave out "
+                "shuffle=False unless they are in random order.",
+                self.channel.name,
+            )
 
     def _start_prior(self, data: Any) -> None:
         if hasattr(data, "__next__"):
