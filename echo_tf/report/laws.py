@@ -65,7 +65,7 @@ def tests_table(tests: list[dict]) -> Table | None:
     """Whether the noise of trained models has the law of `z`; `None` without any."""
     others = {"z": "z = f(x) + S(x) e", "gaussian": "Gaussian, same mean and covariance"}
     columns = (
-        *(Column(key, f"{{{key}}}", key) for key in ("dataset", "method", "epochs", "beta", "seed")),
+        *plain_columns("dataset", "method", "epochs", "beta", "seed"),
         Column("noise e against", lambda row: others[row["other"]], "other"),
         Column("draws of each", "{draws}", "draws"),
         Column("energy distance", "{distance:.4f}", "distance"),

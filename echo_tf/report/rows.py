@@ -65,6 +65,7 @@ class Row(Result):
         precision: That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`.
         departures: See `names.departures`.
         annealed: `neg_log_likelihood_nats` and `lowered_nats` of the experiment `likelihood`, and the `images` that it saw.
+        beside: What stands beside it in a table of its own.
     """
 
     results: tuple[Result, ...] = ()
@@ -72,6 +73,7 @@ class Row(Result):
     precision: str = ""
     departures: tuple[str, ...] = ()
     annealed: dict | None = None
+    beside: Any = None
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> "Row":
