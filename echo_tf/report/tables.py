@@ -11,7 +11,6 @@ from echo_tf.report.paper import paper_table, published
 from echo_tf.report.rows import (
     PAPER_EPOCHS,
     Pair,
-    Ranked,
     Row,
     epochs_by_cell,
     grouped,
@@ -148,7 +147,7 @@ def _pairs(rows: list[Row], described: Callable[[Row], tuple[str, str]]) -> list
     rows = in_one_precision(comparable(rows))
     by_setting = {(row.dataset, row.method, *row.setting): row for row in rows}
     beside = ((row, by_setting.get((row.dataset, *described(row), *row.setting[1:]))) for row in rows)
-    return [Pair(**vars(row), other=other) for row, other in beside if other and other is not row]
+    return [Pair.of_row(row, other) for row, other in beside if other and other is not row]
 
 
 def replacement_table(rows: list[Row]) -> Table | None:
@@ -233,11 +232,11 @@ def ranking_table(rows: list[Row]) -> Table | None:
     behind_echo = "behind_echo_nats=excess behind_echo_se=excess_se_over_seeds"
     columns = (
         *(DATA, EPOCHS, METHOD, NETWORKS, SEEDS, NEG_ELBO),
-        Column("rank", "{rank}", "rank"),
+        Column("rank", "{rank}", "rank=beside.rank"),
         Column("paper", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats"),
-        Column("paper's rank", "{paper_rank}", "paper_rank"),
+        Column("paper's rank", "{paper_rank}", "paper_rank=beside.paper_rank"),
         Column("behind Echo", "{behind_echo_nats:+.2f} ± {behind_echo_se:.2f}", behind_echo),
-        Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=tau"),
+        Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=beside.tau"),
     )
     notes = [
         "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
@@ -248,9 +247,11 @@ def ranking_table(rows: list[Row]) -> Table | None:
     return make_table("ranking", "Order of the methods", columns, items, notes, notes_on_marks(items))
 
 
-def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
+def notes_on_tau(found: list[list[Pair]]) -> list[str]:
     """How alike the orders of the methods are here and in the paper."""
-    taus = [f"{row.tau:.2f} ({data_name(row)}, {row.epochs} epochs, {1 + len(others)} methods)" for row, *others in found]
+    taus = [
+        f"{row.beside['tau']:.2f} ({data_name(row)}, {row.epochs} epochs, {1 + len(others)} methods)" for row, *others in found
+    ]
     note = "Kendall's tau between the order here and in the paper, 1 for the same, -1 for the reverse"
     return [f"{note}: {', '.join(taus)}."] if taus else []
 
