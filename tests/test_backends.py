@@ -178,3 +178,43 @@ def test_layers_in_models_of_others(backend, names, tmp_path):
         assert len(set(answer["alone"])) == 3  # fresh noise for one example alone
         assert answer["annealed"][1] > answer["annealed"][0] + 20 and answer["saved"] == 50.0
         assert answer["moved"] == []  # by training on the frozen encoder
+
+
+RATE_IN_FIT = """
+import json
+import keras, numpy as np
+import echo_tf
+
+x, inputs = np.random.default_rng(0).normal(size=(30, 6)).astype("float32"), keras.Input((6,))
+layer, second = (echo_tf.EchoDense(2, d_max=9, rate_weight=0.5, seed=0, name=name) for name in ("low", "high"))
+answers = {}
+for name, z in (("one", layer(inputs)), ("two", second(layer(inputs)))):
+    model = keras.Model(inputs, keras.layers.Dense(6)(z))
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=name == "two")
+    answers[name] = model.fit(x, x, batch_size=20, validation_data=(x[:15], x[:15]), verbose=0).history
+    answers[name + " at once"] = model.train_on_batch(x, x, return_dict=True)
+answers["rates"] = [float(np.mean(layer(rows, return_rate=True)[1])) for rows in (x, x[:15])]
+answers["weights"] = [weight.path for weight in layer.weights]
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.jax
+@needs("jax")
+def test_rate_in_fit_on_jax():
+    run = subprocess.run(
+        [sys.executable, "-c", RATE_IN_FIT],
+        env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "no training example" not in run.stderr  # while Keras builds the model
+    answers = json.loads(run.stdout.splitlines()[-1])
+    history = answers["one"]
+    assert [history["rate"][0], history["val_rate"][0]] == pytest.approx(answers["rates"], rel=1e-5)
+    assert {"low_rate", "high_rate", "val_low_rate", "val_high_rate"} < set(answers["two"])
+    assert answers["two"]["low_rate"] == pytest.approx(history["rate"], rel=1e-5)
+    assert np.isnan(answers["one at once"]["rate"])  # never an old value
+    assert not [path for path in answers["weights"] if "rate_sums" in path]

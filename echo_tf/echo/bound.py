@@ -1,6 +1,8 @@
 """The truncation bound of the Echo noise: how large a scale `d_max` echoes allow. Needs no Keras."""
 
+import difflib
 import math
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
@@ -9,6 +11,12 @@ import numpy as np
 def invalid(name: str, expected: str, received: str) -> ValueError:
     """The error about the argument `name`."""
     return ValueError(f"Invalid value received for argument `{name}`. Expected {expected}. Received: {received}")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A question that names the most similar of `names`, to stand behind a name that is none of them; else nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def check_d_max(d_max: int) -> None:

@@ -71,6 +71,8 @@ class Channel(WeightedRateLayer):
     def call(self, inputs, return_rate=False, training=None):
         draw = self.draw(inputs, training=training)
         self.add_rate_loss(draw.rate)
+        if return_rate and training:
+            self.warn_of_two_rates()
         return (draw.z, draw.rate) if return_rate else draw.z
 
     def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
@@ -111,5 +113,7 @@ class Channel(WeightedRateLayer):
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         # Tracing `call` to find the shape would try it with made-up batch sizes.
+        if return_rate:
+            self.warn_of_two_rates()
         z = keras.KerasTensor((*inputs.shape[:-1], self.units), "float32")
         return (z, keras.KerasTensor((inputs.shape[0],), "float32")) if return_rate else z

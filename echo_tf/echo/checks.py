@@ -1,5 +1,7 @@
 """Checks of arguments, and the floating type that Echo computes in."""
 
+import inspect
+import itertools
 import math
 from numbers import Integral
 from typing import Any
@@ -7,13 +9,29 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.echo.bound import invalid
+from echo_tf.echo.bound import invalid, nearest
 
 Tensor = Any
 Seed = int | keras.random.SeedGenerator | None
 
 # Keras takes seeds of 32 bits.
 SEEDS = 2**32
+
+# What every layer of Keras takes.
+KERAS_OPTIONS = ("name", "trainable", "dtype", "autocast", "activity_regularizer", "input_shape", "input_dim")
+
+
+def check_options(layer: type, options: dict[str, Any]) -> None:
+    """Raise `ValueError` for keyword arguments that neither a layer of ours nor Keras has, with what may be meant."""
+    ours = itertools.takewhile(lambda base: not base.__module__.startswith("keras."), layer.__mro__)
+    known = [p for base in ours for p in inspect.signature(base.__init__).parameters.values()]  # type: ignore[misc]
+    names = list(dict.fromkeys(p.name for p in known if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "self"))
+    for option in options:
+        if option not in (*names, *KERAS_OPTIONS):
+            raise ValueError(
+                f"{layer.__name__} has no argument `{option}`{nearest(option, [*names, *KERAS_OPTIONS])}. "
+                f"Arguments: {', '.join(names)}, and those of a Keras layer."
+            )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -35,6 +35,8 @@ class BareEchoLayer(WeightedRateLayer):
         scale, rate = self.scale_and_rate(mean, parameters)
         z = self.send(mean, scale, training)
         self.add_rate_loss(rate)
+        if return_rate and training:
+            self.warn_of_two_rates()
         return (z, rate) if return_rate else z
 
     def send(self, mean: Tensor, scale: Tensor, training: bool | None) -> Tensor:
@@ -79,6 +81,8 @@ class BareEchoLayer(WeightedRateLayer):
 
     def compute_output_spec(self, inputs, return_rate=False, training=None):
         # Tracing `call` to find the shape would try it with made-up batch sizes.
+        if return_rate:
+            self.warn_of_two_rates()
         z = keras.KerasTensor(inputs[0].shape, "float32")
         return (z, keras.KerasTensor(inputs[0].shape[:1], "float32")) if return_rate else z
 

@@ -1,6 +1,7 @@
 """The memory of an Echo channel: encodings of the latest training examples, and noise made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -89,6 +90,8 @@ class Reservoir(keras.layers.Layer):
         self.has_been_filled = True
 
     def load_own_variables(self, store):
+        if self.built:
+            self._check_size(store)
         super().load_own_variables(store)
         if not self.built:  # a copy of a layer that was never called
             return
@@ -96,6 +99,15 @@ class Reservoir(keras.layers.Layer):
         kept = ops.convert_to_numpy(self.mean)
         if ops.convert_to_numpy(self.filled) == 1 and np.any(kept != kept[0]):  # of version 0.2
             self.filled.assign(float(self.size))
+
+    def _check_size(self, store: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for weights of a reservoir that holds another number of pairs."""
+        stored = tuple(store["0"].shape) if "0" in store else ()  # of the means
+        if len(stored) > 1 and stored[0] != self.size and stored[1:] == tuple(self.mean.shape[1:]):
+            raise ValueError(
+                f"These weights are of an Echo layer with reservoir_size={stored[0]}, and this one has {self.size}. Make the "
+                f"layer with reservoir_size={stored[0]} and load them again; or load the whole model from a .keras file."
+            )
 
     def draw(self, n: Tensor | int) -> Tensor:
         """`n` draws of the noise, shape `(n, ..., dim)`.

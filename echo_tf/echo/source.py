@@ -73,7 +73,7 @@ class EchoSource(keras.layers.Layer):
 
     def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
         """Fresh noise for every example, `scale` with `r`. In training the pairs are stored, for later batches."""
-        self._watch.check(mean.shape[0], training)
+        self._watch.check(mean, training)
         from_reservoir = not training or self.echoes == "reservoir"
         earlier = self._earlier(mean, is_needed=from_reservoir)
         noise = self._by_law(self._from_batch(mean, scale, earlier), ops.shape(mean)[0])

@@ -41,16 +41,17 @@ class BatchWatch:
                 "layer with features of at least two training examples."
             )
 
-    def check(self, batch: int | None, training: bool) -> None:
+    def check(self, mean: Tensor, training: bool) -> None:
         """Refuse a batch that no noise can be made for, and warn at inference before any training.
 
         Args:
-            batch: Number of examples, `None` where it is only known at run time.
+            mean: `f(x)` of the batch, whose size may be known at run time only.
             training: Boolean.
 
         Raises:
             ValueError: no example, or a single one before all others.
         """
+        batch = mean.shape[0]
         if batch == 0:
             raise ValueError(f"The layer {self._source.owner!r} received an empty batch. Expected at least one example.")
         is_filled = self._reservoir.is_filled
@@ -60,7 +61,7 @@ class BatchWatch:
                 "and its reservoir is empty. Pass at least 2 examples, train the layer, or call adapt."
             )
         is_empty = not self._reservoir.has_been_filled if is_filled is None else not is_filled
-        if is_empty and not training and not self._has_warned_of_none:
+        if is_empty and not training and not self._has_warned_of_none and not _is_building(mean, is_filled):
             self._has_warned_of_none = True
             logger.warning(
                 "The layer %r has seen no training example yet, so that noise comes from the batch at hand (of a single "
@@ -94,3 +95,14 @@ class BatchWatch:
             self._d_max,
             largest - 1,
         )
+
+
+def _is_building(mean: Tensor, is_filled: bool | None) -> bool:
+    """Whether Keras only looks for shapes, as in the first `fit` on JAX: the weights can be read there, and values cannot."""
+    if is_filled is None or keras.backend.backend() != "jax":
+        return False
+    try:
+        ops.convert_to_numpy(mean[:0])
+    except TypeError:
+        return True
+    return False

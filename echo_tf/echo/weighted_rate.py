@@ -1,12 +1,15 @@
 """The weight that a layer gives to its own rate in the loss of the model around it."""
 
+import logging
 from typing import Any
 
 import keras
 from keras import ops
 
-from echo_tf.echo.checks import Tensor, not_negative
-from echo_tf.echo.metrics import RateMetric
+from echo_tf.echo.checks import Tensor, check_options, not_negative
+from echo_tf.echo.metrics import RateMetric, RateOfState, RateSums
+
+logger = logging.getLogger(__name__)
 
 
 class WeightedRateLayer(keras.layers.Layer):
@@ -16,8 +19,7 @@ class WeightedRateLayer(keras.layers.Layer):
 
     With a weight, `fit` and `evaluate` of that model show `rate` beside `loss`: its mean in nats per example, without the
     weight; of a layer that is called more than once, the mean over its calls. Of several such layers the metrics are called
-    `<name of the layer>_rate`. Not on JAX, where Keras runs the call as a function that hands back weights and losses, but no
-    metrics: return the rate as an output of the model there, with `mean_rate` as its loss.
+    `<name of the layer>_rate`. On JAX the value is known at the end of an epoch; before that the progress bar shows `nan`.
 
     Args:
         rate_weight: Float >= 0, or `None` for a layer that adds nothing to the loss and has no such variable.
@@ -27,14 +29,19 @@ class WeightedRateLayer(keras.layers.Layer):
     """
 
     def __init__(self, rate_weight: float | None = None, **kwargs):
+        check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._weight_variable = None
-        self.rate_metric: Any = None  # a RateMetric, if the layer has a weight
+        self.rate_metric: Any = None  # if the layer has a weight
         self.reports_rate = True  # a model with a metric of its own for the rate says no
+        self._has_warned_of_two_rates = False
         if rate_weight is not None:
             initial = keras.initializers.Constant(not_negative("rate_weight", rate_weight))
             self._weight_variable = self.add_weight(shape=(), initializer=initial, trainable=False, name="rate_weight")
-            if keras.backend.backend() != "jax":
+            if keras.backend.backend() == "jax":
+                self.rate_sums = RateSums(name="rate_sums")
+                self.rate_metric = RateOfState(self.rate_sums, name="rate")
+            else:
                 self.rate_metric = RateMetric(name="rate")
 
     @property
@@ -61,10 +68,23 @@ class WeightedRateLayer(keras.layers.Layer):
             self._name_metrics()
             self.rate_metric.update_state(rate)
 
+    def warn_of_two_rates(self) -> None:
+        """Warn once, where a rate that is in the loss is also an output of a model or of a training step."""
+        if self._weight_variable is not None and not self._has_warned_of_two_rates:
+            self._has_warned_of_two_rates = True
+            logger.warning(
+                "The layer %r adds its rate to the loss, with its rate_weight, and returns it as well (return_rate=True). If the "
+                "returned rate gets a loss too, it counts twice: make the layer with rate_weight=None then. To look at it, take "
+                "the metric `rate` of fit and evaluate.",
+                self.name,
+            )
+
     def _name_metrics(self) -> None:
         """Name the metrics of all such layers of the model that is being called: two of one name would show as one."""
         model = self._get_call_context().entry_layer
-        layers = model._flatten_layers() if model is not None else [self]
+        if model is None or model is self:  # a layer by itself; or on JAX in a model, which has named it while it was built
+            return
+        layers = model._flatten_layers()
         layers = [layer for layer in layers if isinstance(layer, WeightedRateLayer) and layer.rate_metric is not None]
         layers = [layer for layer in dict.fromkeys(layers) if layer.reports_rate]
         taken: set[str] = set()

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.channel import Channel
-from echo_tf.echo.checks import not_negative
+from echo_tf.echo.checks import check_options, not_negative
 from echo_tf.models.coding import Coding
 from echo_tf.models.distortions import DistortionFunction, make_distortion
 from echo_tf.models.fitting import Fitting
@@ -70,6 +70,7 @@ class RateDistortionModel(Coding, Fitting, Saving):
         constraint: BetaConstraint | None = None,
         **kwargs,
     ):
+        check_options(type(self), kwargs)
         # The networks alone follow the dtype policy; examples, channel and losses are float32.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.encoder, self.decoder = (

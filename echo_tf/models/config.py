@@ -4,7 +4,6 @@ Needs no Keras: a mistake is found before anything slow begins.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import pydantic.dataclasses
 import yaml
 from pydantic import BeforeValidator, Field, StrictBool, ValidationError, model_validator
 
-from echo_tf.echo.bound import max_scale
+from echo_tf.echo.bound import max_scale, nearest
 from echo_tf.errors import ConfigError
 from echo_tf.models.combinations import check_combinations
 
@@ -104,7 +103,7 @@ def _sentence(cls: type, error: ValidationError) -> str:
         for group in groups:
             cls = get_type_hints(cls)[group]
         names = list(get_type_hints(cls))
-        return f"unknown key `{key}`{_nearest(name, names)}. Keys: {', '.join(names)}"
+        return f"unknown key `{key}`{nearest(name, names)}. Keys: {', '.join(names)}"
     if first["type"] == "missing":
         return f"key `{key}` is missing"
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be", "Expected")
@@ -340,7 +339,7 @@ def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overr
         path = CONFIG_DIR / f"{name_or_path}.yaml"
         if str(name_or_path) not in available_methods():
             raise ConfigError(
-                f"Unknown method {str(name_or_path)!r}{_nearest(str(name_or_path), available_methods())}. "
+                f"Unknown method {str(name_or_path)!r}{nearest(str(name_or_path), available_methods())}. "
                 f"Known methods: {', '.join(available_methods())}; or give the path of a .yaml file."
             )
     try:
@@ -383,7 +382,7 @@ def _sections(values: dict, key: str, names: tuple[str, ...]) -> dict[str, dict]
         raise ConfigError(f"`{key}` must hold keys and values under each name")
     for name in sections:
         if name not in names:
-            raise ConfigError(f"unknown name `{name}` in `{key}`{_nearest(str(name), list(names))}. Names: {', '.join(names)}")
+            raise ConfigError(f"unknown name `{name}` in `{key}`{nearest(str(name), list(names))}. Names: {', '.join(names)}")
     return sections
 
 
@@ -393,8 +392,3 @@ def _merge(values: dict, overrides: dict) -> dict:
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""

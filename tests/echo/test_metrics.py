@@ -119,3 +119,21 @@ def test_warning_of_small_batches(batch, n, options, warns, caplog):
     assert len(told) == warns
     parts = ("of 9 examples", "echoes='reservoir'", "'my_echo'", "shuffle")
     assert all(part in message for message in told for part in parts)
+
+
+@pytest.mark.parametrize(("weight", "in_training", "times"), [(0.5, False, 1), (0.5, True, 1), (None, True, 0)])
+def test_warning_of_a_rate_that_may_count_twice(weight, in_training, times, caplog):
+    layer, bare = echo(rate_weight=weight, name="my_echo"), EchoLayer(D_MAX, rate_weight=weight, name="my_echo")
+    layer(data(), training=True)
+    for channel, x in ((layer, data()), (bare, [np.zeros((20, 2), "float32")] * 2)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            channel(x, return_rate=True)  # only looked at
+            told = [record.message for record in caplog.records if "twice" in record.message]
+            assert not told
+            for _ in range(2):
+                symbols = [keras.Input((2,))] * 2 if channel is bare else keras.Input((6,))
+                channel(x if in_training else symbols, return_rate=True, training=in_training)
+        told = [record.message for record in caplog.records if "twice" in record.message]
+        assert len(told) == times
+        assert all("'my_echo'" in message and "rate_weight=None" in message for message in told)

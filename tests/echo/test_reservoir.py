@@ -1,8 +1,10 @@
 """The reservoir, and what it does for the noise of the bare layer; `EchoDense` and `MatrixEchoLayer` use the same one."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 from scipy.stats import ks_2samp
 
 from echo_tf.echo.dense import EchoDense
@@ -314,6 +316,22 @@ class TestAdapt:
         trained.adapt(pair)
         fresh.set_weights(trained.get_weights())
         assert np.std([fresh([pair[0][:1], pair[1][:1]]) for _ in range(3)], axis=0).min() > 0
+
+
+@pytest.mark.parametrize("layer", [EchoLayer, lambda **options: EchoDense(3, **options)])
+def test_weights_of_a_reservoir_of_another_size(layer, tmp_path):
+    def model(size):
+        inputs = keras.Input((3,))
+        echo = layer(d_max=9, reservoir_size=size)
+        return keras.Model(inputs, echo(inputs if isinstance(echo, EchoDense) else [inputs, -ops.abs(inputs)]))
+
+    path = tmp_path / "model.weights.h5"
+    model(50).save_weights(path)
+    model(50).load_weights(path)
+    with pytest.raises(
+        ValueError, match=r"with reservoir_size=50, and this one has 60\. Make the layer with reservoir_size=50"
+    ):
+        model(60).load_weights(path)
 
 
 def test_training_graph_of_a_small_batch_can_be_sorted(capfd):
