@@ -6,7 +6,7 @@ import importlib.util
 import sys
 
 # What is imported without Keras; everything else in the rooms `echo` and `models` needs it.
-LIGHT = ("echo_tf.echo.bound", "echo_tf.models.config")
+LIGHT = ("echo_tf.echo.bound", "echo_tf.models.combinations", "echo_tf.models.config")
 
 # Modules with classes and functions that `.keras` files name.
 MODULES = (

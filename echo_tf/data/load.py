@@ -19,6 +19,9 @@ _OF_KERAS = {"train": "x_train", "train_labels": "y_train", "test": "x_test", "t
 ARRAYS = tuple(f"{split}{kind}" for kind in ("", "_labels") for split in ("train", "validation", "test"))  # of own data
 
 
+_REMAKE = "Delete or replace the file; it is made anew when it is missing."
+
+
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, raw_dir: str | Path | None = None) -> Dataset:
     """Load a known data set from its cache, preparing the cache first where it is missing, or own data from a file.
 
@@ -108,25 +111,16 @@ def _load_digits(name: str) -> Dataset:
 
 
 def _read_cache(name: str, path: Path) -> Dataset:
-    spec = SPECS[name]
-    remedy = "Delete or replace the file; it is made anew when it is missing."
-    arrays = _read_arrays(path, remedy)
+    spec, arrays = SPECS[name], _read_arrays(path, _REMAKE)
     if name == "mnist" and set(arrays) == set(_OF_KERAS.values()):
         arrays = {own: arrays[of_keras] for own, of_keras in _OF_KERAS.items()}
     splits, labels = {}, {}
     for split, size in spec.sizes.items():
-        images = arrays.get(split)
-        if images is None or images.shape != (size, 28, 28) or images.dtype != np.uint8:
-            found = "nothing" if images is None else f"{images.dtype} of shape {images.shape}"
-            raise DataError(f"{path}: array `{split}` must be uint8 of shape ({size}, 28, 28), found {found}. {remedy}")
-        if images.max() > spec.white:
-            raise DataError(f"{path}: array `{split}` has values above {spec.white}. {remedy}")
-        splits[split] = images[..., None]
+        splits[split] = _expected(path, arrays, split, "u", (size, 28, 28))[..., None]
+        if splits[split].max() > spec.white:
+            raise DataError(f"{path}: array `{split}` has values above {spec.white}. {_REMAKE}")
         if spec.label_key:
-            values = arrays.get(f"{split}_{spec.label_key}")
-            if values is None or values.shape != (size,) or values.dtype.kind not in "iu":
-                raise DataError(f"{path}: integers `{split}_{spec.label_key}` of shape ({size},) are missing. {remedy}")
-            labels[split] = values
+            labels[split] = _expected(path, arrays, f"{split}_{spec.label_key}", "iu", (size,))
     # The cache of an Omniglot file says whether it was the published one; a file that does not say is a reconstruction.
     is_original = name != "omniglot" or str(arrays.get("is_original")) == "True"
     return Dataset(name, splits, spec.white, labels, "original" if is_original else "reconstruction")
@@ -134,12 +128,19 @@ def _read_cache(name: str, path: Path) -> Dataset:
 
 def _read_dsprites(path: Path) -> np.ndarray:
     """Images of all combinations, uint8 of 0 and 1; the file has eight pixels a byte."""
-    remedy = "Delete or replace the file; it is made anew when it is missing."
-    bits, shape = _read_arrays(path, remedy).get("bits"), (int(np.prod(SIZES["dsprites"])), SIZE * SIZE // 8)
-    if bits is None or bits.shape != shape or bits.dtype != np.uint8:
-        found = "nothing" if bits is None else f"{bits.dtype} of shape {bits.shape}"
-        raise DataError(f"{path}: array `bits` must be uint8 of shape {shape}, found {found}. {remedy}")
+    shape = int(np.prod(SIZES["dsprites"])), SIZE * SIZE // 8
+    bits = _expected(path, _read_arrays(path, _REMAKE), "bits", "u", shape)
     return np.unpackbits(bits, axis=1).reshape(-1, SIZE, SIZE, 1)
+
+
+def _expected(path: Path, arrays: dict[str, np.ndarray], name: str, kinds: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of a cache: of this shape, and uint8, or of any integers (`"iu"`)."""
+    array = arrays.get(name)
+    if array is None or array.shape != shape or array.dtype.kind not in kinds or (kinds == "u" and array.dtype != np.uint8):
+        expected = f"{'uint8' if kinds == 'u' else 'integers'} of shape {shape}"
+        found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"{path}: array `{name}` must be {expected}, found {found}. {_REMAKE}")
+    return array
 
 
 def _read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:

@@ -78,11 +78,13 @@ def check_seed(seed: Any) -> None:
 
 def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:
     """Raise `ValueError` for shapes that differ where both are known."""
-    shapes = tuple(mean.shape), tuple(log_scale.shape)
-    if len(shapes[0]) != len(shapes[1]) or any(
-        None not in sizes and len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)
-    ):
-        raise invalid("log_scale", f"the shape of `mean`, {shapes[0]}", str(shapes[1]))
+    if not alike(mean.shape, log_scale.shape):
+        raise invalid("log_scale", f"the shape of `mean`, {tuple(mean.shape)}", str(tuple(log_scale.shape)))
+
+
+def alike(shape: Any, other: Any) -> bool:
+    """Whether two shapes are the same, as far as their sizes are known."""
+    return len(shape) == len(other) and all(n == m or None in (n, m) for n, m in zip(shape, other, strict=True))
 
 
 def at_least_float32(*tensors: Tensor) -> list[Tensor]:

@@ -46,3 +46,9 @@ class AnnealedPoint(ModelPoint):
 def read_table(folder: Path) -> list[dict]:
     """The rows of the table, none where there is no file. Raises `ResultError` for a damaged one."""
     return read_rows(folder / TABLE, get_type_hints(AnnealedPoint))
+
+
+def images_name(row: dict) -> str:
+    """File beside the table with the estimate of `log p(x)` of every image of a row, a NumPy array."""
+    names = ("method", "epochs", "beta", "seed", "split", "marginal", "images", "temperatures", "chains")
+    return "-".join(str(row[name]) for name in names) + ".npy"

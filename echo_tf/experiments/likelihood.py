@@ -1,9 +1,10 @@
 """The experiment `likelihood`: `log p(x)` of trained models by annealed importance sampling, for all methods alike.
 
 -ELBO is above `-log p(x)` by how far the encoder is from the posterior, and Echo has no density `q(z|x)` for importance
-sampling. Annealing needs the decoder and a marginal with a density: that of the model, N(0, I) or learnt. Echo's own, the law
-of its noise, has none; in its place stands a MAF fitted to `q(z)` afterwards. What is measured then is Echo's decoder with
-that marginal, a model that one can sample from, but not quite Echo.
+sampling. Annealing needs the decoder and a marginal with a density. That of a model, N(0, I) or learnt, is one. Echo's own, the
+law of its noise, has none; in its place stands a MAF fitted to `q(z)` afterwards. What is measured then is Echo's decoder with
+that marginal, a model that one can sample from, but not quite Echo. So that the comparison is fair, models with the marginal
+N(0, I) are measured with such a MAF too.
 """
 
 import logging
@@ -17,21 +18,23 @@ from keras import ops
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError
-from echo_tf.experiments.annealed import TABLE, AnnealedPoint
-from echo_tf.experiments.annealing import Annealer, Latents, above, below, check_backend
+from echo_tf.experiments.annealed import TABLE, AnnealedPoint, images_name
+from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below, check_backend
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
 from echo_tf.experiments.points import MODEL, PointTable, model_key
 from echo_tf.experiments.run import load_model
-from echo_tf.files import locked
+from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import RateDistortionModel
+from echo_tf.models.config import Config
 from echo_tf.models.losses import gaussian_log_density
 
 logger = logging.getLogger(__name__)
 
 SIMULATED = 100  # examples for the bounds from both sides, and as many to set the size of the moves
 AT_ONCE = 200  # chains that a machine of small memory holds
+ENCODINGS = 600  # draws of z, whose mean and covariance chains start from
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,26 @@ class Effort:
     chains: int = 1
 
 
-def latents_of(model: RateDistortionModel, train: np.ndarray, steps: int = STEPS, seed: int = 0) -> Latents:
-    """The marginal that a trained model is measured with: its own where that has a density, else a MAF fitted to `q(z)`.
+def marginals(config: Config) -> tuple[str, ...]:
+    """The marginals that a model is measured with: `own` where it has a density, `fitted` where it has no parameters."""
+    has_density = not config.channel.is_echo or config.channel.gaussian_at < 1
+    own, fitted = ("own",) if has_density else (), ("fitted",) if config.prior.kind == "own" else ()
+    return own + fitted
+
+
+def latents_of(
+    model: RateDistortionModel, train: np.ndarray, marginal: str = "own", steps: int = STEPS, seed: int = 0
+) -> Latents:
+    """Marginal and decoder of a trained model.
 
     Args:
         model: The model.
         train: Training images, float32, for the fit.
+        marginal: One of those that `marginals` names.
         steps, seed: See `fit_marginal`.
     """
     channel, prior = model.channel, model.prior
-    if not channel.has_density:
+    if marginal == "fitted":
         fitted = fit_marginal(channel, model.features(train), steps, seed)
         return Latents(fitted.sample, fitted.log_prob, model.decoder)
     if prior is None:
@@ -67,14 +80,29 @@ def latents_of(model: RateDistortionModel, train: np.ndarray, steps: int = STEPS
     )
 
 
+def start_of(model: RateDistortionModel, images: np.ndarray) -> Start:
+    """Where chains of images start: Gaussians with mean and covariance of what the encoder sends for each."""
+    features, channel = model.features(images), model.channel
+    in_front = model.prior is not None and model.prior.needs_components  # of a flow, as in `latents_of`
+
+    def encodings(repeated):
+        draw = channel.draw(repeated, training=False)
+        return draw.density.base if in_front else draw.z
+
+    calls = -(-ENCODINGS // (each := max(1, 2_000 // len(images))))
+    repeated = ops.tile(features, (each, 1))
+    drawn = [ops.convert_to_numpy(encodings(repeated)).reshape(each, len(images), -1) for _ in range(calls)]
+    return Start.of(np.concatenate(drawn))
+
+
 def measure(
     model: RateDistortionModel, latents: Latents, images: np.ndarray, effort: Effort, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Measure a decoder with a marginal.
 
     Args:
-        model: The trained model, of which the law `p(x|z)` is taken.
-        latents: The marginal.
+        model: The trained model, of which the law `p(x|z)` is taken, and where chains start.
+        latents: Marginal and decoder.
         images: Held-out images, float32, shape `(n, ...)`.
         effort: Its `temperatures` and `chains`.
         seed: Integer.
@@ -88,18 +116,19 @@ def measure(
 
     def simulate():
         z = latents.draw(SIMULATED)
-        return z, ops.convert_to_numpy(model.distortion.sample(latents.decode(z)))
+        x = ops.convert_to_numpy(model.distortion.sample(latents.decode(z)))
+        return x, start_of(model, x), z
 
     def repeated(run: Callable, *arrays) -> np.ndarray:
         """Log weights of all chains, shape `(chains, n)`."""
-        cuts = range(0, len(arrays[0]), AT_ONCE)
-        once = [lambda i=i: run(*(values[i : i + AT_ONCE] for values in arrays)) for i in cuts]
-        return np.array([np.concatenate([part() for part in once]) for _ in range(effort.chains)])
+        return np.array([run(*arrays) for _ in range(effort.chains)])
 
-    acceptance = float(annealer.tune(simulate()[1]).mean())
-    z, simulated = simulate()
-    gaps = above(repeated(annealer.backward, simulated, z)) - below(repeated(annealer.forward, simulated))
-    return below(repeated(annealer.forward, images)), gaps, acceptance
+    x, start, _ = simulate()
+    acceptance = float(annealer.tune(x, start).mean())
+    x, start, z = simulate()
+    gaps = above(repeated(annealer.backward, x, start, z)) - below(repeated(annealer.forward, x, start))
+    parts = (images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE))
+    return np.concatenate([below(repeated(annealer.forward, part, start_of(model, part))) for part in parts]), gaps, acceptance
 
 
 def check_measurable(cells: list[Cell]) -> None:
@@ -111,13 +140,18 @@ def check_measurable(cells: list[Cell]) -> None:
             raise ConfigError(
                 f"{config.method} has no likelihood: the average of log densities in its VampPrior is no density."
             )
+        if config.network.kind == "pixelcnn":
+            raise ConfigError(
+                f"{config.method} has a decoder that takes the image too, which --experiment likelihood does not measure. Name "
+                "methods with a decoder of z alone (echo, vae, iaf, ...)."
+            )
 
 
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test", effort: Effort = Effort()) -> Path:
     """Measure trained models, as far as that is not on disk.
 
     Args:
-        folder: Where the table goes.
+        folder: Where the table goes, and a file of the estimates of all images for each row.
         cells: Cells of one data set that are finished.
         dataset: Their data set, before any holdout.
         out: Folder of all cells.
@@ -134,34 +168,36 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """
     check_measurable(cells)
     with locked(folder):
-        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split", "images", "temperatures", "chains"))
+        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split", "marginal", "images", "temperatures", "chains"))
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = data.images(split)
             if len(images) < effort.images:
                 logger.warning("%s has %d images of the split %s: all are measured.", data.name, len(images), split)
             images = images[np.random.default_rng(0).permutation(len(images))[: effort.images]]  # the same for all models
-            point = {**_described(cell), "split": split, **asdict(effort), "images": len(images)}
-            if any(point.items() <= row.items() for row in table.rows):
-                continue
-            model, seed = load_model(cell.folder(out)), cell.config.seed
-            point |= _measured(model, latents_of(model, data.images("train"), seed=seed), images, effort, seed)
-            table.put([AnnealedPoint(**point)])
+            for marginal in marginals(cell.config):
+                point = {**dict(zip(MODEL, model_key(cell), strict=True)), "split": split, "marginal": marginal}
+                point |= {**asdict(effort), "images": len(images)}
+                if any(point.items() <= row.items() for row in table.rows):
+                    continue
+                logger.info("%s, marginal %s", cell.folder(out), marginal)
+                model, seed = load_model(cell.folder(out)), cell.config.seed
+                latents = latents_of(model, data.images("train"), marginal, seed=seed)
+                lower, measured = _measured(model, latents, images, effort, seed)
+                with replacing(folder / images_name(point)) as temporary:
+                    np.save(temporary, lower)
+                table.put([AnnealedPoint(**point, **measured)])  # last: it says that this is finished
     return table.path
 
 
-def _described(cell: Cell) -> dict:
-    channel = cell.config.channel
-    marginal = "fitted" if channel.is_echo and channel.gaussian_at == 1 else "own"
-    return {**dict(zip(MODEL, model_key(cell), strict=True)), "marginal": marginal}
-
-
-def _measured(model: RateDistortionModel, latents: Latents, images: np.ndarray, effort: Effort, seed: int) -> dict[str, float]:
-    """The measured columns of a row."""
+def _measured(
+    model: RateDistortionModel, latents: Latents, images: np.ndarray, effort: Effort, seed: int
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Estimates of all images, and the measured columns of a row."""
     sums = evaluate(model, images, seed=seed)
     neg_elbo = (sums.rate + sums.distortion).mean(axis=0)
     lower, gaps, acceptance = measure(model, latents, images, effort, seed)
-    return {
+    return lower, {
         "neg_log_likelihood_nats": float(-lower.mean()),
         "neg_log_likelihood_se": standard_error(lower),
         "simulated": len(gaps),

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -34,38 +35,17 @@ QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 _MISFITS = (ValueError, TypeError, KeyError, AttributeError)
 
 
-def result_path(folder: Path, split: str) -> Path:
-    """File with the final evaluation of a cell: `result.json` for the test set, `result_validation.json` for the other."""
-    return folder / f"result{_suffix(split)}.json"
+def _named(stem: str, suffix: str) -> Callable[[Path, str], Path]:
+    """Function of a folder and a split that gives a file of a cell: `STEM.json` for the test set, `STEM_SPLIT.json` else."""
+    return lambda folder, split: folder / f"{stem}{'' if split == 'test' else f'_{split}'}{suffix}"
 
 
-def pictures_path(folder: Path, split: str) -> Path:
-    """File with images of a split, their reconstructions, and samples."""
-    return folder / f"pictures{_suffix(split)}.npz"
-
-
-def analysis_path(folder: Path, split: str) -> Path:
-    """File with the analysis of a trained model (`Analysis`)."""
-    return folder / f"analysis{_suffix(split)}.npz"
-
-
-def map_path(folder: Path, split: str) -> Path:
-    """File with the map of two dimensions of `z` of an analysed model (`LatentMap`)."""
-    return folder / f"map{_suffix(split)}.npz"
-
-
-def arrays_path(folder: Path, split: str) -> Path:
-    """File with what a model makes of every image (`encodings.image_arrays`)."""
-    return folder / f"arrays{_suffix(split)}.npz"
-
-
-def noise_path(folder: Path, split: str) -> Path:
-    """File with the total correlation of the noise of an analysed Echo model: text, which goes where the result goes."""
-    return folder / f"noise{_suffix(split)}.json"
-
-
-def _suffix(split: str) -> str:
-    return "" if split == "test" else f"_{split}"
+result_path = _named("result", ".json")  # final evaluation of a cell
+pictures_path = _named("pictures", ".npz")  # images of a split, their reconstructions, and samples
+analysis_path = _named("analysis", ".npz")  # `Analysis`
+map_path = _named("map", ".npz")  # `LatentMap`
+arrays_path = _named("arrays", ".npz")  # what a model makes of every image (`encodings.image_arrays`)
+noise_path = _named("noise", ".json")  # total correlation of Echo noise: text, which goes where the result goes
 
 
 @dataclass(frozen=True)
@@ -255,14 +235,10 @@ class _Arrays:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-                known = [field.name for field in fields if field.name in arrays or _is_needed(field)]
+                known = [f.name for f in fields if f.name in arrays or f.default_factory is dataclasses.MISSING]
                 return cls(**{name: arrays[name] for name in known})
         except (ValueError, KeyError) as error:
             raise CellError(f"{path} is not {cls.what} of this program ({error!r}). Delete it; it is made anew.") from None
-
-
-def _is_needed(field: dataclasses.Field) -> bool:
-    return field.default_factory is dataclasses.MISSING
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """From a configuration to a model: assembles the parts, nothing more."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -9,6 +12,7 @@ from echo_tf.echo.dense import EchoDense
 from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
+from echo_tf.models.combinations import CHANNEL_OPTIONS
 from echo_tf.models.config import Config, config_from_dict, load_config
 from echo_tf.models.distortions import Bernoulli, Gaussian
 from echo_tf.models.gaussian_echo import with_gaussian_noise
@@ -20,8 +24,12 @@ from echo_tf.models.schedules import make_optimizer
 # Added to the seed of a configuration, so that prior and penalty do not draw the very numbers of the channel's noise.
 PRIOR_SEED, PENALTY_SEED = 1_000_000, 2_000_000
 
-_BOTH_ECHOES = ("d_max", "echoes", "noise", "signed", "constant_scale")
-_DIAGONAL_ECHO = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
+_CHANNELS: dict[str, Callable[..., Channel]] = {
+    "echo": EchoDense,
+    "echo_matrix": MatrixEchoDense,
+    "gaussian": GaussianChannel,
+    "gaussian_full": FullGaussianChannel,
+}
 
 
 def build_model(
@@ -98,17 +106,19 @@ def _seed(config: Config, shift: int) -> int:
 
 
 def _channel(config: Config) -> Channel:
-    channel, units, seed = config.channel, config.network.latent_dim, config.seed
-    if channel.is_echo:  # the rate enters the objective in the model's loss
-        layer, names = (EchoDense, _DIAGONAL_ECHO) if channel.kind == "echo" else (MatrixEchoDense, ())
-        return layer(units, rate_weight=None, seed=seed, **{name: getattr(channel, name) for name in (*_BOTH_ECHOES, *names)})
-    if channel.kind == "gaussian_full":
-        return FullGaussianChannel(units, seed=seed)
-    if channel.kind == "gaussian":
-        return GaussianChannel(units, shared_noise=channel.shared_noise, seed=seed)
-    iaf = IAFChannel(units, config.flow.steps, _hidden(config), shared_noise=channel.shared_noise, seed=seed)
-    iaf.flow.trainable = config.flow.trainable
-    return iaf
+    kind, units, seed = config.channel.kind, config.network.latent_dim, config.seed
+    options = {name: getattr(config.channel, name) for name in CHANNEL_OPTIONS[kind]}
+    if kind == "iaf":
+        return _with_flow(IAFChannel, config, seed, **options)
+    return _CHANNELS[kind](units, rate_weight=None, seed=seed, **options)  # the rate enters the objective in the model's loss
+
+
+def _with_flow(made: Callable[..., Any], config: Config, seed: int, **options: Any) -> Any:
+    """A channel or marginal that is made of a flow."""
+    hidden = (config.flow.hidden_units,) * config.flow.hidden_layers
+    part = made(config.network.latent_dim, config.flow.steps, hidden, seed=seed, **options)
+    part.flow.trainable = config.flow.trainable
+    return part
 
 
 def _prior(config: Config, shape: tuple[int, ...]) -> MAFPrior | VampPrior | None:
@@ -116,12 +126,9 @@ def _prior(config: Config, shape: tuple[int, ...]) -> MAFPrior | VampPrior | Non
     if prior.kind == "own":
         return None
     if prior.kind == "vamp":
-        return VampPrior(
-            prior.components, shape, average=prior.average, start=prior.start, start_noise=prior.start_noise, seed=seed
-        )
-    maf = MAFPrior(config.network.latent_dim, config.flow.steps, _hidden(config), seed=seed)
-    maf.flow.trainable = config.flow.trainable
-    return maf
+        options = {name: getattr(prior, name) for name in ("average", "start", "start_noise")}
+        return VampPrior(prior.components, shape, seed=seed, **options)
+    return _with_flow(MAFPrior, config, seed)
 
 
 def _penalty(config: Config) -> MMDPenalty | TotalCorrelationPenalty | None:
@@ -129,7 +136,3 @@ def _penalty(config: Config) -> MMDPenalty | TotalCorrelationPenalty | None:
     if tc.weight:
         return TotalCorrelationPenalty(tc.weight, (tc.hidden_units,) * tc.hidden_layers, seed)
     return MMDPenalty(mmd.weight, mmd.bandwidth, mmd.fixed_bandwidth, seed) if mmd.weight else None
-
-
-def _hidden(config: Config) -> tuple[int, ...]:
-    return (config.flow.hidden_units,) * config.flow.hidden_layers

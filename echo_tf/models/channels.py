@@ -13,8 +13,26 @@ from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
 
 
+class StandardMarginal(Channel):
+    """A channel whose own marginal is N(0, I). It draws its noise from a generator of its own."""
+
+    def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
+        super().__init__(rate_weight, **kwargs)
+        check_seed(seed)
+        self.units, self.seed = units, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def sample_marginal(self, n: int) -> Tensor:
+        """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
+        check_count(n)
+        return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "seed": self.seed}
+
+
 @keras.saving.register_keras_serializable(package="echo_tf")
-class GaussianChannel(Channel):
+class GaussianChannel(StandardMarginal):
     """Gaussian channel with a standard normal marginal: the encoder of the VAE.
 
     `z = mean(h) + exp(log_var(h) / 2) n`, `n ~ N(0, I)`, independent for every example; the rate is the analytic
@@ -43,18 +61,10 @@ class GaussianChannel(Channel):
     """
 
     def __init__(
-        self,
-        units: int,
-        *,
-        shared_noise: bool = False,
-        rate_weight: float | None = None,
-        seed: int | None = None,
-        **kwargs,
+        self, units: int, *, shared_noise: bool = False, rate_weight: float | None = None, seed: int | None = None, **kwargs
     ):
-        super().__init__(rate_weight, **kwargs)
-        check_seed(seed)
-        self.units, self.shared_noise, self.seed = units, shared_noise, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        super().__init__(units, rate_weight=rate_weight, seed=seed, **kwargs)
+        self.shared_noise = shared_noise
         self.mean_head = keras.layers.Dense(units, dtype="float32", name="mean")
         self.log_var_head = keras.layers.Dense(units, dtype="float32", name="log_var")
 
@@ -96,17 +106,11 @@ class GaussianChannel(Channel):
         """`T(base)`: the identity."""
         return base
 
-    def sample_marginal(self, n: int) -> Tensor:
-        """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
-        check_count(n)
-        return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
-
     def get_config(self):
-        names = ("units", "shared_noise", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), "shared_noise": self.shared_noise}
 
 
-class CorrelatedGaussianChannel(Channel):
+class CorrelatedGaussianChannel(StandardMarginal):
     """A Gaussian channel `z = mean + L n`, `n ~ N(0, I)`, with full covariance `L L'` and a standard normal marginal.
 
     `L` is lower-triangular, and `log_sd` the logarithm of its diagonal. The rate is the analytic
@@ -115,12 +119,6 @@ class CorrelatedGaussianChannel(Channel):
     """
 
     has_components = False
-
-    def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
-        super().__init__(rate_weight, **kwargs)
-        check_seed(seed)
-        self.units, self.seed = units, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
 
     def statistics(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
@@ -154,14 +152,6 @@ class CorrelatedGaussianChannel(Channel):
 
     def scale_matrix(self, inputs: Tensor) -> Tensor:
         return self.statistics(inputs)[2]
-
-    def sample_marginal(self, n: int) -> Tensor:
-        """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""
-        check_count(n)
-        return keras.random.normal((n, self.units), dtype="float32", seed=self.seed_generator)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -220,7 +210,7 @@ class IAFChannel(GaussianChannel):
     Args:
         units: Integer, dimension of `z`.
         steps, hidden: see `AutoregressiveFlow`.
-        shared_noise, rate_weight, seed: see `GaussianChannel`.
+        **kwargs: `shared_noise`, `rate_weight` and `seed`, see `GaussianChannel`.
 
     Call arguments and returns: as `GaussianChannel`.
 
@@ -233,18 +223,8 @@ class IAFChannel(GaussianChannel):
         ((4, 8), (4,))
     """
 
-    def __init__(
-        self,
-        units: int,
-        steps: int = 4,
-        hidden: tuple[int, ...] = (640, 640, 640),
-        *,
-        shared_noise: bool = False,
-        rate_weight: float | None = None,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(units, shared_noise=shared_noise, rate_weight=rate_weight, seed=seed, **kwargs)
+    def __init__(self, units: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), **kwargs):
+        super().__init__(units, **kwargs)
         self.flow = AutoregressiveFlow(units, steps, hidden, name="flow")
 
     def build(self, input_shape):

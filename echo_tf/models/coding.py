@@ -1,31 +1,15 @@
 """What a rate-distortion model does once it is trained: codes of examples, and examples of codes."""
 
-from typing import Any
-
-import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.channel import Channel
 from echo_tf.echo.checks import Tensor
-from echo_tf.models.distortions import DistortionFunction, decoded_mean
+from echo_tf.models.distortions import decoded_mean
+from echo_tf.models.passing import Passing
 
 
-class Coding(keras.Model):
-    """A model of an encoder, a channel and a decoder, without what trains it."""
-
-    encoder: keras.Model
-    decoder: keras.Model
-    channel: Channel
-    prior: Any
-    distortion: DistortionFunction
-    takes_example: bool
-
-    def components(self) -> tuple[Tensor, Tensor] | None:
-        """Means and log variances of the components of a prior, where it has some: those of its pseudo-inputs."""
-        if not self.prior.needs_components:
-            return None
-        return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
+class Coding(Passing):
+    """What a model gives outside of its training."""
 
     def refresh_channel(self, x: np.ndarray) -> None:
         """Renew what the channel stores about the training data, from training examples; some 10,000 of them."""

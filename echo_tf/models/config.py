@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, StrictBool, ValidationError, model_
 
 from echo_tf.echo.bound import max_scale, nearest
 from echo_tf.errors import ConfigError
+from echo_tf.models.combinations import check_combinations
 
 # In an installed package the files lie inside it, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -52,17 +53,6 @@ _RETIRED = {
     "training.replicas": 1,
     "network.encoder": "conv",
 }
-
-# Options of a channel that some kinds do not have, and that would be ignored without a word.
-_DIAGONAL_ONLY = ("max_mean", "sampler", "replace", "multiplicative", "parametrisation", "mean_scale")
-_ECHO_ONLY = ("echoes", "noise", "signed", "constant_scale")
-_MISSING = {
-    "echo_matrix": _DIAGONAL_ONLY,
-    "gaussian": _ECHO_ONLY,
-    "gaussian_full": ("shared_noise", *_ECHO_ONLY),
-    "iaf": _ECHO_ONLY,
-}
-
 
 T = TypeVar("T")
 
@@ -234,10 +224,6 @@ class TrainingConfig:
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
 
 
-def _group(cls: type) -> Any:
-    return dataclasses.field(default_factory=cls)
-
-
 @_settings
 class Config:
     """Everything that determines a trained model, but for the data.
@@ -250,15 +236,15 @@ class Config:
     protocol: Literal["paper", "released"] = "paper"
     beta: NotNegative = 1.0  # multiplies the rate
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-    network: NetworkConfig = _group(NetworkConfig)
-    channel: ChannelConfig = _group(ChannelConfig)
-    prior: PriorConfig = _group(PriorConfig)
-    flow: FlowConfig = _group(FlowConfig)
-    mmd: MMDConfig = _group(MMDConfig)
-    tc: TCConfig = _group(TCConfig)
-    constraint: ConstraintConfig = _group(ConstraintConfig)
-    distortion: DistortionConfig = _group(DistortionConfig)
-    training: TrainingConfig = _group(TrainingConfig)
+    network: NetworkConfig = NetworkConfig()
+    channel: ChannelConfig = ChannelConfig()
+    prior: PriorConfig = PriorConfig()
+    flow: FlowConfig = FlowConfig()
+    mmd: MMDConfig = MMDConfig()
+    tc: TCConfig = TCConfig()
+    constraint: ConstraintConfig = ConstraintConfig()
+    distortion: DistortionConfig = DistortionConfig()
+    training: TrainingConfig = TrainingConfig()
 
     @property
     def echo_epochs(self) -> int:
@@ -275,79 +261,7 @@ class Config:
 
     @model_validator(mode="after")
     def _check_combinations(self):
-        channel, constraint = self.channel, self.constraint
-        for field in dataclasses.fields(channel):
-            value = getattr(channel, field.name)
-            if field.name in _MISSING.get(channel.kind, ()) and value != field.default:
-                raise ConfigError(
-                    f"Invalid value for `channel.{field.name}` with the channel {channel.kind}, which has no such option. "
-                    f"Expected {field.default!r}. Received: {value!r}"
-                )
-        penalised = self.mmd.weight or self.tc.weight
-        if channel.gaussian_at < 1 and (channel.parametrisation != "standardised" or channel.multiplicative or penalised):
-            raise ConfigError(
-                "Invalid value for `channel.gaussian_at` with an MMD or TC penalty, or a z that is not standardised. Expected "
-                f"1. Received: {channel.gaussian_at}"
-            )
-        if channel.gaussian_at < 1 and channel.noise != "echo":
-            raise ConfigError(
-                "Invalid value for `channel.gaussian_at` with other noise than Echo's until then. Expected 1. Received: "
-                f"{channel.gaussian_at}"
-            )
-        if self.network.kind == "pixelcnn" and channel.gaussian_at < 1:
-            raise ConfigError(
-                "Invalid value for `channel.gaussian_at` with the networks pixelcnn: the decoder cannot be given another z in "
-                f"the middle. Expected 1. Received: {channel.gaussian_at}"
-            )
-        if self.network.kind == "pixelcnn" and self.distortion.kind != "bernoulli":
-            raise ConfigError(
-                "Invalid value for `distortion.kind` with the networks pixelcnn, which draw pixels of 0 and 1. Expected "
-                f"'bernoulli'. Received: {self.distortion.kind!r}"
-            )
-        if channel.is_echo and (self.prior.kind == "vamp" or (self.prior.kind == "maf" and channel.gaussian_at == 1)):
-            raise ConfigError(
-                f"Invalid value for `prior.kind` with an Echo channel: {self.prior.kind!r}. Its rate is exact with the law of "
-                "its noise as the marginal, and any other would raise it. Use own; or maf and channel.gaussian_at below 1."
-            )
-        if channel.kind == "gaussian_full" and self.prior.kind == "vamp":
-            raise ConfigError(
-                "Invalid value for `prior.kind` with the channel gaussian_full: 'vamp'. A VampPrior is made for Gaussians with "
-                "independent dimensions. Use own or maf."
-            )
-        if constraint.quantity != "none":
-            for key, value in (("constraint.target_nats", constraint.target_nats), ("beta", self.beta)):
-                if not value > 0:
-                    raise ConfigError(f"Invalid value for `{key}` with a constraint. Expected more than 0. Received: {value}")
-            if self.training.beta_warmup:
-                raise ConfigError(
-                    "Invalid value for `training.beta_warmup` with a constraint, which sets beta itself. Expected 0. Received: "
-                    f"{self.training.beta_warmup}"
-                )
-        if constraint.quantity == "rate" and constraint.target_nats < self.rate_floor:
-            raise ConfigError(
-                f"Invalid value for `constraint.target_nats`. Expected at least the rate floor of this Echo channel, "
-                f"{self.rate_floor:.2f} nats (raise channel.d_max to lower it). Received: {constraint.target_nats}"
-            )
-        if self.mmd.weight and self.prior.kind != "own":
-            raise ConfigError(
-                f"Invalid value for `mmd.weight` with the marginal {self.prior.kind!r}: {self.mmd.weight}. The penalty draws "
-                "the encodings towards N(0, I), the rate towards the learned marginal. Use 0, or prior.kind own."
-            )
-        if self.mmd.weight and self.tc.weight:
-            raise ConfigError(f"Invalid value for `tc.weight` with an MMD penalty. Expected 0. Received: {self.tc.weight}")
-        if self.tc.weight and self.network.latent_dim < 2:
-            raise ConfigError(f"Invalid value for `tc.weight` with one latent. Expected 0. Received: {self.tc.weight}")
-        for name, weight, kind in (("mmd", self.mmd.weight, "an MMD"), ("tc", self.tc.weight, "a total-correlation")):
-            if weight and channel.kind == "echo_matrix":
-                raise ConfigError(
-                    f"Invalid value for `{name}.weight` with the channel echo_matrix: {weight}. The penalty is a statistic "
-                    "of the batch, and the noise of one example is the output of another. Expected 0."
-                )
-            if weight and channel.kind == "echo" and channel.sampler == "ring":
-                raise ConfigError(
-                    f"Invalid value for `channel.sampler` with {kind} penalty: 'ring'. The penalty is a statistic of the "
-                    "batch, and on a ring the noise of one example is the output of the next. Use gather."
-                )
+        check_combinations(self)
         return self
 
 

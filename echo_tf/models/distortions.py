@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import Tensor, check_positive
+from echo_tf.echo.checks import Tensor, alike, check_positive
 from echo_tf.models.losses import bernoulli_distortion
 
 # A decoder's parameters of p(x|z) to nats per example, shape (batch,).
@@ -113,13 +113,10 @@ def check_parameters(distortion: DistortionFunction, x: Tensor, parameters: Tens
     Shapes that can be broadcast would train, and mean nothing.
     """
     check_is_array(x)
-    shapes = tuple(x.shape), tuple(parameters.shape)
-    same = len(shapes[0]) == len(shapes[1]) and all(
-        n == m or None in (n, m) for n, m in zip(shapes[0][1:], shapes[1][1:], strict=True)
-    )
-    if isinstance(distortion, Bernoulli | Gaussian) and not same:
+    shape, found = tuple(x.shape), tuple(parameters.shape)
+    if isinstance(distortion, Bernoulli | Gaussian) and not alike(shape[1:], found[1:]):
         raise ValueError(
-            f"Expected a decoder that gives parameters in the shape of the examples, {shapes[0]}. Received: {shapes[1]}. "
+            f"Expected a decoder that gives parameters in the shape of the examples, {shape}. Received: {found}. "
             "End it with a Reshape, or pass a distortion that takes such parameters."
         )
 

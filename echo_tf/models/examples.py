@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.checks import alike
 from echo_tf.models.distortions import DistortionFunction, check_data, check_is_array
 
 
@@ -18,7 +19,7 @@ def check_examples(x: Any, encoder: keras.Model, distortion: DistortionFunction)
     x = some_examples(x, 1) if not hasattr(x, "shape") else ops.convert_to_numpy(x)
     # Subclassed encoders, and those that are not built, do not know their shape.
     found, expected = x.shape[1:], getattr(encoder, "input_shape", x.shape)[1:]
-    if len(found) != len(expected) or any(size not in (None, n) for n, size in zip(found, expected, strict=True)):
+    if not alike(found, expected):
         raise ValueError(
             f"Expected examples of shape {tuple(expected)}, as the encoder takes them. Received: {found}. Add a last axis "
             "to grey images (x[..., None]); move channels that come first to the end (np.moveaxis(x, 1, -1))."

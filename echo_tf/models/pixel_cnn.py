@@ -53,14 +53,9 @@ class GatedConvolution(layers.Layer):
         self.mix = layers.Conv2D(filters, 1, name="mix", **policy)
 
     def build(self, vertical_shape, horizontal_shape, maps_shape):
-        def of_any_size(features):
-            return (None, None, None, features)
-
-        self.down.build(of_any_size(vertical_shape[-1]))
-        self.along.build(of_any_size(horizontal_shape[-1]))
-        self.across.build(of_any_size(2 * self.filters))
-        self.condition.build(of_any_size(maps_shape[-1]))
-        self.mix.build(of_any_size(self.filters))
+        both, inputs = 2 * self.filters, {self.down: vertical_shape[-1], self.along: horizontal_shape[-1]}
+        for layer, features in {**inputs, self.across: both, self.condition: maps_shape[-1], self.mix: self.filters}.items():
+            layer.build((None, None, None, features))  # images of any size
 
     def call(self, vertical, horizontal, maps):
         half = self.kernel // 2

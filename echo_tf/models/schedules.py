@@ -78,9 +78,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int | None = None) -
     """
     if steps_per_epoch is None:
         return keras.optimizers.Adam(config.learning_rate)
-    total_steps = config.epochs * steps_per_epoch
+    total_steps, decay_start = config.epochs * steps_per_epoch, config.decay_start
     if config.schedule == "released":
-        schedule = ReleasedSchedule(config.learning_rate, total_steps, steps_per_epoch, config.decay_start)
-    else:
-        schedule = ConstantThenLinear(config.learning_rate, total_steps, config.decay_start)
-    return keras.optimizers.Adam(schedule)
+        return keras.optimizers.Adam(ReleasedSchedule(config.learning_rate, total_steps, steps_per_epoch, decay_start))
+    return keras.optimizers.Adam(ConstantThenLinear(config.learning_rate, total_steps, decay_start))

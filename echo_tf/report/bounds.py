@@ -10,7 +10,7 @@ from echo_tf.report.figures import looks
 from echo_tf.report.names import stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, plain_columns
 
 _OF_MODEL = ("dataset", "method", "epochs", "beta", "seed", "split")
 
@@ -37,7 +37,7 @@ def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
 def likelihood_table(points: list[dict]) -> Table | None:
     """`-log p(x)` of trained models by annealed importance sampling; `None` without any."""
     columns = (
-        *(Column(name, f"{{{name}}}", name) for name in (*_OF_MODEL, "marginal", "images")),
+        *plain_columns(*_OF_MODEL, "marginal", "images"),
         Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
         Column("-ELBO", "{neg_elbo_nats:.2f}", "neg_elbo_nats"),
         Column("-log p(x), AIS", "{value:.2f} ± {error:.2f}", "value=neg_log_likelihood_nats error=neg_log_likelihood_se"),

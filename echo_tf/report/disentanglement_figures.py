@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from echo_tf.errors import ResultError
 from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, plain_columns
+from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -23,13 +21,6 @@ _SETTING = ("dataset", "method", "epochs", "beta", "codes")
 
 def scores_table(rows: list[dict]) -> Table | None:
     """Scores of every setting; `None` without any."""
-
-    def measured(title: str, key: str) -> Column:
-        def show(row):
-            return f"{row[key]:.2f}" + ("" if row[f"{key}_se"] is None else f" ± {row[f'{key}_se']:.2f}")
-
-        return Column(title, show, f"{key} {key}_se")
-
     columns = (
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
         Column("method", lambda row: plain_title(row["method"]), "method"),
@@ -75,21 +66,12 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
     """
     first = min(row["seed"] for row in rows)
     settings = list(dict.fromkeys((r["method"], r["epochs"], r["beta"], r["seed"]) for r in rows if r["seed"] == first))
-    width = 4
-    height = -(-len(settings) // width)
-    figure, axes = pyplot().subplots(height, width, figsize=(3.0 * width, 2.4 * height), squeeze=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, setting in zip(axes.ravel(), settings, strict=False):
-        source = folder / f"{'-'.join(map(str, setting))}.npz"
-        try:
-            with np.load(source, allow_pickle=False) as arrays:
-                images, rates = arrays["images"], arrays["rates"]
-        except Exception as error:  # NumPy and zipfile fail in many ways
-            raise ResultError(f"{source} cannot be read ({error!r}). Delete {folder}, and run the same again.") from None
-        axis.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in images]), cmap="gray", vmin=0, vmax=255)
+    heading = f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)"
+    figure, axes = panels(len(settings), 3.0, 2.4, heading)
+    for axis, setting in zip(axes, settings, strict=False):
+        images, rates = read_pictures(folder / f"{'-'.join(map(str, setting))}.npz", "images", "rates")
+        axis.imshow(mosaic(images), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
         axis.set_title(f"{plain_title(setting[0])}, β = {setting[2]:g}", fontsize=9)
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)")
     return save(figure, path)

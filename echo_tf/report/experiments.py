@@ -45,8 +45,8 @@ def of_experiments(
         _maps(results, folder),
         Found([], plot_all_bounds(rows, folder)),
         _noise(out, rows, folder),
-        _disentanglement(out, folder),
-        _freeriding(out, folder),
+        _scored(out, folder, "disentanglement", read_scores, scores_table, scores=plot_scores, traversals=plot_traversals),
+        _scored(out, folder, "freeriding", read_used, used_table, used=plot_used, draws=plot_draws),
     )
     tables = [table for part in parts for table in part.tables if table is not None]
     return tables, [figure for part in parts for figure in part.figures]
@@ -83,19 +83,12 @@ def _noise(out: Path, rows: list[Row], folder: Path) -> Found:
     return Found([laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)], figures)
 
 
-def _disentanglement(out: Path, folder: Path) -> Found:
-    found, figures = read_folders(out / "disentanglement", read_scores), []
+def _scored(out: Path, folder: Path, name: str, read: Callable, table: Callable, **plots: Callable) -> Found:
+    """The table of an experiment; for each data set a figure of its rows and one of its pictures, which are not published."""
+    found, figures = read_folders(out / name, read), []
+    (of_rows, plot_rows), (of_pictures, plot_pictures) = plots.items()
     for path, rows in found.items():
-        figures.append(plot_scores(rows, folder / f"disentanglement_scores_{path.name}.png"))
-        if any(path.glob("*.npz")):  # tables are published without them
-            figures.append(plot_traversals(path, rows, folder / f"disentanglement_traversals_{path.name}.png"))
-    return Found([scores_table(_all(found))], figures)
-
-
-def _freeriding(out: Path, folder: Path) -> Found:
-    found, figures = read_folders(out / "freeriding", read_used), []
-    for path, rows in found.items():
-        figures.append(plot_used(rows, folder / f"freeriding_used_{path.name}.png"))
+        figures.append(plot_rows(rows, folder / f"{name}_{of_rows}_{path.name}.png"))
         if any(path.glob("*.npz")):
-            figures.append(plot_draws(path, rows, folder / f"freeriding_draws_{path.name}.png"))
-    return Found([used_table(_all(found))], figures)
+            figures.append(plot_pictures(path, rows, folder / f"{name}_{of_pictures}_{path.name}.png"))
+    return Found([table(_all(found))], figures)

@@ -200,8 +200,8 @@ def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
     figure, axis = pyplot().subplots(figsize=(7.2, 5.0))
     firsts = [curve[0] for curve in curves]
     for curve, look in zip(curves, looks(firsts, OF_POINTS), strict=True):
-        points = [(row.mean["rate_nats"], row.squared_error) for row in curve]
-        axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **look)
+        points = [row.mean["rate_nats"] for row in curve], [row.squared_error for row in curve]
+        axis.plot(*points, markersize=4, linewidth=1.2, **look)
     axis.set(xlabel="rate (nats)", ylabel="squared error of a pixel", yscale="log", title=title(firsts, OF_POINTS))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")

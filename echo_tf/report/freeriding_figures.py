@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.errors import ResultError
 from echo_tf.experiments.used import pictures_name
 from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, measured
 
 _SETTING = ("dataset", "method", "split", "epochs", "target")
 _NUMBERS = ("rate_nats", "distortion_nats", "neg_elbo_nats", "used_nats", "certain_nats", "shuffled_nats")
@@ -26,13 +26,6 @@ def settings(rows: list[dict]) -> list[dict]:
 
 def used_table(rows: list[dict]) -> Table | None:
     """What each decoder takes from `z`; `None` without any."""
-
-    def measured(title: str, key: str) -> Column:
-        def show(row):
-            return f"{row[key]:.2f}" + ("" if row[f"{key}_se"] is None else f" ± {row[f'{key}_se']:.2f}")
-
-        return Column(title, show, f"{key} {key}_se")
-
     columns = (
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
         Column("method", lambda row: plain_title(row["method"]), "method"),
@@ -69,7 +62,8 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         name = plain_title(method) + ("" if is_powerful else ", decoder of z alone") + (f", held to {target}" if target else "")
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
-            axis.errorbar(*points, yerr=_errors(members, keys[1]), linestyle="-" if is_powerful else "none", label=name, **look)
+            errors = [row[f"{keys[1]}_se"] or 0.0 for row in members]
+            axis.errorbar(*points, yerr=errors, linestyle="-" if is_powerful else "none", label=name, **look)
     for axis, keys in zip(axes, _PANELS, strict=True):
         axis.set(xlabel=_NAMES[keys[0]] + (" (nats)" if keys[0] != "beta" else ""), ylabel=f"{_NAMES[keys[1]]} (nats)")
     betas = sorted({float(f"{row['beta']:.2g}") for row in shown})
@@ -86,10 +80,6 @@ def plot_used(rows: list[dict], path: Path) -> Path:
     return save(figure, path)
 
 
-def _errors(rows: list[dict], key: str) -> list[float]:
-    return [row[f"{key}_se"] or 0.0 for row in rows]
-
-
 def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
     """Images at the left, and draws of the decoder with their `z` fixed, a block for each setting of the first seed.
 
@@ -98,28 +88,15 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
     """
     first = min(row["seed"] for row in rows)
     shown = [row for row in rows if row["seed"] == first]
-    width = min(4, len(shown))
-    height = -(-len(shown) // width)
-    figure, axes = pyplot().subplots(height, width, figsize=(2.6 * width, 1.75 * height + 0.5), squeeze=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, row in zip(axes.ravel(), shown, strict=False):
-        originals, draws = _pictures(folder / pictures_name(row))
+    heading = f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)"
+    figure, axes = panels(len(shown), 2.6, 1.75, heading)
+    for axis, row in zip(axes, shown, strict=False):
+        originals, draws = read_pictures(folder / pictures_name(row), "originals", "draws")
         framed = np.pad(np.concatenate([originals[:, None], draws], axis=1).astype(float), [(0, 0)] * 2 + [(1, 0)] * 2)
         framed[:, :, 0, :] = framed[:, :, :, 0] = 0.35
-        axis.imshow(np.concatenate([np.concatenate(list(line), axis=1) for line in framed]), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(mosaic(framed), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
         held = row["target"] or f"β = {row['beta']:g}"
-        axis.set_title(
-            f"{plain_title(row['method'])}, {held}\nrate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}", fontsize=8
-        )
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)")
+        name = f"{plain_title(row['method'])}, {held}"
+        axis.set_title(f"{name}\nrate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}", fontsize=8)
     return save(figure, path)
-
-
-def _pictures(source: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(source, allow_pickle=False) as arrays:
-            return arrays["originals"], arrays["draws"]
-    except Exception as error:  # NumPy and zipfile fail in many ways
-        raise ResultError(f"{source} cannot be read ({error!r}). Delete {source.parent}, and run the same again.") from None

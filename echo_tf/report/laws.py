@@ -20,7 +20,7 @@ def trained_groups(rows: list[Row]) -> list[list[Pair]]:
     groups = grouped([row for row in rows if row.config.channel.is_echo], all_but_noise).values()
     found = [sorted(group, key=lambda row: row.config.channel.noise != "echo") for group in groups]
     is_echo = [group[0].config.channel.noise == "echo" for group in found]
-    return [[Pair(**vars(row), other=g[0]) for row in g] for g, yes in zip(found, is_echo, strict=True) if yes and len(g) > 1]
+    return [[Pair.of_row(row, g[0]) for row in g] for g, yes in zip(found, is_echo, strict=True) if yes and len(g) > 1]
 
 
 def trained_table(rows: list[Row]) -> Table | None:
@@ -65,7 +65,7 @@ def tests_table(tests: list[dict]) -> Table | None:
     """Whether the noise of trained models has the law of `z`; `None` without any."""
     others = {"z": "z = f(x) + S(x) e", "gaussian": "Gaussian, same mean and covariance"}
     columns = (
-        *(Column(key, f"{{{key}}}", key) for key in ("dataset", "method", "epochs", "beta", "seed")),
+        *plain_columns("dataset", "method", "epochs", "beta", "seed"),
         Column("noise e against", lambda row: others[row["other"]], "other"),
         Column("draws of each", "{draws}", "draws"),
         Column("energy distance", "{distance:.4f}", "distance"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from echo_tf.experiments.records import LatentMap, Result
 from echo_tf.report.names import title
+from echo_tf.report.pictures import mosaic
 from echo_tf.report.style import method_look, pyplot, save
 
 MOST_CLASSES = 20  # that colours can tell apart
@@ -39,8 +40,8 @@ def plot_map(result: Result, found: LatentMap, path: Path) -> Path:
 def _draw_pictures(axis, found: LatentMap) -> None:
     """The pictures, each in the middle of its values; the second dimension grows upwards."""
     pictures = found.decoded[..., 0] if found.decoded.shape[4:] == (1,) else found.decoded
-    rows = [np.concatenate(list(row), axis=1) for row in pictures[::-1]]
     half = (found.ticks[:, 1] - found.ticks[:, 0]) / 2
     (left, bottom), (right, top) = found.ticks[:, 0] - half, found.ticks[:, -1] + half
     axis.grid(visible=False)
-    axis.imshow(np.concatenate(rows), cmap="gray_r", vmin=0, vmax=255, extent=(left, right, bottom, top), aspect="auto")
+    extent = (left, right, bottom, top)
+    axis.imshow(mosaic(pictures[::-1]), cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")

@@ -1,7 +1,6 @@
 """Figures of what models do with images: their pictures, and what an analysis says of each. Reads files only, no models."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,21 +91,13 @@ def plot_marginals(analyses: Analyses, path: Path) -> Path:
         axis.set(title=f"dimension {dimension}: {analysis.rate_by_dimension_nats[dimension]:.2f} nats", ylim=(0, None))
     moments = analysis.moments if analysis.moments.size else np.empty((2, 0))
     for axis, mean, sd in zip(axes.flat, *moments, strict=False):
-        upper = axis.secondary_xaxis("top", functions=(partial(_destandardised, mean, sd), partial(_standardised, mean, sd)))
-        upper.tick_params(labelsize="x-small", pad=1)
-    before = "; above each: before it was standardised" if moments.size else ""
-    figure.supxlabel(f"z (as the decoder sees it{before})")
+        before, after = (lambda z, m=mean, s=sd: m + s * z), (lambda y, m=mean, s=sd: (y - m) / s)
+        axis.secondary_xaxis("top", functions=(before, after)).tick_params(labelsize="x-small", pad=1)
+    above = "; above each: before it was standardised" if moments.size else ""
+    figure.supxlabel(f"z (as the decoder sees it{above})")
     figure.supylabel("density")
     figure.suptitle(f"{title([result], without=())}: marginals; dashed: N(0, 1)")
     return save(figure, path)
-
-
-def _standardised(mean: float, sd: float, values: np.ndarray) -> np.ndarray:
-    return (values - mean) / sd
-
-
-def _destandardised(mean: float, sd: float, values: np.ndarray) -> np.ndarray:
-    return mean + sd * values
 
 
 def plot_pointwise(analyses: Analyses, path: Path) -> Path:

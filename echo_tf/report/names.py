@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 
+from echo_tf.experiments.elsewhere import Elsewhere
 from echo_tf.experiments.records import Result
 from echo_tf.models.config import available_methods, flatten, load_config
 
@@ -120,9 +121,9 @@ def data_name(result: Result) -> str:
     return starred(result) + ("" if result.split == "test" else " (valid.)") + (f" -{holdout}" if holdout else "")
 
 
-def starred(result: Result) -> str:
+def starred(result: Result | Elsewhere) -> str:
     """The data set, with a star if it is a reconstruction."""
-    return result.dataset + ("*" if parts(result)["source"] else "")
+    return result.dataset + ("*" if result.source == "reconstruction" else "")
 
 
 def labels(results: Sequence[Result], without: Sequence[str] = ("seed",)) -> list[str]:

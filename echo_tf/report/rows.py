@@ -65,6 +65,7 @@ class Row(Result):
         precision: That of the layers of the networks, `"bfloat16"` for `mixed_bfloat16`.
         departures: See `names.departures`.
         annealed: `neg_log_likelihood_nats` and `lowered_nats` of the experiment `likelihood`, and the `images` that it saw.
+        beside: What stands beside it in a table of its own.
     """
 
     results: tuple[Result, ...] = ()
@@ -72,6 +73,7 @@ class Row(Result):
     precision: str = ""
     departures: tuple[str, ...] = ()
     annealed: dict | None = None
+    beside: Any = None
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> "Row":
@@ -209,6 +211,11 @@ class Pair(Row):
 
     other: Row | None = None
 
+    @classmethod
+    def of_row(cls, row: Row, other: Row | None, beside: Any = None) -> "Pair":
+        """A row beside another one."""
+        return cls(**{**vars(row), "other": other, "beside": beside})
+
     @property
     def excess(self) -> float | None:
         """By how much -ELBO is above that of the other, in nats."""
@@ -237,23 +244,12 @@ class Pair(Row):
         return found and {**found, "difference": found["with"] - found["without"]}
 
 
-@dataclass(frozen=True)
-class Ranked(Pair):
-    """A method in a ranking, beside Echo if it is another one.
-
-    Attributes:
-        rank: That by -ELBO.
-        paper_rank: That in the paper among the same methods, where equal values share the best.
-        tau: Kendall's tau-b between the two orders of all: 1 if they are the same, -1 if one is the reverse of the other.
-    """
-
-    rank: int = 0
-    paper_rank: int = 0
-    tau: float = 0.0
-
-
-def rankings(rows: list[Row]) -> list[list[Ranked]]:
+def rankings(rows: list[Row]) -> list[list[Pair]]:
     """Three or more methods that were trained alike, as the paper's table 2 says but for the epochs, best first.
+
+    Each stands beside Echo if it is another one. `beside` has its `rank` by -ELBO, its `paper_rank` among the same methods, of
+    which equal values share the best, and `tau`: Kendall's tau-b between the two orders of all, 1 if they are the same, -1 if
+    one is the reverse of the other.
 
     Networks in float32 and in mixed bfloat16 are ranked together, see `in_one_precision`.
     """
@@ -262,16 +258,14 @@ def rankings(rows: list[Row]) -> list[list[Ranked]]:
     return [_ranked(members) for members in alike if len(members) > 2]
 
 
-def _ranked(rows: list[Row]) -> list[Ranked]:
+def _ranked(rows: list[Row]) -> list[Pair]:
     rows = sorted(rows, key=lambda row: row.mean["neg_elbo_nats"])
     paper = [row.paper["neg_elbo_nats"] for row in rows if row.paper]
     tau = float(kendalltau([row.mean["neg_elbo_nats"] for row in rows], paper).statistic)
     echo = next((row for row in rows if row.method == "echo"), None)
-    ranks = zip(rows, rankdata(paper, method="min").astype(int).tolist(), strict=True)
-    return [
-        Ranked(**vars(row), other=None if row is echo else echo, rank=rank, paper_rank=paper_rank, tau=tau)
-        for rank, (row, paper_rank) in enumerate(ranks, 1)
-    ]
+    ranks = zip(itertools.count(1), rankdata(paper, method="min").astype(int).tolist(), strict=False)
+    places = [{"rank": rank, "paper_rank": paper_rank, "tau": tau} for rank, paper_rank in ranks]
+    return [Pair.of_row(row, None if row is echo else echo, place) for row, place in zip(rows, places, strict=True)]
 
 
 def epochs_by_cell(rows: list[Row]) -> dict[tuple[str, str], int]:

@@ -18,7 +18,7 @@ class Column:
     Args:
         title: Its heading.
         show: How the text of an item is made: a function of the item, or a format of the values below, as in
-            `"{rate:.2f} ± {se:.2f}"`, which is empty where one of them is `None`.
+            `"{rate:.2f} ± {se:.2f}"`. It is empty where one of them is `None`, but for the error, which is then left out.
         values: Columns of the CSV file, separated by spaces: the name of an attribute of the item, or another name and the path
             of the value, `"beta=config.beta"`. The path may lead through dictionaries; what comes after `None` is `None`.
         note: Sentence that stands below a table in which the column is not empty.
@@ -26,6 +26,7 @@ class Column:
 
     def __init__(self, title: str, show: str | Callable[[Any], str], values: str = "", note: str = ""):
         self.title, self.show, self.note = title, show, note
+        self.error = "" if callable(show) else show.partition(" ± {")[2].partition(":")[0]  # key of a standard error
         self.paths = {key: path or key for key, _, path in (value.partition("=") for value in values.split())}
 
     def read(self, item: Any) -> dict[str, Any]:
@@ -36,13 +37,22 @@ class Column:
         """What stands in the line of an item."""
         if not isinstance(self.show, str):
             return self.show(item)
-        values = self.read(item)
-        return "" if None in values.values() else self.show.format(**values)
+        show, values = self.show, self.read(item)
+        if values.get(self.error, 0) is None:
+            show = show.partition(" ± ")[0]
+            del values[self.error]
+        return "" if None in values.values() else show.format(**values)
 
 
 def plain_columns(*keys: str) -> list[Column]:
     """Columns with values as they are, each called as in the items."""
     return [Column(key, f"{{{key}}}", key) for key in keys]
+
+
+def measured(title: str, key: str, mean: str = "", error: str = "", digits: int = 2) -> Column:
+    """A column of means and their standard errors, which are at the paths `mean` and `error`, by default `key` and `key_se`."""
+    show = f"{{{key}:.{digits}f}} ± {{{key}_se:.{digits}f}}"
+    return Column(title, show, f"{key}={mean or key} {key}_se={error or f'{key}_se'}")
 
 
 def _follow(item: Any, path: str) -> Any:

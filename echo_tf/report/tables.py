@@ -1,7 +1,7 @@
 """The tables of a report. Each column is declared once."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from echo_tf.experiments.laws import LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
@@ -11,7 +11,6 @@ from echo_tf.report.paper import paper_table, published
 from echo_tf.report.rows import (
     PAPER_EPOCHS,
     Pair,
-    Ranked,
     Row,
     epochs_by_cell,
     grouped,
@@ -19,7 +18,7 @@ from echo_tf.report.rows import (
     longest_schedules,
     rankings,
 )
-from echo_tf.report.table import Column, Table, make_table, plain_columns
+from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
 
 # Methods with one departure of the released code, and the method that they are otherwise.
 ONE_DEPARTURE = {"vae_shared_noise": "vae", "vae_released_schedule": "vae", "vae_conv_5x5": "vae"}
@@ -46,9 +45,9 @@ PAPER_NOTE = (
 NEAR_FLOOR_NOTE = "near floor: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
 
 
-def _measured(title: str, key: str, quantity: str = "neg_elbo_nats", of: str = "") -> Column:
-    """Mean and standard error of a quantity of a row, or of its attribute `of`, in the CSV file under `key`."""
-    return Column(title, f"{{{key}:.2f}} ± {{{key}_se:.2f}}", f"{key}={of}mean.{quantity} {key}_se={of}se.{quantity}")
+def _neg_elbo(title: str, key: str, of: str = "") -> Column:
+    """-ELBO of a row, or of its attribute `of`, in the CSV file under `key`."""
+    return measured(title, key, f"{of}mean.neg_elbo_nats", f"{of}se.neg_elbo_nats")
 
 
 def _rate(row: Row) -> str:
@@ -74,12 +73,13 @@ METHOD = Column("method", method_name, "method protocol=config.protocol departur
 EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
+SEED = Column("seed", "{seed}", "seed=config.seed")
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
 DISTORTION = Column("distortion", _distortion, _DISTORTION)
 SQUARED_ERROR = Column("squared error", "{squared_error:.5f}", "squared_error", SQUARED_NOTE)
-NEG_ELBO = _measured("-ELBO", "neg_elbo_nats")
+NEG_ELBO = _neg_elbo("-ELBO", "neg_elbo_nats")
 BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
 ANNEALED = Column("AIS bound", "{annealed_nats:.2f} ({annealed_images})", _ANNEALED, ANNEALED_NOTE)
 PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
@@ -147,7 +147,7 @@ def _pairs(rows: list[Row], described: Callable[[Row], tuple[str, str]]) -> list
     rows = in_one_precision(comparable(rows))
     by_setting = {(row.dataset, row.method, *row.setting): row for row in rows}
     beside = ((row, by_setting.get((row.dataset, *described(row), *row.setting[1:]))) for row in rows)
-    return [Pair(**vars(row), other=other) for row, other in beside if other and other is not row]
+    return [Pair.of_row(row, other) for row, other in beside if other and other is not row]
 
 
 def replacement_table(rows: list[Row]) -> Table | None:
@@ -157,7 +157,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
     of_paper = "paper_without_nats=replacement.without paper_with_nats=replacement.with"
     columns = (
         *(DATA, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
-        *(_measured("without", "without_nats", of="other."), _measured("with", "with_nats"), _EXCESS),
+        *(_neg_elbo("without", "without_nats", "other."), _neg_elbo("with", "with_nats"), _EXCESS),
         Column("paper", "{paper_without_nats:.1f} / {paper_with_nats:.1f}", of_paper),
         Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=replacement.difference"),
     )
@@ -177,7 +177,7 @@ def released_table(rows: list[Row]) -> Table | None:
     pairs = _pairs(rows, lambda row: (ONE_DEPARTURE.get(row.method, row.method), "paper"))
     columns = (
         *(DATA, METHOD, EPOCHS, _PAIR_NETWORKS, _PAIR_SEEDS),
-        *(_measured("as described", "described_nats", of="other."), _measured("as released", "released_nats"), _EXCESS),
+        *(_neg_elbo("as described", "described_nats", "other."), _neg_elbo("as released", "released_nats"), _EXCESS),
         Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=other.paper.neg_elbo_nats"),
     )
     notes = [
@@ -187,30 +187,22 @@ def released_table(rows: list[Row]) -> Table | None:
     return make_table("released", "What the released code does otherwise", columns, pairs, notes, _notes_on_sources(pairs))
 
 
-@dataclass(frozen=True)
-class Noise(Row):
-    """The row of an analysed Echo model, and what its `noise.json` holds, beside the total correlation in the paper."""
-
-    noise: dict = field(default_factory=dict)
-
-
-def _beside_paper(result: Result, noise: dict) -> Noise:
+def _beside_paper(result: Result, noise: dict) -> Row:
     row, found = Row.of([result]), noise["total_correlation_nats"]["mean"]
     paper = published()["noise_total_correlation"].get(row.dataset) if row.is_cell else None
-    return Noise(**vars(row), noise={**noise, "paper": paper, "difference": None if paper is None else found - paper})
+    return replace(row, beside={**noise, "paper": paper, "difference": None if paper is None else found - paper})
 
 
 def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
     """Total correlation of the noise of every analysed Echo model, its cells beside the paper's; `None` if there is none."""
     rows = [_beside_paper(result, noise) for result, noise in noises]
-    estimate = "noise.total_correlation_nats"
-    correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=noise.draws"
+    estimate = "beside.total_correlation_nats"
+    correlation = f"total_correlation_nats={estimate}.mean standard_error={estimate}.se draws=beside.draws"
     columns = (
-        *(DATA, METHOD, EPOCHS, NETWORKS, BETA),
-        Column("seed", "{seed}", "seed=config.seed"),
+        *(DATA, METHOD, EPOCHS, NETWORKS, BETA, SEED),
         Column("total correlation", "{total_correlation_nats:.2f} ± {standard_error:.2f}", correlation),
-        Column("paper", "{paper_nats:.1f}", "paper_nats=noise.paper"),
-        Column("difference", "{difference_nats:+.2f}", "difference_nats=noise.difference"),
+        Column("paper", "{paper_nats:.1f}", "paper_nats=beside.paper"),
+        Column("difference", "{difference_nats:+.2f}", "difference_nats=beside.difference"),
     )
     notes = [
         "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
@@ -224,8 +216,7 @@ def laws_table(laws: list[dict]) -> Table | None:
     keys = ("dataset", "method", "epochs", "beta", "seed")
     models = grouped(laws, lambda row: tuple(row[key] for key in keys)).values()
     items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
-    measured = "{law}={law}.distortion_nats {law}_se={law}.distortion_se"
-    of_law = [Column(law.replace("_", ", "), f"{{{law}:.2f}} ± {{{law}_se:.2f}}", measured.format(law=law)) for law in LAWS]
+    of_law = [measured(law.replace("_", ", "), law, f"{law}.distortion_nats", f"{law}.distortion_se") for law in LAWS]
     columns = (*plain_columns(*keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
     notes = [
         "Distortion in nats with the noise of a trained model replaced: Echo's own; Gaussian of its mean and covariance; the "
@@ -238,18 +229,14 @@ def ranking_table(rows: list[Row]) -> Table | None:
     """Order of the methods here and in the paper, and by how much each is behind Echo; `None` without three methods alike."""
     found = rankings(rows)
     items = [item for ranking in found for item in ranking]
-
-    def behind(item):
-        error = "" if item.excess_se_over_seeds is None else f" ± {item.excess_se_over_seeds:.2f}"
-        return "" if item.excess is None else f"{item.excess:+.2f}{error}"
-
+    behind_echo = "behind_echo_nats=excess behind_echo_se=excess_se_over_seeds"
     columns = (
         *(DATA, EPOCHS, METHOD, NETWORKS, SEEDS, NEG_ELBO),
-        Column("rank", "{rank}", "rank"),
+        Column("rank", "{rank}", "rank=beside.rank"),
         Column("paper", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats"),
-        Column("paper's rank", "{paper_rank}", "paper_rank"),
-        Column("behind Echo", behind, "behind_echo_nats=excess behind_echo_se=excess_se_over_seeds"),
-        Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=tau"),
+        Column("paper's rank", "{paper_rank}", "paper_rank=beside.paper_rank"),
+        Column("behind Echo", "{behind_echo_nats:+.2f} ± {behind_echo_se:.2f}", behind_echo),
+        Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=beside.tau"),
     )
     notes = [
         "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
@@ -260,9 +247,11 @@ def ranking_table(rows: list[Row]) -> Table | None:
     return make_table("ranking", "Order of the methods", columns, items, notes, notes_on_marks(items))
 
 
-def notes_on_tau(found: list[list[Ranked]]) -> list[str]:
+def notes_on_tau(found: list[list[Pair]]) -> list[str]:
     """How alike the orders of the methods are here and in the paper."""
-    taus = [f"{row.tau:.2f} ({data_name(row)}, {row.epochs} epochs, {1 + len(others)} methods)" for row, *others in found]
+    taus = [
+        f"{row.beside['tau']:.2f} ({data_name(row)}, {row.epochs} epochs, {1 + len(others)} methods)" for row, *others in found
+    ]
     note = "Kendall's tau between the order here and in the paper, 1 for the same, -1 for the reverse"
     return [f"{note}: {', '.join(taus)}."] if taus else []
 

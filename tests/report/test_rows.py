@@ -158,10 +158,10 @@ class TestRankings:
     def test_order_here_and_in_the_paper(self, results):
         (ranking,) = rankings(compare(results))
         assert [item.method for item in ranking] == ["iaf", "echo", "vae", "iaf_maf", "iaf_mmd"]
-        assert [item.rank for item in ranking] == [1, 2, 3, 4, 5]
-        assert [item.paper_rank for item in ranking] == [4, 1, 5, 2, 2]  # 90.5, 88.7, 93.6, 90.1 twice
+        assert [item.beside["rank"] for item in ranking] == [1, 2, 3, 4, 5]
+        assert [item.beside["paper_rank"] for item in ranking] == [4, 1, 5, 2, 2]  # 90.5, 88.7, 93.6, 90.1 twice
         # Of ten pairs one is tied in the paper, four have the same order and five the other.
-        assert [item.tau for item in ranking] == pytest.approx([-1 / np.sqrt(10 * 9)] * 5)
+        assert [item.beside["tau"] for item in ranking] == pytest.approx([-1 / np.sqrt(10 * 9)] * 5)
 
     def test_lead_of_echo(self, results):
         (ranking,) = rankings(compare(results))

@@ -1,0 +1,37 @@
+"""What the file of a rate-distortion model holds besides the weights of its parts."""
+
+import keras
+from keras import ops
+
+PARTS = ("encoder", "decoder", "channel", "prior", "distortion", "penalty", "constraint")
+
+
+class Saving(keras.Model):
+    """Saves the parts of a model, beta, and the states of its generators of random numbers."""
+
+    @property
+    def random_states(self) -> list[keras.Variable]:
+        """States of all generators of random numbers, in a fixed order."""
+        return [variable for variable in self.variables if variable.path.endswith("seed_generator_state")]
+
+    def save_own_variables(self, store):
+        store["beta"] = ops.convert_to_numpy(self.beta)
+        # Keras saves no state of seed generators; with it a training that is resumed draws the noise that it would have.
+        for i, state in enumerate(self.random_states):
+            store[f"random_state_{i}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        self.beta.assign(store["beta"][()])
+        for i, state in enumerate(self.random_states):
+            state.assign(store[f"random_state_{i}"][()])
+
+    def get_config(self):
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
+        return {"name": self.name, "beta": float(ops.convert_to_numpy(self.beta)), **parts}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        if "encoder" not in config:
+            raise ValueError("This file was written by version 0.1 of echo_tf. Load it with that version, or train anew.")
+        parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects) for name in PARTS}
+        return cls(**{**config, **parts})
