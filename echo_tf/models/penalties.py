@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import Tensor, check_choice, check_positive, check_seed
+from echo_tf.echo.checks import Tensor, check_choice, check_options, check_positive, check_seed
 from echo_tf.models.distortions import Serializable
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 
@@ -24,6 +24,7 @@ class Penalty(keras.layers.Layer):
     quantity: str
 
     def __init__(self, weight: float, seed: int | None, **kwargs):
+        check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_seed(seed)
         self.seed, self.seed_generator = seed, keras.random.SeedGenerator(seed)

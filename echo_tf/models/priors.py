@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
-from echo_tf.echo.checks import Tensor, check_choice, check_seed
+from echo_tf.echo.checks import Tensor, check_choice, check_options, check_seed
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_log_density
 
@@ -53,6 +53,7 @@ class MAFPrior(keras.layers.Layer):
     def __init__(
         self, dim: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), *, seed: int | None = None, **kwargs
     ):
+        check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_seed(seed)
         self.seed = seed
@@ -129,6 +130,7 @@ class VampPrior(keras.layers.Layer):
         seed: int | None = None,
         **kwargs,
     ):
+        check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_choice("average", average, ("densities", "logs"))
         check_choice("start", start, ("images", "mean"))

@@ -276,8 +276,8 @@ def progress_table(rows: list[Row]) -> Table | None:
 def readme_table(rows: list[Row]) -> Table | None:
     """One row a method, of the paper's schedule where there is such a model, else of the longest; `None` without any.
 
-    The longest schedules come first, and of each the best. Of the data sets of the paper the first that there is; without any, all
-    results on the test set with beta = 1.
+    The longest schedules come first, and of each the best. Of the data sets of the paper the first that there is; without any,
+    all results on the test set with beta = 1.
     """
     found = longest_schedules(rows)
     first = min((DATASETS.index(row.dataset) for row in found), default=None)

@@ -15,6 +15,8 @@ import echo_tf
         (echo_tf.MatrixEchoLayer, "rate_weigth", "rate_weight"),
         (lambda **options: echo_tf.GaussianChannel(2, **options), "sed", "seed"),
         (lambda **options: echo_tf.EchoDense(2, **options), "trainabel", "trainable"),
+        (lambda **options: echo_tf.MAFPrior(2, **options), "hiden", "hidden"),
+        (echo_tf.MMDPenalty, "bandwith", "bandwidth"),
     ],
 )
 def test_mistyped_arguments_get_a_suggestion(make, option, meant):
