@@ -5,7 +5,7 @@ from pathlib import Path
 from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
 
 SCORES = {
@@ -53,9 +53,7 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: scores against rate")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: scores against rate"), path)
 
 
 def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:

@@ -23,7 +23,7 @@ from echo_tf.report.model_figures import (
 )
 from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
-from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, legend, method_look, pyplot, save
 
 # Epochs from which on a figure of training leaves room for what comes after the first of them.
 LONG = 10
@@ -151,9 +151,7 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
             axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
             is_cut |= np.max(values) > axis.get_ylim()[1]
     axes[0].set(ylabel="nats per example")
-    figure.suptitle(title(trained) + ("\nthe first epochs are above the axes" if is_cut else ""))
-    legend_below(figure)
-    return save(figure, path)
+    return save(headed(figure, title(trained) + ("\nthe first epochs are above the axes" if is_cut else "")), path)
 
 
 def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
@@ -186,8 +184,7 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
         axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
     axis.set(title=f"{title(firsts, OF_POINTS)}; grey: lines of equal -ELBO")
-    legend_below(figure, 2)
-    return save(figure, path)
+    return save(headed(figure, columns=2), path)
 
 
 def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
@@ -206,8 +203,7 @@ def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlim(left=0.0)
-    legend_below(figure, 2)
-    return save(figure, path)
+    return save(headed(figure, columns=2), path)
 
 
 def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], analyses: Analyses, folder: Path) -> list[Path]:

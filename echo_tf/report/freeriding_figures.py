@@ -8,7 +8,7 @@ from echo_tf.experiments.used import pictures_name
 from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table, measured
 
 _SETTING = ("dataset", "method", "split", "epochs", "target")
@@ -75,9 +75,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         for axis in axes[1:]:
             axis.axvline(floor, color="0.5", linestyle="--", linewidth=0.9)
     axes[2].plot([0.0, most], [0.0, most], color="0.5", linestyle=":", label="all of the rate is used")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes"), path)
 
 
 def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from echo_tf.report.names import dataset_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
-from echo_tf.report.style import legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table, plain_columns
 from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, RATE, SEEDS, UNITS, notes_on_marks
 
@@ -95,6 +95,5 @@ def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
         axis.set(xlabel=f"{name} (nats)")
         axis.set_yticks(range(len(laws)), map(spelled, laws))
     axes[0].invert_yaxis()
-    legend_below(figure, 2)
-    figure.suptitle(f"{dataset_title(groups[0][0].dataset)}: trained under other noise, less the same with Echo noise")
-    return save(figure, path)
+    data = dataset_title(groups[0][0].dataset)
+    return save(headed(figure, f"{data}: trained under other noise, less the same with Echo noise", 2), path)
