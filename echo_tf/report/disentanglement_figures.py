@@ -6,7 +6,8 @@ from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import headed, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
+from echo_tf.report.table import Column, Table, measured, plain_columns
+from echo_tf.report.words import told_table
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -29,15 +30,7 @@ def scores_table(rows: list[dict]) -> Table | None:
         *plain_columns("seeds", "codes"),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
     )
-    notes = [
-        "codes: what an image sends without noise (mean), or a draw of z (sample), with echoes from training examples. All "
-        "scores are on images of all combinations of the factors. 1 is best but for the rate and the total correlation, which "
-        "are in nats. FactorVAE: chance is about 0.2. active: dimensions with at least a share of 0.05 of the variance of z.",
-        "total correlation: of a Gaussian with the covariance of the active dimensions. ± is the standard error over seeds.",
-    ]
-    return make_table(
-        "disentanglement", "Disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)), notes
-    )
+    return told_table("disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)))
 
 
 def plot_scores(rows: list[dict], path: Path) -> Path:
