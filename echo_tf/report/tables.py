@@ -202,7 +202,7 @@ def ranking_table(rows: list[Row]) -> Table | None:
         Column("behind Echo", "{behind_echo_nats:+.2f} ± {behind_echo_se:.2f}", behind_echo),
         Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=beside.tau"),
     )
-    return told_table("ranking", columns, items, [*notes_on_tau(found), *notes_on_marks(items)])
+    return told_table("ranking", columns, items, [*notes_on_tau(found), NOTES["units"], *notes_on_marks(items)])
 
 
 def notes_on_tau(found: list[list[Pair]]) -> list[str]:
