@@ -10,7 +10,8 @@ from echo_tf.report.figures import looks
 from echo_tf.report.names import stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
-from echo_tf.report.table import Column, Table, make_table, plain_columns
+from echo_tf.report.table import Column, Table, plain_columns
+from echo_tf.report.words import told_table
 
 _OF_MODEL = ("dataset", "method", "epochs", "beta", "seed", "split")
 
@@ -44,15 +45,7 @@ def likelihood_table(points: list[dict]) -> Table | None:
         Column("below -ELBO", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
         Column("gap", "{gap_nats:.2f} ± {gap_se:.2f}", "gap_nats gap_se simulated acceptance"),
     )
-    notes = [
-        "Nats. AIS: annealed importance sampling, an upper bound of -log p(x) in expectation; ± is the standard error over "
-        "images. temperatures: of a chain, x chains for each image. marginal: own, that of the model; fitted, a MAF fitted to "
-        "q(z) of Echo, whose own marginal has no density.",
-        "gap: bound from above less bound from below, of examples drawn from decoder and marginal, where both are known: "
-        "-log p(x) is lower than the estimate by about that at most.",
-        "Of grey images the decoder's cross-entropy is no likelihood.",
-    ]
-    return make_table("likelihood", "Log likelihood by annealed importance sampling", columns, points, notes)
+    return told_table("likelihood", columns, points)
 
 
 def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:

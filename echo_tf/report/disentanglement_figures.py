@@ -5,8 +5,9 @@ from pathlib import Path
 from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
+from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.table import Column, Table, measured, plain_columns
+from echo_tf.report.words import told_table
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -29,15 +30,7 @@ def scores_table(rows: list[dict]) -> Table | None:
         *plain_columns("seeds", "codes"),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
     )
-    notes = [
-        "codes: what an image sends without noise (mean), or a draw of z (sample), with echoes from training examples. All "
-        "scores are on images of all combinations of the factors. 1 is best but for the rate and the total correlation, which "
-        "are in nats. FactorVAE: chance is about 0.2. active: dimensions with at least a share of 0.05 of the variance of z.",
-        "total correlation: of a Gaussian with the covariance of the active dimensions. ± is the standard error over seeds.",
-    ]
-    return make_table(
-        "disentanglement", "Disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)), notes
-    )
+    return told_table("disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)))
 
 
 def plot_scores(rows: list[dict], path: Path) -> Path:
@@ -53,9 +46,7 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: scores against rate")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: scores against rate"), path)
 
 
 def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:

@@ -8,8 +8,9 @@ from echo_tf.experiments.used import pictures_name
 from echo_tf.report.names import dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, measured
+from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.table import Column, Table, measured
+from echo_tf.report.words import told_table
 
 _SETTING = ("dataset", "method", "split", "epochs", "target")
 _NUMBERS = ("rate_nats", "distortion_nats", "neg_elbo_nats", "used_nats", "certain_nats", "shuffled_nats")
@@ -39,14 +40,7 @@ def used_table(rows: list[dict]) -> Table | None:
         measured("used for certain", "certain_nats"),
         measured("wrong z", "shuffled_nats"),
     )
-    notes = [
-        "Nats an image. used: log p(x|z) with the z of the image, less the logarithm of the mean of p(x|z) with the z of 256 "
-        "others. It cannot exceed the true rate I(X; Z) but for its bias, which is upwards. used for certain: a lower bound of "
-        "I(X; Z) from the same numbers, which cannot exceed log 257 = 5.5. wrong z: by how much the distortion rises with "
-        "the z of another image. A decoder that does not listen to z has 0 in all three.",
-        "± is the standard error over seeds; of a single one that over images, where it is given.",
-    ]
-    return make_table("freeriding", "What powerful decoders take from z", columns, settings(rows), notes)
+    return told_table("freeriding", columns, settings(rows))
 
 
 def plot_used(rows: list[dict], path: Path) -> Path:
@@ -75,9 +69,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         for axis in axes[1:]:
             axis.axvline(floor, color="0.5", linestyle="--", linewidth=0.9)
     axes[2].plot([0.0, most], [0.0, most], color="0.5", linestyle=":", label="all of the rate is used")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes"), path)
 
 
 def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:

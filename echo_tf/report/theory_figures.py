@@ -9,7 +9,7 @@ from echo_tf.errors import ResultError
 from echo_tf.files import read_rows
 from echo_tf.report.names import dataset_title, plain_title, spelled
 from echo_tf.report.rows import grouped
-from echo_tf.report.style import COLOURS, MARKERS, legend, legend_below, pyplot, save
+from echo_tf.report.style import COLOURS, MARKERS, headed, legend, pyplot, save
 from echo_tf.theory import bernoulli_hamming_rd
 from echo_tf.theory.sources import BINARY_SOURCE
 
@@ -98,9 +98,7 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
     right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="what dimensions are worth")
     right.set_yscale("symlog", linthresh=0.1)
     right.yaxis.set_major_formatter("{x:g}")
-    legend_below(figure, 2)
-    figure.suptitle(f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise", 2), path)
 
 
 def _plot_binary_source(rows: list[dict]):
@@ -138,8 +136,7 @@ def _plot_learned(learned: list[dict], curves: list[dict]):
     for upper, lower in pairs[::3]:
         upper.set(ylabel="rate (nats)")
         lower.set(ylabel="rate - R(D) (nats)")
-    legend_below(figure)
-    return figure
+    return headed(figure)
 
 
 def _plot_exactness(estimates: list[dict], saturation: list[dict]):
