@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         inputs, others = read_inputs(options.dataset), read_inputs(options.evaluate_on)
         check_shapes(inputs, others)
         cells = plan_cells(options, inputs)
+        experiment.check(inputs, cells)
         _share_machine(options, len(cells))
         if options.dry_run:
             estimate_cells(options, inputs, cells)
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
 
     report = write_report(options.out, publish=options.publish, readme=options.readme)
     terminal.tell_results(report.rows)
-    terminal.tell_files(report.paths)
+    terminal.tell_files(report.paths, experiment.table or options.experiment)
     missed = options.strict and any(row.verdict == "differs" for row in report.rows)
     return EXIT_MISSED if missed else EXIT_OK
 

@@ -79,6 +79,25 @@ def test_each_data_set_has_its_own_values(reproduce):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--experiment", "freeriding", "--dataset", "digits"], "digits has other values than 0 and 1"),
+        (["--experiment", "freeriding", "--dataset", "omniglot"], "omniglot has other values than 0 and 1"),
+        (["--experiment", "disentanglement", "--dataset", "binary_mnist"], "binary_mnist has no known factors"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_data_that_an_experiment_refuses(reproduce, tmp_path, capsys, arguments, message, dry):
+    assert reproduce.main([*arguments, "--out", str(tmp_path), *["--dry-run"][:dry]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_an_experiment_takes(planned):
+    assert planned("--experiment", "freeriding", "--dataset", "binary_mnist", "--method", "vae") == [("binary_mnist", "vae")]
+    assert planned("--experiment", "disentanglement", "--method", "echo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["--experiment", "bottleneck", "--dataset", "all"], "--dataset: bottleneck takes one data set"),
         (["--experiment", "bottleneck", "--dataset", "digits", "omniglot"], "--dataset: bottleneck takes one data set"),
         (["--measure"], "--measure: only with --dry-run"),

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from echo_tf.command import training
 from echo_tf.data.load import load_dataset
+from echo_tf.experiments import suitable
+from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.inputs import Input
 
 # From where Echo is near its floor to where more rate hardly lowers the distortion.
 RD_BETAS = (0.1, 0.25, 0.5, 1.0, 1.8, 3.0, 5.0, 10.0)
@@ -29,20 +32,24 @@ class Experiment:
     Attributes:
         sentence: What it does, for `--help`.
         train: Of an experiment on cells: `(options, inputs, cells)`, which trains them and does what comes behind.
+        check: `(inputs, cells)`, which raises `ConfigError` for data sets and models that it can do nothing with. No Keras.
         run: Of any other: from the options to the files that it has made, or with `--report` found.
         own_betas: By method, betas in the place of its own if the command line names none.
         methods, betas, datasets: What is taken if the command line names none.
         heeds: Names of the options that apply; empty if all do.
+        table: How the names of its tables and figures in the report begin; its own name if empty.
     """
 
     sentence: str
     train: Callable = training.train_cells
+    check: Callable[[dict[str, Input], list[Cell]], None] = lambda inputs, cells: None
     run: Callable[[argparse.Namespace], list[Path]] | None = None
     methods: tuple[str, ...] = ("echo", "vae")
     betas: tuple[float, ...] = ()
     own_betas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     datasets: tuple[str, ...] = ("digits",)
     heeds: frozenset[str] = field(default=frozenset())
+    table: str = ""
 
 
 def run_theory(options: argparse.Namespace) -> list[Path]:
@@ -91,6 +98,7 @@ EXPERIMENTS = {
         f"the same over betas, by default {', '.join(f'{beta:g}' for beta in RD_BETAS)}: rate-distortion curves",
         methods=("echo", "vae", "iaf"),
         betas=RD_BETAS,
+        table="rate_distortion",
     ),
     "analysis": Experiment(
         "comparison, then marginals, pointwise rates and noise of each model", train=training.train_and_analyse_cells
@@ -109,6 +117,7 @@ EXPERIMENTS = {
     "disentanglement": Experiment(
         "comparison on images of known factors (sprites), then how far single dimensions of z stand for single factors",
         train=training.train_and_score,
+        check=suitable.check_factors,
         methods=("echo", "echo_mmd", "echo_tc", "vae", "vae_tc"),
         own_betas={"vae": (1.0, 4.0, 10.0)},
         datasets=("sprites", "sprites_dependent"),
@@ -116,6 +125,7 @@ EXPERIMENTS = {
     "freeriding": Experiment(
         "comparison with decoders that can do without z (PixelCNN), then what they take from it (binary_digits)",
         train=training.train_and_listen,
+        check=suitable.check_pixels,
         methods=("echo_pixelcnn", "vae_pixelcnn", "echo", "vae"),
         own_betas=dict.fromkeys(("echo_pixelcnn", "vae_pixelcnn"), FREERIDING_BETAS),
         datasets=("binary_digits",),

@@ -99,9 +99,18 @@ def tell_results(rows: "list[Row]") -> None:
         print("", table.text(notes=False), "", *(textwrap.fill(note, width()) for note in table.notes), sep="\n")
 
 
-def tell_files(paths: list[Path]) -> None:
-    """The page first, then figures and tables, in few lines."""
+def tell_files(paths: list[Path], own: str = "") -> None:
+    """The page first, then figures and tables, in few lines.
+
+    Args:
+        paths: All files.
+        own: How the names of those begin of which the table and a figure come before all others.
+    """
     ordered = sorted(paths, key=lambda path: _FIRST.index(path.suffix) if path.suffix in _FIRST else len(_FIRST))
+    begun = [path for path in ordered if own and path.stem.startswith(own)]
+    first = [path for suffix in (".csv", ".png") for path in [one for one in begun if one.suffix == suffix][:1]]
+    pages = [path for path in ordered if path.suffix == ".html"]
+    ordered = list(dict.fromkeys([*pages, *first, *ordered]))
     shown = ordered if len(ordered) <= _FILES - 1 else ordered[: _FILES - 2]
     rest = len(ordered) - len(shown)
     more = [f"and {rest} more files in {ordered[-1].parent}"] if rest else []

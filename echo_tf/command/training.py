@@ -91,7 +91,6 @@ def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells
     """Train all cells and score the disentanglement of their models, as far as that is not on disk."""
     from echo_tf.experiments import disentanglement
 
-    disentanglement.check_factors(cells)
     train_cells(options, inputs, cells)
     for name in inputs:
         own, folder = [c for c in cells if c.dataset == name], options.out / "disentanglement" / name

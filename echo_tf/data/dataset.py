@@ -96,6 +96,12 @@ class Dataset:
         default = KNOWN.get(self.name, max(1, len(self.splits["train"]) // 5))
         return 0 if "validation" in self.splits else default
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether all training images consist of 0 and 1."""
+        raw = self.raw("train")
+        return bool(((raw == 0) | (raw == self.white)).all())
+
     def raw(self, split: str) -> np.ndarray:
         """Stored array of a split, uint8 or float32, shape `(n, *shape)`. Raises `DataError` if there is no such split."""
         if split not in self.splits:

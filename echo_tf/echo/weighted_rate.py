@@ -73,9 +73,9 @@ class WeightedRateLayer(keras.layers.Layer):
         if self._weight_variable is not None and not self._has_warned_of_two_rates:
             self._has_warned_of_two_rates = True
             logger.warning(
-                "The layer %r adds its rate to the loss, with its rate_weight, and returns it as well (return_rate=True). If the "
-                "returned rate gets a loss too, it counts twice: make the layer with rate_weight=None then. To look at it, take "
-                "the metric `rate` of fit and evaluate.",
+                "The layer %r adds its rate to the loss, by its rate_weight, and returns it as well (return_rate=True). If the "
+                "returned rate gets a loss too, it counts twice: make the layer with rate_weight=None then. To look at it, "
+                "there is the metric `rate` of fit and evaluate.",
                 self.name,
             )
 

@@ -12,8 +12,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.data.load import load_dataset
-from echo_tf.data.sprites import DEPENDENT, SIZES, factor_sizes, factors_of
-from echo_tf.errors import ConfigError
+from echo_tf.data.sprites import DEPENDENT, factor_sizes, factors_of
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.points import PointTable, model_key
@@ -27,19 +26,12 @@ from echo_tf.experiments.scores import (
     gaussian_total_correlation,
     mutual_information_gaps,
 )
+from echo_tf.experiments.suitable import check_factors
 from echo_tf.files import locked, replacing
 
 IMAGES = 10_000  # at most, of all combinations
 DIMENSIONS, STEPS = 5, 7  # of a traversal
 QUANTILES = np.linspace(0.02, 0.98, STEPS)
-
-
-def check_factors(cells: list[Cell]) -> None:
-    """Raise `ConfigError` for a data set without known factors."""
-    for cell in cells:
-        if cell.dataset.removesuffix(DEPENDENT) not in SIZES:
-            names = ", ".join(name + end for name in SIZES for end in ("", DEPENDENT))
-            raise ConfigError(f"{cell.dataset} has no known factors. With --experiment disentanglement name one of {names}.")
 
 
 def images_with_factors(name: str, data_dir: Path | None = None, most: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +113,7 @@ def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None
         CellError: a cell is not trained, or another process works in the folder.
         ResultError: the table is damaged.
     """
-    check_factors(cells)
+    check_factors([cell.dataset for cell in cells], cells)
     with locked(folder):
         table = PointTable(folder / TABLE, ScorePoint)
         images, factors = images_with_factors(cells[0].dataset, data_dir)

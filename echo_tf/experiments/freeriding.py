@@ -12,12 +12,12 @@ import numpy as np
 from scipy.special import logsumexp
 
 from echo_tf.data.dataset import Dataset
-from echo_tf.errors import ConfigError
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
 from echo_tf.experiments.run import load_model
+from echo_tf.experiments.suitable import check_pixels
 from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
 from echo_tf.files import locked, replacing
 from echo_tf.models.examples import some_examples
@@ -91,18 +91,10 @@ def draws(model: keras.Model, images: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def check_cells(cells: list[Cell], data: dict[str, Dataset]) -> None:
-    """Raise `ConfigError` for images that are not grey ones of 0 and 1, and models that do not fit them."""
-    for name, dataset in data.items():
-        raw = dataset.raw("train")
-        if len(dataset.shape) != 3 or dataset.shape[2] != 1 or not np.isin(raw, (0, dataset.white)).all():
-            raise ConfigError(
-                f"{name} has other values than 0 and 1, or no images with one channel. Of such p(x|z) is no likelihood, and a "
-                "PixelCNN draws none. With --experiment freeriding name binary_digits, binary_mnist, or a file of your own."
-            )
+    """`check_pixels`, and `ConfigError` for networks that do not fit the images."""
+    check_pixels(data, cells)
     for cell in cells:
         network_for(cell.config.network.kind, data[cell.dataset].shape)
-        if cell.config.distortion.kind != "bernoulli":
-            raise ConfigError(f"{cell.config.method} has Gaussian pixels. --experiment freeriding takes Bernoulli ones alone.")
 
 
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> Path:

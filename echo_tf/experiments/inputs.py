@@ -22,6 +22,7 @@ class Input:
         shape: Shape of an image.
         holdout: How many training images a validation split takes; 0 if the set has such a split.
         fingerprint: `Dataset.fingerprint`.
+        is_binary: Boolean, whether its images consist of 0 and 1.
     """
 
     given: str | Path
@@ -30,6 +31,7 @@ class Input:
     shape: tuple[int, ...]
     holdout: int
     fingerprint: str = ""
+    is_binary: bool = False
 
 
 def read_inputs(given: Sequence[str | Path]) -> dict[str, Input]:
@@ -50,8 +52,11 @@ def read_inputs(given: Sequence[str | Path]) -> dict[str, Input]:
 
 def _read(given: str | Path) -> Input:
     if given in SPECS:
-        return Input(given, str(given), SPECS[str(given)].sizes["train"], (28, 28, 1), KNOWN[str(given)])
+        spec = SPECS[str(given)]
+        return Input(given, str(given), spec.sizes["train"], (28, 28, 1), KNOWN[str(given)], is_binary=spec.white == 1)
     if str(given) in ("dsprites", "dsprites_dependent"):
-        return Input(given, str(given), images_of_split(str(given))["train"], (SIZE, SIZE, 1), KNOWN[str(given)])
+        images = images_of_split(str(given))["train"]
+        return Input(given, str(given), images, (SIZE, SIZE, 1), KNOWN[str(given)], is_binary=True)
     data = load_dataset(given)
-    return Input(given, data.name, len(data.raw("train")), data.shape, data.default_holdout, data.fingerprint)
+    images = len(data.raw("train"))
+    return Input(given, data.name, images, data.shape, data.default_holdout, data.fingerprint, data.is_binary)

@@ -49,7 +49,8 @@ def load_pretrained(method: str, dataset: str, directory: str | Path | None = No
 
     Raises:
         ConfigError: a name of neither a known method or data set nor a file. The message has the nearest name.
-        ResultError: no such file, a damaged one, or one of another version. The message says how to make it.
+        ResultError: no such file (none are published), a damaged one, or one of another version. The message says how to
+            make it.
 
     Example:
         >>> load_pretrained("ecko", "digits")
@@ -61,12 +62,15 @@ def load_pretrained(method: str, dataset: str, directory: str | Path | None = No
     if not path.is_file():
         _check_name("method", method, available_methods())
         _check_name("data set", dataset, list(KNOWN))
-        raise ResultError(f"There is no {path}. Download it from a release, or make it: {_how(method, dataset, folder)}")
+        raise ResultError(
+            f"There is no {path}, and no such files are published. Make it: {_how(method, dataset, folder)}. If you have it in "
+            "another folder, pass that as directory, or set ECHO_TF_PRETRAINED."
+        )
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != _read_checksums(folder).get(path.name):
         raise ResultError(
-            f"{path} has not the checksum in {folder / CHECKSUMS}: one of them is damaged, missing or of another release. "
-            f"Download both again, or make them: {_how(method, dataset, folder)}"
+            f"{path} has not the checksum in {folder / CHECKSUMS}: one of them is damaged, missing or from elsewhere. "
+            f"Make both anew: {_how(method, dataset, folder)}"
         )
     try:
         return _read_model(data)

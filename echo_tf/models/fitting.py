@@ -1,5 +1,6 @@
 """What surrounds the steps of a training: examples are looked at, the prior is started, and the channel renewed."""
 
+import logging
 import math
 from typing import Any
 
@@ -11,9 +12,13 @@ from echo_tf.models.passing import Passing
 from echo_tf.models.refresh import REFRESH_EXAMPLES, RefreshChannel
 from echo_tf.models.refusals import check_training
 
+logger = logging.getLogger(__name__)
+
 
 class Fitting(Passing):
     """`fit` and `evaluate`."""
+
+    _has_warned_of_order = False
 
     def fit(self, x=None, y=None, batch_size=None, *args, callbacks=None, **kwargs):
         """`keras.Model.fit`, after which what the channel stores is that of the final parameters.
@@ -29,6 +34,8 @@ class Fitting(Passing):
         check_training(self, x, y, kwargs.get("sample_weight", kwargs.get("class_weight")))
         data = x
         if hasattr(x, "shape"):
+            if not kwargs.get("shuffle", True):
+                self._warn_of_order()
             data = x[: math.floor(len(x) * (1.0 - kwargs.get("validation_split", 0.0)))]  # as Keras splits it
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [c for c in (callbacks,) if c]
         # Behind callbacks that change the weights: `SwapEMAWeights` before a validation, `EarlyStopping` at the end. But those
@@ -47,6 +54,16 @@ class Fitting(Passing):
         """`keras.Model.evaluate`. Raises `ValueError` as `fit`."""
         check_training(self, x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
+
+    def _warn_of_order(self) -> None:
+        if self.channel.has_memory and not self._has_warned_of_order:
+            self._has_warned_of_order = True
+            logger.warning(
+                "fit(shuffle=False) takes batches in the order of the data. The examples of a batch are each other's noise in "
+                "%r, so each must be a random sample: of data that are sorted, by label say, the rate is wrong. Leave out "
+                "shuffle=False unless they are in random order.",
+                self.channel.name,
+            )
 
     def _start_prior(self, data: Any) -> None:
         if hasattr(data, "__next__"):

@@ -39,7 +39,7 @@ def plot_comparison(rows: list[Row], path: Path) -> Path:
     for axis, members in zip(axes[:, 0], groups, strict=True):
         for row, look in zip(members, looks(members), strict=True):
             (rate, distortion), errors = ([of[key] for key in ("rate_nats", "distortion_nats")] for of in (row.mean, row.se))
-            axis.errorbar(rate, distortion, xerr=errors[0], yerr=errors[1], linestyle="none", **look)
+            axis.errorbar(rate, distortion, xerr=errors[0], yerr=errors[1], linestyle="none", clip_on=False, **look)
             if row.paper is not None:
                 hollow = {**method_look(row.method), "markerfacecolor": "none"}
                 axis.plot(row.paper["rate_nats"], row.paper["distortion_nats"], linestyle="none", **hollow)

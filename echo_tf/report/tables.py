@@ -229,19 +229,22 @@ def progress_table(rows: list[Row]) -> Table | None:
 
 
 def readme_table(rows: list[Row]) -> Table | None:
-    """One row a method, best first: the paper's schedule where there is such a model, else the longest; `None` without any.
+    """One row a method, of the paper's schedule where there is such a model, else of the longest; `None` without any.
 
-    Of the data sets of the paper the first that there is. Where there is none, all results on the test set with beta = 1.
+    The longest schedules come first, and of each the best. Of the data sets of the paper the first that there is; without any, all
+    results on the test set with beta = 1.
     """
     found = longest_schedules(rows)
     first = min((DATASETS.index(row.dataset) for row in found), default=None)
     shown = comparable(rows) if first is None else [row for row in found if row.dataset == DATASETS[first]]
-    shown = sorted(shown, key=lambda row: row.mean["neg_elbo_nats"])
+    shown = sorted(shown, key=lambda row: (-row.config.training.epochs, row.mean["neg_elbo_nats"]))
+    several = len({row.config.training.epochs for row in shown}) > 1
     columns = (*(() if found else (DATA,)), METHOD, EPOCHS, SEEDS, RATE, DISTORTION, NEG_ELBO, PAPER_NEG_ELBO)
     counts = grouped(epochs_by_cell(rows).items(), lambda item: dataset_title(item[0][0]))
     complete = [f"{name} {sum(n == PAPER_EPOCHS for _, n in cells)} of {len(cells)}" for name, cells in counts.items()]
     paper = f"Methods of the paper's table with its {PAPER_EPOCHS} epochs so far: {', '.join(complete)}."
-    where = [f"{data_title(shown[0])}, test set. {paper}"] if found else []
+    ranked = " Best first among methods of as many epochs: only those can be compared." if several else ""
+    where = [f"{data_title(shown[0])}, test set.{ranked} {paper}"] if found else []
     return told_table("results", columns, shown, notes_on_marks(shown), first_notes=where)
 
 

@@ -128,6 +128,26 @@ def test_the_page_is_the_first_of_few_files(capsys):
 
 
 @pytest.mark.parametrize(
+    ("own", "expected"), [("noise", ["noise.csv", "noise_digits.png"]), ("likelihood", ["likelihood.csv"])]
+)
+def test_table_and_figure_of_the_experiment_come_behind_the_page(own, expected, capsys):
+    names = (
+        "a.png",
+        "b.png",
+        "comparison.csv",
+        "likelihood.csv",
+        "noise.csv",
+        "noise_digits.png",
+        "noise_fits.csv",
+        "index.html",
+    )
+    terminal.tell_files([Path("report", name) for name in names], own)
+    lines = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
+    assert len(lines) == 5 and lines[1] == "report/index.html"
+    assert lines[2 : 2 + len(expected)] == [f"report/{name}" for name in expected]
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--epochs", "0"], "usage: reproduce.py [--epochs N]"),

@@ -76,7 +76,7 @@ def test_file_without_checksum(folder):
 
 
 def test_missing_file_says_how_to_make_it(tmp_path):
-    with pytest.raises(ResultError, match=r"reproduce.py --dataset binary_mnist --method echo, then .* --export"):
+    with pytest.raises(ResultError, match="no such files are published.* --method echo, then .*--export.*ECHO_TF_PRETRAINED"):
         load_pretrained("echo", "binary_mnist", tmp_path)
 
 

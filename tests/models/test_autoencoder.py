@@ -159,6 +159,15 @@ class TestReservoir:
         model, x = trained_echo.model, trained_echo.x
         assert_holds(model.channel.echo.source.reservoir.mean, self.means(model, x))
 
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_warning_of_data_in_their_order(self, shuffle, caplog):
+        for channel, times in ((echo(), 1 - shuffle), (GaussianChannel(DIM), 0)):
+            model = compiled(channel, distortion="gaussian")
+            caplog.clear()
+            for _ in range(2):
+                model.fit(table(20), batch_size=10, shuffle=shuffle, verbose=0)
+            assert caplog.text.count("takes batches in the order of the data") == times
+
     def test_of_generators_and_data_sets(self):
         model, x = compiled(echo(), distortion="gaussian", optimizer=keras.optimizers.SGD(0.0)), table(40)
         reservoir = model.channel.echo.source.reservoir

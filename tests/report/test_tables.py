@@ -229,7 +229,15 @@ class TestReadme:
         settings += [("binary_mnist", "echo", epochs) for epochs in (10, 20)]
         results = [result(method, data, neg_elbo=90.0, training={"epochs": epochs}) for data, method, epochs in settings]
         lines = readme_table(compare(results)).lines
-        assert sorted(line[:2] for line in lines) == [("echo", "20"), ("vae", "200")]
+        assert [line[:2] for line in lines] == [("vae", "200"), ("echo", "20")]
+
+    def test_schedules_are_ranked_apart(self, result):
+        settings = [("echo", 20, 80.0), ("vae", 200, 90.0), ("iaf", 200, 89.0), ("info_vae", 20, 79.0)]
+        results = [result(method, training={"epochs": epochs}, neg_elbo=value) for method, epochs, value in settings]
+        table = readme_table(compare(results))
+        assert [line[0] for line in table.lines] == ["iaf", "vae", "info_vae", "echo"]
+        assert any("only those can be compared" in note for note in table.notes)
+        assert not any("only those" in note for note in readme_table(compare(results[:1])).notes)
 
     def test_data_of_ones_own_have_all_rows(self, result):
         table = readme_table(compare([result("vae", "mine", neg_elbo=8.0), result("echo", "mine", neg_elbo=9.0)]))
