@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.errors import ResultError
-from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.experiments.scores import pictures_name
+from echo_tf.report.names import beta_or_target, dataset_title, plain_title
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import legend_below, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table, plain_columns
+from echo_tf.report.tables import BETA_OF_POINT
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -18,7 +20,7 @@ SCORES = {
     "dci_informativeness": "DCI informativeness",
     "total_correlation_nats": "total correlation",
 }
-_SETTING = ("dataset", "method", "epochs", "beta", "codes")
+_SETTING = ("dataset", "method", "epochs", "beta", "target", "codes")
 
 
 def scores_table(rows: list[dict]) -> Table | None:
@@ -34,7 +36,7 @@ def scores_table(rows: list[dict]) -> Table | None:
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
         Column("method", lambda row: plain_title(row["method"]), "method"),
         *plain_columns("epochs"),
-        Column("beta", "{beta:g}", "beta"),
+        BETA_OF_POINT,
         *plain_columns("seeds", "codes"),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
     )
@@ -55,10 +57,10 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
-        for (method, beta), members in grouped(shown, lambda row: (row["method"], row["beta"])).items():
-            look = method_look(method, *methods) | {"alpha": 1.0 / (1.0 + 0.15 * max(beta - 1.0, 0.0))}
+        for (method, held), members in grouped(shown, lambda row: (row["method"], beta_or_target(row))).items():
+            look = method_look(method, *methods) | {"alpha": 1.0 / (1.0 + 0.15 * max(members[0]["beta"] - 1.0, 0.0))}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
-            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, β = {beta:g}", **look)
+            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, {held}", **look)
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
@@ -74,14 +76,16 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
         ResultError: pictures are missing or damaged.
     """
     first = min(row["seed"] for row in rows)
-    settings = list(dict.fromkeys((r["method"], r["epochs"], r["beta"], r["seed"]) for r in rows if r["seed"] == first))
+    settings = list({(row["method"], row["cell"]): row for row in rows if row["seed"] == first}.values())
     width = 4
     height = -(-len(settings) // width)
     figure, axes = pyplot().subplots(height, width, figsize=(3.0 * width, 2.4 * height), squeeze=False)
     for axis in axes.ravel():
         axis.axis("off")
-    for axis, setting in zip(axes.ravel(), settings, strict=False):
-        source = folder / f"{'-'.join(map(str, setting))}.npz"
+    for axis, row in zip(axes.ravel(), settings, strict=False):
+        source = folder / pictures_name(row["method"], row["cell"])
+        if not source.exists():  # as earlier versions called it
+            source = folder / "{method}-{epochs}-{beta}-{seed}.npz".format(**row)
         try:
             with np.load(source, allow_pickle=False) as arrays:
                 images, rates = arrays["images"], arrays["rates"]
@@ -90,6 +94,6 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
         axis.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in images]), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
-        axis.set_title(f"{plain_title(setting[0])}, β = {setting[2]:g}", fontsize=9)
+        axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}", fontsize=9)
     figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)")
     return save(figure, path)

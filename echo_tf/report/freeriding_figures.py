@@ -6,7 +6,7 @@ import numpy as np
 
 from echo_tf.errors import ResultError
 from echo_tf.experiments.used import pictures_name
-from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.report.names import beta_or_target, dataset_title, plain_title
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import legend_below, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, make_table
@@ -109,10 +109,8 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
         framed[:, :, 0, :] = framed[:, :, :, 0] = 0.35
         axis.imshow(np.concatenate([np.concatenate(list(line), axis=1) for line in framed]), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
-        held = row["target"] or f"β = {row['beta']:g}"
-        axis.set_title(
-            f"{plain_title(row['method'])}, {held}\nrate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}", fontsize=8
-        )
+        taken = f"rate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}"
+        axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}\n{taken}", fontsize=8)
     figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)")
     return save(figure, path)
 

@@ -8,7 +8,7 @@ from scipy.stats import kurtosis, multivariate_normal
 from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import CellError, ConfigError
 from echo_tf.experiments import fitted, likelihood
-from echo_tf.experiments.annealed import images_name, read_table
+from echo_tf.experiments.annealed import images_name, read_pairs, read_table
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.likelihood import Effort
@@ -40,6 +40,11 @@ def test_table_is_resumed_by_cell_and_effort(tmp_path, vectors, tiny, monkeypatc
         assert row["neg_elbo_nats"] - row["neg_log_likelihood_nats"] == pytest.approx(row["lowered_nats"])
         assert row["gap_nats"] > -5 * row["gap_se"] and 0 < row["acceptance"] <= 1
         assert np.load(tmp_path / images_name(row)).mean() == pytest.approx(-row["neg_log_likelihood_nats"])
+    first, second = (np.load(tmp_path / images_name(rows[i])) for i in (0, 2))
+    (pair,) = [pair for pair in read_pairs(tmp_path) if (pair["marginal"], pair["other_method"]) == ("own", "echo")]
+    assert pair["difference_nats"] == pytest.approx(np.mean(second - first)) and len(read_pairs(tmp_path)) == 3
+    assert pair["difference_nats"] == pytest.approx(rows[0]["neg_log_likelihood_nats"] - rows[2]["neg_log_likelihood_nats"])
+    assert pair["difference_se"] == pytest.approx(np.std(second - first, ddof=1) / np.sqrt(10))
     asked = []
     monkeypatch.setattr(likelihood, "load_model", lambda folder: asked.append(folder) or load_model(folder))
     likelihood.run(tmp_path, cells, vectors, tmp_path, effort=SHORT)
