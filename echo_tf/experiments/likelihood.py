@@ -44,7 +44,7 @@ class Effort:
     """What is measured: `images` drawn at random from the split, with so many `chains` for each, of so many `temperatures`."""
 
     images: int = 1_000
-    temperatures: int = 500
+    temperatures: int = 100
     chains: int = 1
 
 

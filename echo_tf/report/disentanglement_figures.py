@@ -20,6 +20,7 @@ SCORES = {
     "dci_informativeness": "DCI informativeness",
     "total_correlation_nats": "total correlation",
 }
+_FILLED = ("full", "left", "none", "top", "right", "bottom")  # markers of one method, by setting
 _SETTING = ("dataset", "method", "epochs", "beta", "target", "codes")
 
 
@@ -38,13 +39,15 @@ def scores_table(rows: list[dict]) -> Table | None:
         *plain_columns("epochs"),
         BETA_OF_POINT,
         *plain_columns("seeds", "codes"),
-        *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
+        *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active dimensions", **SCORES}.items()),
     )
     notes = [
-        "codes: what an image sends without noise (mean), or a draw of z (sample), with echoes from training examples. All "
-        "scores are on images of all combinations of the factors. 1 is best but for the rate and the total correlation, which "
-        "are in nats. FactorVAE: chance is about 0.2. active: dimensions with at least a share of 0.05 of the variance of z.",
-        "total correlation: of a Gaussian with the covariance of the active dimensions. ± is the standard error over seeds.",
+        "codes: what is scored, what an image sends without noise (mean) or a draw of z (sample), with echoes from training "
+        "examples; on images of all combinations of the factors.",
+        "FactorVAE, MIG, DCI: 1 is one dimension of z for each factor, 0 is none; of FactorVAE chance is about 0.2. active "
+        "dimensions: those whose codes have at least 0.05 of the variance of z.",
+        "total correlation: how far the active dimensions depend on each other, 0 if they do not; nats, of a Gaussian with "
+        "their covariance. rate: nats an image. ± is the standard error over seeds.",
     ]
     return make_table(
         "disentanglement", "Disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)), notes
@@ -56,16 +59,21 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     shown = [row for row in rows if row["codes"] == "mean"]
     figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
+    settings = {method: list(dict.fromkeys(beta_or_target(r) for r in shown if r["method"] == method)) for method in methods}
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
         for (method, held), members in grouped(shown, lambda row: (row["method"], beta_or_target(row))).items():
-            look = method_look(method, *methods) | {"alpha": 1.0 / (1.0 + 0.15 * max(members[0]["beta"] - 1.0, 0.0))}
+            filled = _FILLED[settings[method].index(held) % len(_FILLED)]
+            look = method_look(method, *methods) | {"fillstyle": filled, "markerfacecoloralt": "white"}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
             axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, {held}", **look)
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
+        axis.axhline(0.0, color="0.6", linewidth=0.8)  # so that small differences look small
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
     legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: scores against rate")
+    figure.suptitle(
+        f"{dataset_title(shown[0]['dataset'])}: scores, of which 1 is best, and total correlation, against the rate"
+    )
     return save(figure, path)
 
 
@@ -95,5 +103,6 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
         axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}", fontsize=9)
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)")
+    which = "Each row moves one dimension of z, and the others stay: those of highest rate (at the left, nats)"
+    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}\n{which}")
     return save(figure, path)

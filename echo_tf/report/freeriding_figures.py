@@ -16,6 +16,11 @@ _NUMBERS = ("rate_nats", "distortion_nats", "neg_elbo_nats", "used_nats", "certa
 _PANELS = (("beta", "rate_nats"), ("rate_nats", "neg_elbo_nats"), ("rate_nats", "used_nats"))
 _NAMES = {"beta": "β", "rate_nats": "rate", "neg_elbo_nats": "-ELBO", "used_nats": "nats that the decoder takes from z"}
 _ENDING = "_pixelcnn"
+_TOLD_APART = float(np.log(257))  # nats: what an image and 256 others can say for certain
+
+
+def _name(method: str) -> str:
+    return plain_title(method) + ("" if method.endswith(_ENDING) else ", decoder of z alone")
 
 
 def settings(rows: list[dict]) -> list[dict]:
@@ -29,13 +34,14 @@ def used_table(rows: list[dict]) -> Table | None:
 
     def measured(title: str, key: str) -> Column:
         def show(row):
-            return f"{row[key]:.2f}" + ("" if row[f"{key}_se"] is None else f" ± {row[f'{key}_se']:.2f}")
+            shown = f"{row[key]:.2f}" + ("" if row[f"{key}_se"] is None else f" ± {row[f'{key}_se']:.2f}")
+            return f"({shown})" if key == "used_nats" and row[key] > _TOLD_APART else shown
 
         return Column(title, show, f"{key} {key}_se")
 
     columns = (
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
-        Column("method", lambda row: plain_title(row["method"]), "method"),
+        Column("method", lambda row: _name(row["method"]), "method"),
         Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
         Column("epochs", "{epochs}", "epochs"),
         Column("held to", "{target}", "target"),
@@ -44,13 +50,14 @@ def used_table(rows: list[dict]) -> Table | None:
         *(measured(title, key) for key, title in zip(_NUMBERS[:3], ("rate", "distortion", "-ELBO"), strict=True)),
         measured("used", "used_nats"),
         measured("used for certain", "certain_nats"),
-        measured("wrong z", "shuffled_nats"),
+        measured("a wrong z costs", "shuffled_nats"),
     )
     notes = [
-        "Nats an image. used: log p(x|z) with the z of the image, less the logarithm of the mean of p(x|z) with the z of 256 "
-        "others. It cannot exceed the true rate I(X; Z) but for its bias, which is upwards. used for certain: a lower bound of "
-        "I(X; Z) from the same numbers, which cannot exceed log 257 = 5.5. wrong z: by how much the distortion rises with "
-        "the z of another image. A decoder that does not listen to z has 0 in all three.",
+        "Nats an image. used: what the decoder takes from z, log p(x|z) with the z of the image less the logarithm of the mean "
+        "of p(x|z) with the z of 256 others. Numbers in brackets are too large by an amount that is not known, and may exceed "
+        "the rate: 256 others can tell log 257 = 5.55 nats apart. used for certain: a lower bound of I(X; Z) from the same "
+        "numbers, never above 5.55. a wrong z costs: by how much the distortion rises with the z of another image. A decoder "
+        "that does not listen to z has 0 in all three.",
         "± is the standard error over seeds; of a single one that over images, where it is given.",
     ]
     return make_table("freeriding", "What powerful decoders take from z", columns, settings(rows), notes)
@@ -66,7 +73,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         members = sorted(members, key=lambda row: row["beta"])
         is_powerful = method.endswith(_ENDING)
         look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": "full" if is_powerful else "none"}
-        name = plain_title(method) + ("" if is_powerful else ", decoder of z alone") + (f", held to {target}" if target else "")
+        name = _name(method) + (f", held to {target}" if target else "")
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
             axis.errorbar(*points, yerr=_errors(members, keys[1]), linestyle="-" if is_powerful else "none", label=name, **look)
@@ -81,6 +88,9 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         for axis in axes[1:]:
             axis.axvline(floor, color="0.5", linestyle="--", linewidth=0.9)
     axes[2].plot([0.0, most], [0.0, most], color="0.5", linestyle=":", label="all of the rate is used")
+    limits = axes[2].get_ylim()
+    axes[2].axhspan(_TOLD_APART, max(limits[1], _TOLD_APART), color="0.93", linewidth=0, label="too large by an unknown amount")
+    axes[2].set_ylim(limits)
     legend_below(figure)
     figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes")
     return save(figure, path)
@@ -110,7 +120,7 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
         axis.imshow(np.concatenate([np.concatenate(list(line), axis=1) for line in framed]), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
         taken = f"rate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}"
-        axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}\n{taken}", fontsize=8)
+        axis.set_title(f"{_name(row['method'])}, {beta_or_target(row)}\n{taken}", fontsize=8)
     figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)")
     return save(figure, path)
 
