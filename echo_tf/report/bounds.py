@@ -30,7 +30,7 @@ def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
     found = {tuple(point[name] for name in _OF_MODEL): point for point in rising}
 
     def annealed(row: Row) -> dict | None:
-        keys = ((one.dataset, one.method, one.folder.name, one.split) for one in row.results)
+        keys = ((one.dataset, one.method, one.cell.folder(Path()).name, one.split) for one in row.results)
         own = [point for key in keys if (point := found.get(key))]
         if len(own) < len(row.seeds) or len({point["images"] for point in own}) > 1:
             return None
