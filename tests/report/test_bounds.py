@@ -31,12 +31,12 @@ def point(method="echo", seed=0, **values):
 def test_rows_find_their_points(result):
     rows = compare([result(seed=0), result(seed=1), result("vae"), result("iaf")])
     points = [point(seed=0), point(seed=1, lowered_nats=5.0), point("vae", split="validation")]
-    echo, vae, iaf = with_likelihoods(rows, points)
+    echo, iaf, vae = with_likelihoods(rows, points)
     assert echo.annealed == {"neg_log_likelihood_nats": 84.0, "lowered_nats": 4.0, "images": 100}
     assert vae.annealed is iaf.annealed is None
     assert with_likelihoods(rows, points[:1])[0].annealed is None  # not for every seed
     both = [point("vae", marginal=marginal, lowered_nats=nats) for marginal, nats in (("own", 1.0), ("fitted", 5.0))]
-    assert with_likelihoods(rows, both)[1].annealed["lowered_nats"] == 1.0  # with its own marginal
+    assert with_likelihoods(rows, both)[2].annealed["lowered_nats"] == 1.0  # with its own marginal
     assert with_likelihoods(rows, [points[0], point(seed=1, images=50)])[0].annealed is None
 
 
