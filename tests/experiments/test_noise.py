@@ -121,7 +121,7 @@ def test_tables(tmp_path, vectors, tiny):
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)  # measures nothing anew
     assert (tmp_path / "noise" / "laws.csv").read_text() == before
     held = Cell(
-        "vectors", tiny("echo", epochs=1, constraint={"quantity": "rate", "target_nats": 3.0}), data=vectors.fingerprint
+        "vectors", tiny("echo", epochs=1, constraint={"quantity": "rate", "target_nats": 10.0}), data=vectors.fingerprint
     )
     with pytest.raises(CellError, match="not trained"):  # it is not taken for the one that is measured
         noise.run(tmp_path / "noise", [held], vectors, tmp_path)
