@@ -136,5 +136,5 @@ def read_rows(path: Path, types: dict[str, type] | None = None, earlier: Callabl
         if missing := set(types or ()) - columns:
             raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
         return rows if types is None else [{name: kind(row[name]) for name, kind in types.items()} for row in rows]
-    except (csv.Error, KeyError, ValueError) as error:
+    except (csv.Error, ValueError) as error:
         raise ResultError(f"{path} is damaged ({error!r}). Move it away; what it held is then made anew.") from None
