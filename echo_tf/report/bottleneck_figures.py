@@ -66,7 +66,8 @@ def _draw_over_rate(axis, rows: list[dict], key: str, suffix: str = "", **look) 
         if members[0]["channel"] == "none":
             axis.axhline(column(members, value).mean(), color=own["color"], linestyle=look.get("linestyle", "-"), label=label)
             continue
-        points = grouped(members, lambda row: float(row["beta"])).values()
+        by_beta = grouped(members, lambda row: float(row["beta"]))
+        points = [by_beta[beta] for beta in sorted(by_beta)]  # a later run may have added some
         rates, means = ([column(point, of).mean() for point in points] for of in ("rate_nats", value))
         errors = [sem(column(point, value)) if len(point) > 1 else column(point, se)[0] for point in points]
         axis.errorbar(rates, means, errors, **(own | look | {"label": label}))

@@ -7,7 +7,7 @@ from echo_tf.report.names import dataset_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
 from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, plain_columns
-from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, RATE, SEEDS, notes_on_marks
+from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, OF_MODEL, RATE, SEEDS, notes_on_marks
 from echo_tf.report.words import told_table
 
 
@@ -43,7 +43,8 @@ def _beyond(pair: Pair) -> str:
 def fits_table(fits: list[dict]) -> Table | None:
     """Rates before and after a marginal is fitted to the law of `z`; `None` without any."""
     columns = (
-        *plain_columns("dataset", "method", "epochs", "beta", "seed", "noise"),
+        *OF_MODEL,
+        *plain_columns("noise"),
         Column("rate", "{rate_nats:.2f}", "rate_nats"),
         Column("rate after fitting a MAF to q(z)", "{fitted_rate_nats:.2f}", "fitted_rate_nats"),
         Column("lowered by", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
@@ -55,7 +56,7 @@ def tests_table(tests: list[dict]) -> Table | None:
     """Whether the noise of trained models has the law of `z`; `None` without any."""
     others = {"z": "z = f(x) + S(x) e", "gaussian": "Gaussian, same mean and covariance"}
     columns = (
-        *plain_columns("dataset", "method", "epochs", "beta", "seed"),
+        *OF_MODEL,
         Column("noise e against", lambda row: others[row["other"]], "other"),
         Column("draws of each", "{draws}", "draws"),
         Column("energy distance", "{distance:.4f}", "distance"),

@@ -50,6 +50,11 @@ def plain_title(method: str) -> str:
     return WORDS["methods"].get(method, method)
 
 
+def beta_or_target(row: dict) -> str:
+    """How the rate of the model of a row was set: `β = 1`, or `rate 20` where that was held."""
+    return row["target"] or f"β = {row['beta']:g}"
+
+
 def dataset_title(dataset: str) -> str:
     """`Binary MNIST` for `binary_mnist`; the name of data of one's own as it is."""
     return WORDS["data"].get(dataset, dataset)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from echo_tf.experiments.laws import LAWS
+from echo_tf.experiments.laws import KEY, LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
 from echo_tf.report.names import data_name, data_title, dataset_title, method_name, starred
@@ -55,6 +55,7 @@ EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEED = Column("seed", "{seed}", "seed=config.seed")
+BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")  # of `ModelPoint`
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
@@ -68,6 +69,14 @@ PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper
 DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
 VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
 NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NOTES["near floor"])
+
+# Of a `NoisePoint`
+OF_MODEL = (
+    *plain_columns("dataset", "method", "epochs"),
+    BETA_OF_POINT,
+    *plain_columns("seed"),
+    Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
+)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
@@ -181,11 +190,10 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
 
 def laws_table(laws: list[dict]) -> Table | None:
     """Distortion of trained Echo models under other noise; `None` if that was not measured."""
-    keys = ("dataset", "method", "epochs", "beta", "seed")
-    models = grouped(laws, lambda row: tuple(row[key] for key in keys)).values()
+    models = grouped(laws, lambda row: tuple(row[key] for key in KEY)).values()
     items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
     of_law = [measured(law.replace("_", ", "), law, f"{law}.distortion_nats", f"{law}.distortion_se") for law in LAWS]
-    columns = (*plain_columns(*keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
+    columns = (*OF_MODEL, Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
     return told_table("noise_laws", columns, items)
 
 
@@ -231,8 +239,8 @@ def progress_table(rows: list[Row]) -> Table | None:
 def readme_table(rows: list[Row]) -> Table | None:
     """One row a method, of the paper's schedule where there is such a model, else of the longest; `None` without any.
 
-    The longest schedules come first, and of each the best. Of the data sets of the paper the first that there is; without any, all
-    results on the test set with beta = 1.
+    The longest schedules come first, and of each the best. Of the data sets of the paper the first that there is; without any,
+    all results on the test set with beta = 1.
     """
     found = longest_schedules(rows)
     first = min((DATASETS.index(row.dataset) for row in found), default=None)

@@ -80,7 +80,8 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
 
     def model(row):
         named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
-        return named + (f", β = {row['beta']}" if float(row["beta"]) != 1 else "")
+        held = row["target"] or (f"β = {row['beta']:g}" if row["beta"] != 1 else "")
+        return named + (f", {held}" if held else "")
 
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
     for rows, look in by([row | {"model": model(row)} for row in laws], "model"):
