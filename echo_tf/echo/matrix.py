@@ -12,6 +12,7 @@ is at most `sqrt(m) M r^d / (1 - r)` in the Euclidean norm, hence in every dimen
 Everything is in nats and per example.
 """
 
+import functools
 import math
 
 import keras
@@ -21,11 +22,14 @@ from keras import ops
 from echo_tf.echo.bound import check_d_max, invalid, max_scale
 from echo_tf.echo.checks import Seed, Tensor, at_least_float32
 from echo_tf.echo.layer import BareEchoLayer, pair
-from echo_tf.echo.noise import echo_recurrence
+from echo_tf.echo.noise import along_ring, echo_recurrence
 from echo_tf.echo.source import EchoSource
 
 # Most steps of the iteration for the covariance of z, which is exact up to 33 dimensions; see `matrix_moments`.
 MOMENT_STEPS = 64
+
+# Most places whose matrices are multiplied with each other; see `echo_recurrence`.
+LARGEST_BLOCK = 16
 
 
 def matrix_ring_noise(
@@ -61,10 +65,10 @@ def matrix_ring_noise(
     if batch is not None and d_max > batch - 1 and count is None:
         expected = f"at most batch - 1 = {batch - 1}, so that no example is its own echo"
         raise invalid("d_max", expected, f"d_max={d_max}. Use larger batches or a smaller d_max.")
-    order = ops.convert_to_tensor(order)
-    means, scales = ops.take(mean, order, axis=0), ops.take(scale, order, axis=0)
-    places = echo_recurrence(means, scales, d_max, count=count, behind=behind, apply=product, compose=ops.matmul)
-    return ops.take(places, ops.argsort(order), axis=0)
+    recurrence = functools.partial(
+        echo_recurrence, d_max=d_max, count=count, apply=product, compose=ops.matmul, largest=LARGEST_BLOCK
+    )
+    return along_ring(recurrence, mean, scale, ops.convert_to_tensor(order), behind)
 
 
 def matrix_noise(mean: Tensor, scale: Tensor, d_max: int, *, seed: Seed = None, count=None, behind=None, **options) -> Tensor:
