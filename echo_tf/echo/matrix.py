@@ -28,7 +28,9 @@ from echo_tf.echo.source import EchoSource
 # Most steps of the iteration for the covariance of z, which is exact up to 33 dimensions; see `matrix_moments`.
 MOMENT_STEPS = 64
 
-# Most places whose matrices are multiplied with each other; see `echo_recurrence`.
+# Most matrices that are multiplied with each other before they meet a vector (`largest` of `echo_recurrence`). Noise of 100
+# examples in 32 dimensions with its gradient takes one thread, in milliseconds: with 8, 16 and no limit 1.9, 2.2 and 3.9 on
+# JAX; with 4, 8 and 16 4.6, 3.5 and 3.0 on TensorFlow.
 LARGEST_BLOCK = 16
 
 
@@ -39,8 +41,8 @@ def matrix_ring_noise(
 
     `e = sum_{l < d_max} S(x_0) ... S(x_{l-1}) f(x_l)`, where the example at place `k` has those at places
     `k + 1, ..., k + d_max` (modulo the batch) as its `x_0, x_1, ...`, so that its own sample never occurs.
-    By `echo_recurrence`: O(batch m^3 log d_max) time, O(batch m^2) memory (times log d_max where a gradient is taken, which
-    keeps all blocks).
+    By `echo_recurrence` with blocks of at most b = `LARGEST_BLOCK`: O(batch (m^3 log b + m^2 d_max / b)) time, O(batch m^2)
+    memory (times log b where a gradient is taken, which keeps all blocks).
 
     Args:
         mean: `f(x)`. Shape `(batch, m)`, float. More axes, as in `(batch, ..., m)`, hold separate rings of the same order.

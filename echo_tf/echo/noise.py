@@ -86,27 +86,16 @@ def along_ring(
     Args:
         recurrence: `(mean, scale, behind=...) -> noise in front of every place`.
         mean, scale: Of every example, along axis 0.
-        order: Permutation of the examples. Its own echoes of the example at place `k` begin at place `k + 1`.
+        order: Permutation of the examples, see `ring_noise`. The echoes of the example at place `k` start at place `k + 1`.
         behind: see `ring_noise`.
+
+    Returns:
+        The shape of `mean`; row i belongs to example i.
     """
-    place, batch = ops.argsort(order), ops.shape(mean)[0]
-    following, place_before = ops.roll(order, -1), (place - 1) % batch
-    mean, scale = (_permuted(values, following, place_before) for values in (mean, scale))
-    noise = recurrence(mean, scale, behind=None if behind is None else ops.roll(behind, -1, axis=0))
-    return _permuted(noise, place, order)
-
-
-def _permuted(values: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Rows of `values` in another order. The gradient takes them back by the inverse order, where that of `take` adds up rows."""
-
-    @ops.custom_gradient
-    def permute(values):
-        def gradient(*arguments, upstream=None):
-            return ops.take(arguments[0] if upstream is None else upstream, inverse, axis=0)
-
-        return ops.take(values, order, axis=0), gradient
-
-    return permute(values)
+    following = ops.roll(order, -1)
+    behind = None if behind is None else ops.roll(behind, -1, axis=0)
+    noise = recurrence(ops.take(mean, following, axis=0), ops.take(scale, following, axis=0), behind=behind)
+    return ops.take(noise, ops.argsort(order), axis=0)
 
 
 def ring_noise(
@@ -263,7 +252,7 @@ def diagonal_noise(
         # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
         places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
         scales = linear(ops.take(log_scale, places, axis=0))
-        return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[:batch]
+        return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[1 : batch + 1]
     if replace:
         return gather(mean, log_scale, keras.random.randint((batch, d_max), 0, batch, seed=seed), d_max)
     orders = independent_orders(batch, seed)

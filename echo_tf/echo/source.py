@@ -88,7 +88,7 @@ class EchoSource(keras.layers.Layer):
         return noise
 
     def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor | None:
-        """Noise from the reservoir for every example; 0 or `None` if it is not needed: the batch has `d_max` others for each."""
+        """Noise from the reservoir for every example. `None` or 0 if it is not needed and the batch has `d_max` others."""
         batch = ops.shape(mean)[0]
 
         def draw():
