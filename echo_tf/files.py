@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from echo_tf.errors import CellError, ResultError
@@ -111,12 +111,13 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     write_atomically(path, text.getvalue())
 
 
-def read_rows(path: Path, types: dict[str, type] | None = None) -> list[dict]:
+def read_rows(path: Path, types: dict[str, type] | None = None, earlier: Callable[[dict], dict] | None = None) -> list[dict]:
     """The rows of a CSV file, none if there is no such file.
 
     Args:
         path: The file.
         types: Types of its columns by name; without them every value is text.
+        earlier: What completes a row of a file that lacks columns, since an earlier version wrote it.
 
     Raises:
         ResultError: the file is damaged: it has other columns, or values that are not of their types.
@@ -127,10 +128,13 @@ def read_rows(path: Path, types: dict[str, type] | None = None) -> list[dict]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
             rows, columns = list(reader), set(reader.fieldnames or ())
-        if missing := set(types or ()) - columns:
-            raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
         if any(None in (*row.keys(), *row.values()) for row in rows):
             raise ValueError("a row is not as long as the header")
+        if earlier is not None and rows and set(types or ()) - columns:
+            rows = [earlier(row) for row in rows]
+            columns = set(rows[0])
+        if missing := set(types or ()) - columns:
+            raise ValueError(f"columns are missing: {', '.join(sorted(missing))}")
         return rows if types is None else [{name: kind(row[name]) for name, kind in types.items()} for row in rows]
     except (csv.Error, ValueError) as error:
         raise ResultError(f"{path} is damaged ({error!r}). Move it away; what it held is then made anew.") from None

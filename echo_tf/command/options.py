@@ -137,7 +137,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--arrays", action="store_true", help=arrays)
     add = parser.add_argument_group("with --experiment likelihood").add_argument
     add("--images", **_number(int, 1, 1_000_000), default=1_000, help="images to measure, drawn at random (default: 1000)")
-    add("--temperatures", **count, default=500, help="steps from the marginal to the posterior (default: 500)")
+    add("--temperatures", **count, default=100, help="steps from the encoder's law to the posterior (default: 100)")
     add("--chains", **count, default=1, help="chains for each image (default: 1)")
 
     add("--strict", action="store_true", help="exit with 1 if a compared cell misses the paper's value")

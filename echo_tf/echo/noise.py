@@ -10,6 +10,7 @@ The sum is cut after `d_max` terms; `max_scale` bounds every `s_j` so that what 
 Everything is in nats and per example: examples lie along axis 0, dimensions along the last axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +35,11 @@ def echo_recurrence(
     behind: Tensor | None = None,
     apply: Callable[[Tensor, Tensor], Tensor] = ops.multiply,
     compose: Callable[[Tensor, Tensor], Tensor] = ops.multiply,
+    largest: int | None = None,
 ) -> Tensor:
-    """Noise at every place of a ring, from the `d_max` places that follow it.
+    """Noise in front of every place of a ring, from the `d_max` places that start there.
 
-    The noise obeys `e_k = f_{k+1} + S_{k+1} e_{k+1}`. A block of n places maps the noise behind it to the noise in front of it
+    The noise obeys `e_k = f_k + S_k e_{k+1}`. A block of n places maps the noise behind it to the noise in front of it
     by `e -> b + A e`; a block followed by a second one is the block `(A A', b + A b')`. So blocks of 1, 2, 4, ... places that
     start at every place come from doubling, and the binary digits of the number of terms select those that add up to exactly
     as many: `O(n log d_max)` products.
@@ -50,25 +52,50 @@ def echo_recurrence(
         behind: Noise behind the last term of every place, the shape of `mean`; `None` for 0, which cuts the sum.
         apply: `(A, e) -> A e`.
         compose: `(A, A') -> A A'`.
+        largest: Integer, most places of a block, or `None` for `d_max`. Where `compose` costs much more than `apply`, it is
+            cheaper to stop the doubling early and to put the last block in front as often as it fits.
 
     Returns:
         Noise, the shape of `mean`.
 
     Source: ours.
     """
-    total, decay = mean, scale  # block of `size` places that starts at each place
-    noise, size = ops.zeros_like(mean) if behind is None else behind, 1
+    total, decay, size = mean, scale, 1  # block of `size` places that starts at each place
+    noise = ops.zeros_like(mean) if behind is None and count is not None else behind  # of the blocks selected so far
+    terms = d_max if count is None else count
     while True:
-        if count is not None:
-            longer = total + apply(decay, ops.roll(noise, -size, axis=0))
-            noise = ops.where(count // size % 2 == 1, longer, noise)
-        elif d_max & size:  # put this block in front of those selected so far
-            noise = total + apply(decay, ops.roll(noise, -size, axis=0))
-        if 2 * size > d_max:
-            return ops.roll(noise, -1, axis=0)
+        is_last = 2 * size > min(d_max, largest or d_max)
+        blocks = terms // size if is_last else terms // size % 2
+        for i in range(d_max // size if is_last else 1):  # put this block in front
+            if count is not None:
+                noise = ops.where(i < blocks, total + apply(decay, ops.roll(noise, -size, axis=0)), noise)
+            elif i < blocks:
+                noise = total if noise is None else total + apply(decay, ops.roll(noise, -size, axis=0))
+        if is_last:
+            return noise
         total = total + apply(decay, ops.roll(total, -size, axis=0))
         decay = compose(decay, ops.roll(decay, -size, axis=0))
         size *= 2
+
+
+def along_ring(
+    recurrence: Callable[..., Tensor], mean: Tensor, scale: Tensor, order: Tensor, behind: Tensor | None = None
+) -> Tensor:
+    """Noise of every example from `recurrence`, a form of `echo_recurrence`, along a ring of examples.
+
+    Args:
+        recurrence: `(mean, scale, behind=...) -> noise in front of every place`.
+        mean, scale: Of every example, along axis 0.
+        order: Permutation of the examples, see `ring_noise`. The echoes of the example at place `k` start at place `k + 1`.
+        behind: see `ring_noise`.
+
+    Returns:
+        The shape of `mean`; row i belongs to example i.
+    """
+    following = ops.roll(order, -1)
+    behind = None if behind is None else ops.roll(behind, -1, axis=0)
+    noise = recurrence(ops.take(mean, following, axis=0), ops.take(scale, following, axis=0), behind=behind)
+    return ops.take(noise, ops.argsort(order), axis=0)
 
 
 def ring_noise(
@@ -103,9 +130,8 @@ def ring_noise(
 
     Source: paper, equations 2 and 3; the linear-time evaluation is ours.
     """
-    means, scales = ops.take(mean, order, axis=0), linear(ops.take(log_scale, order, axis=0))
-    places = echo_recurrence(means, scales, d_max, count=count, behind=behind)
-    return ops.take(places, ops.argsort(order), axis=0)
+    recurrence = functools.partial(echo_recurrence, d_max=d_max, count=count)
+    return along_ring(recurrence, mean, linear(log_scale), order, behind)
 
 
 def gather_noise(
@@ -226,7 +252,7 @@ def diagonal_noise(
         # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
         places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
         scales = linear(ops.take(log_scale, places, axis=0))
-        return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[:batch]
+        return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[1 : batch + 1]
     if replace:
         return gather(mean, log_scale, keras.random.randint((batch, d_max), 0, batch, seed=seed), d_max)
     orders = independent_orders(batch, seed)

@@ -59,14 +59,22 @@ class Reservoir(keras.layers.Layer):
         The first batch fills the reservoir, repeated as often as needed; if it is a single example, with the next one.
         """
         self.has_been_filled = True
-        count, rows = ops.shape(mean)[0], ops.arange(self.size, dtype="int32")
-        rows = ops.where(self.filled >= 2, rows, rows % (count + ops.cast(self.filled, "int32")))
+        count, filled = ops.shape(mean)[0], ops.convert_to_tensor(self.filled)
         values = [ops.stop_gradient(ops.cast(value, "float32")) for value in (mean, scale)]
         is_sound = ops.logical_and(*(ops.all(ops.isfinite(value)) for value in values))
-        for variable, value in zip((self.mean, self.scale), values, strict=True):
-            kept = ops.convert_to_tensor(variable)
-            variable.assign(ops.where(is_sound, ops.take(ops.concatenate([value, kept]), rows, axis=0), kept))
-        filled = ops.convert_to_tensor(self.filled)
+
+        def shifted(value, kept):
+            return ops.concatenate([value, kept[: self.size - count]])[: self.size]
+
+        def repeated(value, kept):
+            rows = ops.arange(self.size, dtype="int32") % (count + ops.cast(filled, "int32"))
+            return ops.take(ops.concatenate([value, kept]), rows, axis=0)
+
+        # The case is chosen, not the result: what is not needed of so many numbers is not computed.
+        case = ops.where(is_sound, ops.where(filled >= 2, 1, 2), 0)
+        cases = [lambda form=form: tuple(map(form, values, self.pairs)) for form in (lambda _, kept: kept, shifted, repeated)]
+        for variable, value in zip((self.mean, self.scale), ops.switch(case, cases), strict=True):
+            variable.assign(value)
         stored = ops.minimum(filled + ops.cast(count, filled.dtype), float(self.size))
         self.filled.assign(ops.where(is_sound, stored, filled))
 

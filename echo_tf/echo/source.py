@@ -87,8 +87,8 @@ class EchoSource(keras.layers.Layer):
             self.reservoir.store(mean, scale)
         return noise
 
-    def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor:
-        """Noise from the reservoir for every example; 0 if it is not needed and the batch has `d_max` others for each."""
+    def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor | None:
+        """Noise from the reservoir for every example. `None` or 0 if it is not needed and the batch has `d_max` others."""
         batch = ops.shape(mean)[0]
 
         def draw():
@@ -98,9 +98,9 @@ class EchoSource(keras.layers.Layer):
             return ops.stop_gradient(self._by_law(self.reservoir.draw(self.reservoir.size), batch))
         if mean.shape[0] is None and not (is_needed or self.replace):
             return ops.cond(batch <= self.d_max, draw, lambda: ops.zeros_like(mean))
-        return draw() if is_needed or (not self.replace and batch <= self.d_max) else ops.zeros_like(mean)
+        return draw() if is_needed or (not self.replace and batch <= self.d_max) else None
 
-    def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor) -> Tensor:
+    def _from_batch(self, mean: Tensor, scale: Tensor, behind: Tensor | None) -> Tensor:
         batch = mean.shape[0]  # None where it is only known at run time
         if batch is None:
             count = ops.minimum(ops.shape(mean)[0] - 1, self.d_max)

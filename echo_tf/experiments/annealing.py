@@ -1,13 +1,14 @@
 """Annealed importance sampling: `log p(x)` of a decoder and a marginal, from below and, for drawn examples, from above.
 
 A chain moves from a law `q(z)` that can be drawn from to the posterior. Between them stand
-`p_t(z) = q(z)^(1 - beta_t) [p(z) p(x|z)]^beta_t`, `0 = beta_0 < ... < beta_T = 1`. It begins with a draw of `q` and moves so that
-each `p_t` in its turn stays what it is. Its weight `w = prod_t [p(z_{t-1}) p(x|z_{t-1}) / q(z_{t-1})]^(beta_t - beta_{t-1})` has
-the expectation `p(x)`, so that `E log w <= log p(x)`. A chain that begins with a draw of the posterior and goes the other way has
-`E 1/w = 1/p(x)`, and bounds from above; such a draw is known for an example that was made from it.
+`p_t(z) = q(z)^(1 - beta_t) [p(z) p(x|z)]^beta_t`, `0 = beta_0 < ... < beta_T = 1`. It begins with a draw of `q` and moves so
+that each `p_t` in its turn stays what it is. Its weight
+`w = prod_t [p(z_{t-1}) p(x|z_{t-1}) / q(z_{t-1})]^(beta_t - beta_{t-1})` has the expectation `p(x)`, so that
+`E log w <= log p(x)`. A chain that begins with a draw of the posterior and goes the other way has `E 1/w = 1/p(x)`, and bounds
+from above; such a draw is known for an example that was made from it.
 
-Both are right for any `q`; the closer it is to the posterior, the shorter a chain may be. Here it is a Gaussian with the mean and
-the covariance of what the encoder sends for the example.
+Both hold for any `q`; the closer it is to the posterior, the shorter a chain may be. Here it is a Gaussian with mean and
+covariance of what the encoder sends for the example.
 
 Source: Neal 2001 (annealing); Grosse et al. 2015 (both directions); Wu et al. 2017 and Huang et al. 2020 (decoders).
 """
@@ -28,7 +29,7 @@ from echo_tf.errors import ConfigError
 from echo_tf.models.losses import gaussian_log_density
 
 STEEPNESS = 4.0  # of the schedule; Wu et al. 2017
-LEAPFROGS = 4  # steps of a trajectory: in the coordinates of `Start` about a quarter of an oscillation
+LEAPFROGS = 3  # steps of a trajectory: for 2 to 6 of them the gap is that of the number of steps in all
 ACCEPTANCE = 0.8  # a common aim of Hamiltonian moves
 FIRST_STEP = 0.5
 

@@ -44,6 +44,12 @@ class Cell:
         return out / self.dataset / config.method / (name + (f"-holdout={self.holdout}" if self.holdout else ""))
 
     @property
+    def target(self) -> str:
+        """`rate 20` where training held the rate to that, so that beta is where it began; empty without a target."""
+        constraint = self.config.constraint
+        return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+
+    @property
     def evaluation_batch(self) -> int:
         """Examples of a batch in the evaluation: as many as in training, and enough for the echoes of each."""
         channel, batch = self.config.channel, self.config.training.batch_size

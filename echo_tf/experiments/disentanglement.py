@@ -25,6 +25,7 @@ from echo_tf.experiments.scores import (
     factor_vae_score,
     gaussian_total_correlation,
     mutual_information_gaps,
+    pictures_name,
 )
 from echo_tf.experiments.suitable import check_factors
 from echo_tf.files import locked, replacing
@@ -125,7 +126,7 @@ def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None
             variance = codes["sample"].var(axis=0)
             scores = {kind: score(values, factors, variance, cell.config.seed) for kind, values in codes.items()}
             pictures = traverse(model, codes["sample"], rates, codes["mean"][0])
-            with replacing(folder / f"{'-'.join(map(str, key[1:]))}.npz") as temporary:
+            with replacing(folder / pictures_name(cell.config.method, cell.folder(out).name)) as temporary:
                 np.savez_compressed(temporary, images=pictures, rates=np.sort(rates)[::-1][: len(pictures)])
             # Last: it says that the cell is finished.
             table.put([ScorePoint(*key, kind, float(rates.sum()), **found) for kind, found in scores.items()])  # type: ignore[arg-type]

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
 
-from echo_tf.experiments.points import ModelPoint
-from echo_tf.files import read_rows
+from echo_tf.experiments.points import MODEL, ModelPoint, read_points
 
 # Echo's own noise; Gaussian noise of its mean and covariance; the same without the correlations; draws of every dimension from
 # its own marginal, independent of the others.
@@ -18,7 +16,17 @@ TESTED = ("z", "gaussian")
 
 
 @dataclass(frozen=True)
-class LawPoint(ModelPoint):
+class NoisePoint(ModelPoint):
+    """A trained model, and the images that it was measured with."""
+
+    split: str
+
+
+KEY = (*MODEL, "split")
+
+
+@dataclass(frozen=True)
+class LawPoint(NoisePoint):
     """Distortion of a trained model under a law of the noise, in nats; the standard error is over passes with new noise."""
 
     law: str
@@ -28,7 +36,7 @@ class LawPoint(ModelPoint):
 
 
 @dataclass(frozen=True)
-class DimensionPoint(ModelPoint):
+class DimensionPoint(NoisePoint):
     """What a dimension of `z` is worth: its rate, and the distortion that it saves, in nats.
 
     The latter is the distortion with the dimension set to its mean less that with it, for the same noise; the standard error is
@@ -42,7 +50,7 @@ class DimensionPoint(ModelPoint):
 
 
 @dataclass(frozen=True)
-class FitPoint(ModelPoint):
+class FitPoint(NoisePoint):
     """Rate of a trained model, and with a MAF fitted afterwards as the marginal, in nats; standard errors over images.
 
     `noise` is `"own"`, or `"gaussian"` where Echo noise was made Gaussian, so that there is a density.
@@ -56,7 +64,7 @@ class FitPoint(ModelPoint):
 
 
 @dataclass(frozen=True)
-class LawTestPoint(ModelPoint):
+class LawTestPoint(NoisePoint):
     """Energy distance of independent draws of the noise `e` of a trained model from draws of another law, and its p-value.
 
     `other` is one of `TESTED`. Both laws are measured in standard deviations of the noise, dimension by dimension.
@@ -73,4 +81,4 @@ TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint, "fits.csv": Fi
 
 def read_tables(folder: Path) -> list[list[dict]]:
     """The rows of each table, none where there is no file. Raises `ResultError` for a damaged one."""
-    return [read_rows(folder / name, get_type_hints(kind)) for name, kind in TABLES.items()]
+    return [read_points(folder / name, kind) for name, kind in TABLES.items()]

@@ -7,10 +7,12 @@ that marginal, a model that one can sample from, but not quite Echo. So that the
 N(0, I) are measured with such a MAF too.
 """
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import keras
 import numpy as np
@@ -18,12 +20,12 @@ from keras import ops
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError
-from echo_tf.experiments.annealed import TABLE, AnnealedPoint, images_name
+from echo_tf.experiments.annealed import EFFORT, KEY, PAIRS, TABLE, AnnealedPoint, PairPoint, images_name
 from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below, check_backend
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
-from echo_tf.experiments.points import MODEL, PointTable, model_key
+from echo_tf.experiments.points import PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import RateDistortionModel
@@ -42,7 +44,7 @@ class Effort:
     """What is measured: `images` drawn at random from the split, with so many `chains` for each, of so many `temperatures`."""
 
     images: int = 1_000
-    temperatures: int = 500
+    temperatures: int = 100
     chains: int = 1
 
 
@@ -159,7 +161,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         effort: How many of them, and how long the chains are. Rows of another effort stay.
 
     Returns:
-        The table.
+        The table. That of the differences of pairs is beside it.
 
     Raises:
         ConfigError: as `check_measurable`.
@@ -168,7 +170,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """
     check_measurable(cells)
     with locked(folder):
-        table = PointTable(folder / TABLE, AnnealedPoint, (*MODEL, "split", "marginal", "images", "temperatures", "chains"))
+        table = PointTable(folder / TABLE, AnnealedPoint, KEY)
         for cell in cells:
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             images = data.images(split)
@@ -176,18 +178,32 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
                 logger.warning("%s has %d images of the split %s: all are measured.", data.name, len(images), split)
             images = images[np.random.default_rng(0).permutation(len(images))[: effort.images]]  # the same for all models
             for marginal in marginals(cell.config):
-                point = {**dict(zip(MODEL, model_key(cell), strict=True)), "split": split, "marginal": marginal}
-                point |= {**asdict(effort), "images": len(images)}
-                if any(point.items() <= row.items() for row in table.rows):
+                key = (*model_key(cell), marginal, split, len(images), effort.temperatures, effort.chains)
+                if key in table:
                     continue
                 logger.info("%s, marginal %s", cell.folder(out), marginal)
                 model, seed = load_model(cell.folder(out)), cell.config.seed
                 latents = latents_of(model, data.images("train"), marginal, seed=seed)
                 lower, measured = _measured(model, latents, images, effort, seed)
-                with replacing(folder / images_name(point)) as temporary:
+                point = AnnealedPoint(*key, **measured)  # type: ignore[arg-type]
+                with replacing(folder / images_name(asdict(point))) as temporary:
                     np.save(temporary, lower)
-                table.put([AnnealedPoint(**point, **measured)])  # last: it says that this is finished
+                table.put([point])  # last: it says that this is finished
+        _compare(folder, table.rows)
     return table.path
+
+
+def _compare(folder: Path, rows: list[dict]) -> None:
+    """Write the differences of all pairs of rows about the same images, trained alike but for the method."""
+    names = [name for name in get_type_hints(PairPoint) if not name.startswith("difference")]
+    pairs, alike = PointTable(folder / PAIRS, PairPoint, names), ("dataset", "cell", *EFFORT)
+    for row, other in itertools.combinations(rows, 2):
+        files = [folder / images_name(one) for one in (row, other)]
+        if any(row[name] != other[name] for name in alike) or not all(map(Path.exists, files)):
+            continue  # tables that were published, and rows of earlier versions, have no such files
+        first, second = (np.load(file, allow_pickle=False) for file in files)
+        key = (*(row[name] for name in alike), *(one[name] for one in (row, other) for name in ("method", "marginal")))
+        pairs.put([PairPoint(*key, float(np.mean(second - first)), standard_error(second - first))])  # type: ignore[call-arg]
 
 
 def _measured(

@@ -20,7 +20,7 @@ from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
-from echo_tf.experiments.laws import LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
+from echo_tf.experiments.laws import KEY, LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
 from echo_tf.experiments.points import ModelKey, PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.files import locked
@@ -151,9 +151,9 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     """
     check_measurable(cells)
     with locked(folder):
-        laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind) for name, kind in TABLES.items()]
+        laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind, KEY) for name, kind in TABLES.items()]
         for cell in cells:
-            config, key = cell.config, model_key(cell)
+            config, key = cell.config, (*model_key(cell), split)
             data = dataset.holdout(cell.holdout) if cell.holdout else dataset
             if has_echo_noise(config) and key not in dimensions:
                 model = load_model(cell.folder(out))
@@ -176,7 +176,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     return [table.path for table in tables if table.path.exists()]
 
 
-def _ranked(key: ModelKey, rates: np.ndarray, worth: np.ndarray) -> list[DimensionPoint]:
+def _ranked(key: tuple[*ModelKey, str], rates: np.ndarray, worth: np.ndarray) -> list[DimensionPoint]:
     """The rows of `dimensions.csv` that `measure` gives, by falling rate."""
     ranked = enumerate(np.argsort(-rates), 1)
     return [DimensionPoint(*key, rank, float(rates[j]), float(worth[j].mean()), standard_error(worth[j])) for rank, j in ranked]

@@ -8,18 +8,26 @@ from typing import Any, get_type_hints
 from echo_tf.experiments.cells import Cell
 from echo_tf.files import read_rows, write_rows
 
-ModelKey = tuple[str, str, int, float, int]
+ModelKey = tuple[str, str, int, float, int, str, str]
 
 
 @dataclass(frozen=True)
 class ModelPoint:
-    """What a row about a trained model begins with. All rows of one folder agree in what is not named here."""
+    """What a row about a trained model begins with.
+
+    Attributes:
+        dataset, method, epochs, beta, seed: Of its training. `beta` is where it began if there is a `target`.
+        cell: Name of its folder, which tells it from all others of the method.
+        target: What training held, `rate 20`, or nothing.
+    """
 
     dataset: str
     method: str
     epochs: int
     beta: float
     seed: int
+    cell: str
+    target: str
 
 
 MODEL = tuple(get_type_hints(ModelPoint))
@@ -28,7 +36,21 @@ MODEL = tuple(get_type_hints(ModelPoint))
 def model_key(cell: Cell) -> ModelKey:
     """The values of the columns `MODEL` for a cell."""
     config = cell.config
-    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed
+    name = cell.folder(Path()).name
+    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed, name, cell.target
+
+
+def read_points(path: Path, kind: type) -> list[dict]:
+    """The rows of a file of a `PointTable`, none if there is no such file. Raises `ResultError` for a damaged one."""
+    return read_rows(path, get_type_hints(kind), earlier=_completed)
+
+
+def _completed(row: dict) -> dict:
+    """A row as earlier versions wrote it, which did not tell models apart that were held to targets, with its later columns."""
+    if not {"epochs", "beta", "seed"} <= row.keys():
+        return row  # the columns that are missing are no later ones
+    cell = f"paper-epochs={row['epochs']}-beta={float(row['beta']):g}-seed={row['seed']}"
+    return {"cell": cell, "target": "", "split": "test", **row}
 
 
 class PointTable:
@@ -45,7 +67,7 @@ class PointTable:
     Example:
         >>> import tempfile
         >>> table = PointTable(Path(tempfile.mkdtemp()) / "points.csv", ModelPoint)
-        >>> key = ("digits", "echo", 30, 1.0, 0)
+        >>> key = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "")
         >>> if key not in table:
         ...     table.put([ModelPoint(*key)])
         >>> key in table
@@ -54,7 +76,7 @@ class PointTable:
 
     def __init__(self, path: Path, kind: type, key: Sequence[str] = MODEL):
         self.path, self._key = path, tuple(key)
-        self.rows = read_rows(path, get_type_hints(kind))
+        self.rows = read_points(path, kind)
 
     def __contains__(self, key: tuple) -> bool:
         return any(self._key_of(row) == key for row in self.rows)

@@ -99,9 +99,8 @@ class Result:
 
     @property
     def target(self) -> str:
-        """`rate 20` for a cell with that constraint, whose beta is then where training began; empty without one."""
-        constraint = self.config.constraint
-        return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+        """That of the cell."""
+        return self.cell.target
 
     @property
     def squared_error(self) -> float | None:

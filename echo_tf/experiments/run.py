@@ -190,8 +190,7 @@ def _make_missing(cell: Cell, dataset: Dataset, split: str, folder: Path, paths:
     for path in paths:
         if path.exists() and (damage := zip_damage(path)):
             set_aside(path, damage)
-    missing = [path for path in paths if not path.exists()]
-    if not missing:
+    if not (missing := [path for path in paths if not path.exists()]):
         return
     model, data = load_model(folder), _data_of(cell, dataset)
     images, labels = data.images(split), data.labels.get(split)

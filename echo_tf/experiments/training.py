@@ -81,9 +81,7 @@ class _StopAtNonFinite(keras.callbacks.Callback):
         self.steps += len(losses)
 
     def on_epoch_end(self, epoch, logs=None):
-        weights = {
-            weight.path: ops.convert_to_numpy(weight) for weight in self.model.weights
-        }  # the last step may have spoilt them
+        weights = {weight.path: ops.convert_to_numpy(weight) for weight in self.model.weights}  # the last step may spoil them
         for name, value in {**logs, **weights}.items():
             if not np.all(np.isfinite(value)):
                 self._stop(f"{name} is not finite after epoch {epoch + 1}, whose last batch is {self.steps}")
@@ -173,12 +171,8 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
         OSError: `folder` cannot be written.
     """
     validation = dataset.images("validation") if validate else None
-    if (
-        config.training.dtype_policy == "mixed_bfloat16"
-        and keras.backend.backend() == "tensorflow"
-        and on_cpu()
-        and lacks_bfloat16()
-    ):
+    in_bfloat16 = config.training.dtype_policy == "mixed_bfloat16" and keras.backend.backend() == "tensorflow"
+    if in_bfloat16 and on_cpu() and lacks_bfloat16():
         logger.warning(
             "%s: this processor has no AVX-512, without which a step in mixed_bfloat16 takes many times as long as in float32. "
             "Train with --dtype-policy float32 here.",

@@ -39,14 +39,7 @@ class MADE(keras.layers.Layer):
         (2, 4)
     """
 
-    def __init__(
-        self,
-        dim: int,
-        hidden: tuple[int, ...] = (640, 640, 640),
-        *,
-        reverse: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, dim: int, hidden: tuple[int, ...] = (640, 640, 640), *, reverse: bool = False, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.dim, self.hidden, self.reverse = dim, tuple(hidden), reverse
 

@@ -62,12 +62,7 @@ class MMDPenalty(Penalty):
     quantity = "mmd"
 
     def __init__(
-        self,
-        weight: float = 1.0,
-        bandwidth: str = "median",
-        fixed_bandwidth: float = 1.0,
-        seed: int | None = None,
-        **kwargs,
+        self, weight: float = 1.0, bandwidth: str = "median", fixed_bandwidth: float = 1.0, seed: int | None = None, **kwargs
     ):
         super().__init__(weight, seed, **kwargs)
         check_choice("bandwidth", bandwidth, BANDWIDTHS)

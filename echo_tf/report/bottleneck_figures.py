@@ -8,7 +8,7 @@ from scipy.stats import sem
 
 from echo_tf.report.names import dataset_title
 from echo_tf.report.rows import grouped
-from echo_tf.report.style import COLOURS, MARKERS, legend_below, pyplot
+from echo_tf.report.style import COLOURS, MARKERS, headed, pyplot
 from echo_tf.report.theory_figures import by, column, plotted
 
 # What PGD with all draws of the noise is compared with.
@@ -50,9 +50,7 @@ def _plot_points(rows: list[dict], robustness: list[dict] | None = None):
         axis.set(ylabel=name)
     axes[1].plot(bound, entropy - bound, color="0.6", label="bound H(Y) - R")
     axes[1].set(ylim=(0, None))
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: information bottleneck")
-    return figure
+    return headed(figure, f"{dataset_title(rows[0]['dataset'])}: information bottleneck")
 
 
 def _draw_over_rate(axis, rows: list[dict], key: str, suffix: str = "", **look) -> None:
@@ -68,7 +66,8 @@ def _draw_over_rate(axis, rows: list[dict], key: str, suffix: str = "", **look) 
         if members[0]["channel"] == "none":
             axis.axhline(column(members, value).mean(), color=own["color"], linestyle=look.get("linestyle", "-"), label=label)
             continue
-        points = grouped(members, lambda row: float(row["beta"])).values()
+        by_beta = grouped(members, lambda row: float(row["beta"]))
+        points = [by_beta[beta] for beta in sorted(by_beta)]  # a later run may have added some
         rates, means = ([column(point, of).mean() for point in points] for of in ("rate_nats", value))
         errors = [sem(column(point, value)) if len(point) > 1 else column(point, se)[0] for point in points]
         axis.errorbar(rates, means, errors, **(own | look | {"label": label}))
@@ -94,9 +93,8 @@ def _plot_robustness(rows: list[dict]):
         _draw_over_rate(axis, _strongest(members, "fgsm"), "accuracy", ", FGSM", linestyle="--", markerfacecolor="white")
         axis.set(title=f"size {size}", ylim=(0, None))
     axes[0, 0].set(ylabel="accuracy under attack")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: test images under attacks that change pixels by at most the size")
-    return figure
+    heading = f"{dataset_title(rows[0]['dataset'])}: test images under attacks that change pixels by at most the size"
+    return headed(figure, heading)
 
 
 def _plot_checks(rows: list[dict]):
@@ -114,9 +112,7 @@ def _plot_checks(rows: list[dict]):
         axis.axline((0, 0), slope=1, color="0.6", label="as under PGD")
         axis.set(title=look["label"], xlabel="accuracy under PGD", xlim=(0, None), ylim=(0, None))
     axes[0, 0].set(ylabel="accuracy under another attack")
-    legend_below(figure, 4)
-    figure.suptitle(f"{dataset_title(rows[0]['dataset'])}: is PGD the strongest attack?")
-    return figure
+    return headed(figure, f"{dataset_title(rows[0]['dataset'])}: is PGD the strongest attack?", 4)
 
 
 def _place(row: dict) -> tuple[str, ...]:

@@ -7,25 +7,32 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.report.figures import looks
-from echo_tf.report.names import stem, title
+from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
-from echo_tf.report.table import Column, Table, make_table, plain_columns
+from echo_tf.report.table import Column, Table, plain_columns
+from echo_tf.report.tables import BETA_OF_POINT
+from echo_tf.report.words import told_table
 
-_OF_MODEL = ("dataset", "method", "epochs", "beta", "seed", "split")
+_OF_MODEL = ("dataset", "method", "cell", "split")
 
 
 def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
     """Rows with what annealed importance sampling found, the mean over seeds, where there is a point for every seed.
 
-    Of several points of a model that with most images counts, and of those the one with the longest chains.
+    Of several points of a model one with its own marginal counts, if there is any; of those the one with most images, and then
+    with the longest chains.
     """
-    rising = sorted(points, key=lambda point: (point["images"], point["temperatures"] * point["chains"]))
+
+    def worth(point: dict) -> tuple:
+        return point["marginal"] == "own", point["images"], point["temperatures"] * point["chains"]
+
+    rising = sorted(points, key=worth)
     found = {tuple(point[name] for name in _OF_MODEL): point for point in rising}
 
     def annealed(row: Row) -> dict | None:
-        names = row.dataset, row.method, row.epochs, row.config.beta
-        own = [point for seed in row.seeds if (point := found.get((*names, seed, row.split)))]
+        keys = ((one.dataset, one.method, one.cell.folder(Path()).name, one.split) for one in row.results)
+        own = [point for key in keys if (point := found.get(key))]
         if len(own) < len(row.seeds) or len({point["images"] for point in own}) > 1:
             return None
         means = {key: float(np.mean([point[key] for point in own])) for key in ("neg_log_likelihood_nats", "lowered_nats")}
@@ -37,22 +44,32 @@ def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
 def likelihood_table(points: list[dict]) -> Table | None:
     """`-log p(x)` of trained models by annealed importance sampling; `None` without any."""
     columns = (
-        *plain_columns(*_OF_MODEL, "marginal", "images"),
+        *plain_columns("dataset", "method", "epochs"),
+        BETA_OF_POINT,
+        *plain_columns("seed", "split", "marginal", "images"),
         Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
         Column("-ELBO", "{neg_elbo_nats:.2f}", "neg_elbo_nats"),
         Column("-log p(x), AIS", "{value:.2f} ± {error:.2f}", "value=neg_log_likelihood_nats error=neg_log_likelihood_se"),
         Column("below -ELBO", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
         Column("gap", "{gap_nats:.2f} ± {gap_se:.2f}", "gap_nats gap_se simulated acceptance"),
     )
-    notes = [
-        "Nats. AIS: annealed importance sampling, an upper bound of -log p(x) in expectation; ± is the standard error over "
-        "images. temperatures: of a chain, x chains for each image. marginal: own, that of the model; fitted, a MAF fitted to "
-        "q(z) of Echo, whose own marginal has no density.",
-        "gap: bound from above less bound from below, of examples drawn from decoder and marginal, where both are known: "
-        "-log p(x) is lower than the estimate by about that at most.",
-        "Of grey images the decoder's cross-entropy is no likelihood.",
-    ]
-    return make_table("likelihood", "Log likelihood by annealed importance sampling", columns, points, notes)
+    return told_table("likelihood", columns, points)
+
+
+def pairs_table(pairs: list[dict]) -> Table | None:
+    """Differences of `-log p(x)` between models, image by image; `None` without any."""
+
+    def model(end: str) -> Column:
+        title, values = f"{'less' if end else 'model'}", f"{end}method {end}marginal"
+        return Column(title, lambda row: f"{plain_title(row[f'{end}method'])}, {row[f'{end}marginal']}", values)
+
+    columns = (
+        *plain_columns("dataset", "cell", "split", "images"),
+        Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
+        *(model(""), model("other_")),
+        Column("difference", "{difference_nats:+.2f} ± {difference_se:.2f}", "difference_nats difference_se"),
+    )
+    return told_table("likelihood_pairs", columns, pairs)
 
 
 def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.experiments.scores import pictures_name
+from echo_tf.report.names import beta_or_target, dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
+from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.table import Column, Table, measured, plain_columns
+from echo_tf.report.tables import BETA_OF_POINT
+from echo_tf.report.words import told_table
 
 SCORES = {
     "factor_vae": "FactorVAE",
@@ -16,7 +19,8 @@ SCORES = {
     "dci_informativeness": "DCI informativeness",
     "total_correlation_nats": "total correlation",
 }
-_SETTING = ("dataset", "method", "epochs", "beta", "codes")
+_FILLED = ("full", "left", "none", "top", "right", "bottom")  # markers of one method, by setting
+_SETTING = ("dataset", "method", "epochs", "beta", "target", "codes")
 
 
 def scores_table(rows: list[dict]) -> Table | None:
@@ -25,19 +29,11 @@ def scores_table(rows: list[dict]) -> Table | None:
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
         Column("method", lambda row: plain_title(row["method"]), "method"),
         *plain_columns("epochs"),
-        Column("beta", "{beta:g}", "beta"),
+        BETA_OF_POINT,
         *plain_columns("seeds", "codes"),
-        *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active", **SCORES}.items()),
+        *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active dimensions", **SCORES}.items()),
     )
-    notes = [
-        "codes: what an image sends without noise (mean), or a draw of z (sample), with echoes from training examples. All "
-        "scores are on images of all combinations of the factors. 1 is best but for the rate and the total correlation, which "
-        "are in nats. FactorVAE: chance is about 0.2. active: dimensions with at least a share of 0.05 of the variance of z.",
-        "total correlation: of a Gaussian with the covariance of the active dimensions. ± is the standard error over seeds.",
-    ]
-    return make_table(
-        "disentanglement", "Disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)), notes
-    )
+    return told_table("disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)))
 
 
 def plot_scores(rows: list[dict], path: Path) -> Path:
@@ -45,17 +41,19 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     shown = [row for row in rows if row["codes"] == "mean"]
     figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
+    settings = {method: list(dict.fromkeys(beta_or_target(r) for r in shown if r["method"] == method)) for method in methods}
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
-        for (method, beta), members in grouped(shown, lambda row: (row["method"], row["beta"])).items():
-            look = method_look(method, *methods) | {"alpha": 1.0 / (1.0 + 0.15 * max(beta - 1.0, 0.0))}
+        for (method, held), members in grouped(shown, lambda row: (row["method"], beta_or_target(row))).items():
+            filled = _FILLED[settings[method].index(held) % len(_FILLED)]
+            look = method_look(method, *methods) | {"fillstyle": filled, "markerfacecoloralt": "white"}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
-            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, β = {beta:g}", **look)
+            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, {held}", **look)
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
+        axis.axhline(0.0, color="0.6", linewidth=0.8)  # so that small differences look small
     for axis in axes[1]:
         axis.set(xlabel="rate (nats)")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: scores against rate")
-    return save(figure, path)
+    heading = f"{dataset_title(shown[0]['dataset'])}: scores, of which 1 is best, and total correlation, against the rate"
+    return save(headed(figure, heading), path)
 
 
 def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
@@ -65,13 +63,16 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
         ResultError: pictures are missing or damaged.
     """
     first = min(row["seed"] for row in rows)
-    settings = list(dict.fromkeys((r["method"], r["epochs"], r["beta"], r["seed"]) for r in rows if r["seed"] == first))
-    heading = f"{dataset_title(rows[0]['dataset'])}: along the dimensions of highest rate (nats, at the left)"
-    figure, axes = panels(len(settings), 3.0, 2.4, heading)
-    for axis, setting in zip(axes, settings, strict=False):
-        images, rates = read_pictures(folder / f"{'-'.join(map(str, setting))}.npz", "images", "rates")
+    settings = list({(row["method"], row["cell"]): row for row in rows if row["seed"] == first}.values())
+    which = "Each row moves one dimension of z, and the others stay: those of highest rate (at the left, nats)"
+    figure, axes = panels(len(settings), 3.0, 2.4, f"{dataset_title(rows[0]['dataset'])}\n{which}")
+    for axis, row in zip(axes, settings, strict=False):
+        source = folder / pictures_name(row["method"], row["cell"])
+        if not source.exists():  # as earlier versions called it
+            source = folder / "{method}-{epochs}-{beta}-{seed}.npz".format(**row)
+        images, rates = read_pictures(source, "images", "rates")
         axis.imshow(mosaic(images), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
-        axis.set_title(f"{plain_title(setting[0])}, β = {setting[2]:g}", fontsize=9)
+        axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}", fontsize=9)
     return save(figure, path)

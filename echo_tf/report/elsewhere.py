@@ -7,15 +7,9 @@ from echo_tf.experiments.elsewhere import read_elsewhere
 from echo_tf.experiments.records import Result
 from echo_tf.report.names import starred
 from echo_tf.report.rows import Row
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table
 from echo_tf.report.tables import BETA, DATA, EPOCHS, METHOD, RECONSTRUCTION, SEED, notes_on_marks
-
-NOTES = (
-    "Test images of another data set, in nats, by models that were trained on the one in the first column; echoes are examples "
-    "of that one. ± is the standard error over passes with new noise. own -ELBO: on the test images of the data trained on.",
-    "≈: Echo's formula of the rate is exact for the law that the model was trained on; on other data it is neither an "
-    "information nor a bound. The rates of other channels are bounds of a description length for any image.",
-)
+from echo_tf.report.words import told_table
 
 
 def _quantity(title: str, key: str, mark: bool = False) -> Column:
@@ -41,4 +35,4 @@ def elsewhere_table(results: Sequence[Result]) -> Table | None:
     marks = notes_on_marks(lines) if lines else []
     if any(line.beside.source == "reconstruction" for line in lines) and RECONSTRUCTION not in marks:
         marks = [RECONSTRUCTION, *marks]
-    return make_table("other_data", "Models on other data than their own", columns, lines, NOTES, marks)
+    return told_table("other_data", columns, lines, marks)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from echo_tf.experiments.annealed import read_pairs
 from echo_tf.experiments.laws import read_tables
 from echo_tf.experiments.records import LatentMap, Result, map_path
 from echo_tf.experiments.scores import read_scores
 from echo_tf.experiments.used import read_used
-from echo_tf.report.bounds import likelihood_table, plot_all_bounds
+from echo_tf.report.bounds import likelihood_table, pairs_table, plot_all_bounds
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
@@ -40,8 +41,9 @@ def of_experiments(
         likelihoods: Points of the experiment `likelihood`.
         folder: Where the figures go.
     """
+    pairs = _all(read_folders(out / "likelihood", read_pairs))
     parts = (
-        Found([overfitting_table(rows), likelihood_table(likelihoods), elsewhere_table(results)], []),
+        Found([overfitting_table(rows), likelihood_table(likelihoods), pairs_table(pairs), elsewhere_table(results)], []),
         _maps(results, folder),
         Found([], plot_all_bounds(rows, folder)),
         _noise(out, rows, folder),

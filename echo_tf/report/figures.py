@@ -23,36 +23,10 @@ from echo_tf.report.model_figures import (
 )
 from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import PAPER_EPOCHS, Row, grouped, longest_schedules
-from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, legend, method_look, pyplot, save
 
 # Epochs from which on a figure of training leaves room for what comes after the first of them.
 LONG = 10
-# What to see in a figure, by how its file is called.
-CAPTIONS = {
-    "beside_paper": "-ELBO of each method here and in the paper. Lower is better.",
-    "comparison": "Rate against distortion; the nearer to the lower left, the better. Along a grey line -ELBO is the same.",
-    "rate_distortion": "Rate-distortion curves over beta. A lower curve is a better code. Echo sends at least its floor. "
-    "Along a grey line -ELBO is the same.",
-    "squared_error": "Gaussian decoders: rate against squared error over beta. A lower curve is a better code.",
-    "matched": "Means of reconstructions by models with nearly the same rate.",
-    "bounds": "Alemi et al. (2018): H - D ≤ I(X; Z) ≤ R. H, the entropy of an example, is not known: in its place stands the "
-    "least upper bound that these models give, so that left ends and the line are at most where they are drawn. Of examples "
-    "that are not of 0 and 1 it is a cross-entropy, and neither a bound.",
-    "training": "Training, epoch by epoch. Where lines still fall at the end, training was not over.",
-    "reconstructions": "Means of ten reconstructions of test images.",
-    "samples": "Images drawn from the marginal of each model.",
-    "dimensions": "Rate of each dimension of z, in falling order. A dimension of Echo costs at least its floor.",
-    "marginals": "Marginal density of dimensions of z, beside N(0, 1).",
-    "pointwise": "Image by image, from the best to the worst reconstructed: whether hard images cost more rate.",
-    "map": "The two dimensions of z of highest rate: images in them, coloured by label, and what the decoder makes of them "
-    "with any other dimension at its mean.",
-    "disentanglement_scores": "How far single dimensions of z stand for single factors, against the rate.",
-    "disentanglement_traversals": "Images decoded while one dimension of z changes and the others stay.",
-    "freeriding_used": "What is sent, and what the decoder takes of it: on the dotted line all. Dashed: Echo's floor.",
-    "freeriding_draws": "Test images, and draws of the decoder with the z of each fixed: what they share comes from z.",
-    "noise_trained": "Models trained under other noise than Echo's, all else being equal.",
-    "noise": "Echo models under other noise, and what each dimension is worth beside what it costs.",
-}
 
 
 def plot_comparison(rows: list[Row], path: Path) -> Path:
@@ -151,9 +125,7 @@ def plot_training(results: Sequence[Result], path: Path) -> Path:
             axis.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low) + 1e-3)
             is_cut |= np.max(values) > axis.get_ylim()[1]
     axes[0].set(ylabel="nats per example")
-    figure.suptitle(title(trained) + ("\nthe first epochs are above the axes" if is_cut else ""))
-    legend_below(figure)
-    return save(figure, path)
+    return save(headed(figure, title(trained) + ("\nthe first epochs are above the axes" if is_cut else "")), path)
 
 
 def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
@@ -186,8 +158,7 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
         axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
     axis.set(title=f"{title(firsts, OF_POINTS)}; grey: lines of equal -ELBO")
-    legend_below(figure, 2)
-    return save(figure, path)
+    return save(headed(figure, columns=2), path)
 
 
 def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
@@ -206,8 +177,7 @@ def plot_squared_error(curves: list[list[Row]], path: Path) -> Path:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_xlim(left=0.0)
-    legend_below(figure, 2)
-    return save(figure, path)
+    return save(headed(figure, columns=2), path)
 
 
 def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], analyses: Analyses, folder: Path) -> list[Path]:

@@ -5,17 +5,23 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.experiments.used import pictures_name
-from echo_tf.report.names import dataset_title, plain_title
+from echo_tf.report.names import beta_or_target, dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, measured
+from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.table import Column, Table, measured
+from echo_tf.report.words import told_table
 
 _SETTING = ("dataset", "method", "split", "epochs", "target")
 _NUMBERS = ("rate_nats", "distortion_nats", "neg_elbo_nats", "used_nats", "certain_nats", "shuffled_nats")
 _PANELS = (("beta", "rate_nats"), ("rate_nats", "neg_elbo_nats"), ("rate_nats", "used_nats"))
 _NAMES = {"beta": "β", "rate_nats": "rate", "neg_elbo_nats": "-ELBO", "used_nats": "nats that the decoder takes from z"}
 _ENDING = "_pixelcnn"
+_TOLD_APART = float(np.log(257))  # nats: what an image and 256 others can say for certain
+
+
+def _name(method: str) -> str:
+    return plain_title(method) + ("" if method.endswith(_ENDING) else ", decoder of z alone")
 
 
 def settings(rows: list[dict]) -> list[dict]:
@@ -26,27 +32,22 @@ def settings(rows: list[dict]) -> list[dict]:
 
 def used_table(rows: list[dict]) -> Table | None:
     """What each decoder takes from `z`; `None` without any."""
+    values = "used_nats used_nats_se"
+    used = Column("used", "{used_nats:.2f} ± {used_nats_se:.2f}", values)
     columns = (
         Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
-        Column("method", lambda row: plain_title(row["method"]), "method"),
+        Column("method", lambda row: _name(row["method"]), "method"),
         Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
         Column("epochs", "{epochs}", "epochs"),
         Column("held to", "{target}", "target"),
         Column("beta", "{beta:.3g}", "beta"),
         Column("seeds", "{seeds}", "seeds"),
         *(measured(title, key) for key, title in zip(_NUMBERS[:3], ("rate", "distortion", "-ELBO"), strict=True)),
-        measured("used", "used_nats"),
+        Column("used", lambda row: f"({used.text(row)})" if row["used_nats"] > _TOLD_APART else used.text(row), values),
         measured("used for certain", "certain_nats"),
-        measured("wrong z", "shuffled_nats"),
+        measured("a wrong z costs", "shuffled_nats"),
     )
-    notes = [
-        "Nats an image. used: log p(x|z) with the z of the image, less the logarithm of the mean of p(x|z) with the z of 256 "
-        "others. It cannot exceed the true rate I(X; Z) but for its bias, which is upwards. used for certain: a lower bound of "
-        "I(X; Z) from the same numbers, which cannot exceed log 257 = 5.5. wrong z: by how much the distortion rises with "
-        "the z of another image. A decoder that does not listen to z has 0 in all three.",
-        "± is the standard error over seeds; of a single one that over images, where it is given.",
-    ]
-    return make_table("freeriding", "What powerful decoders take from z", columns, settings(rows), notes)
+    return told_table("freeriding", columns, settings(rows))
 
 
 def plot_used(rows: list[dict], path: Path) -> Path:
@@ -59,7 +60,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         members = sorted(members, key=lambda row: row["beta"])
         is_powerful = method.endswith(_ENDING)
         look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": "full" if is_powerful else "none"}
-        name = plain_title(method) + ("" if is_powerful else ", decoder of z alone") + (f", held to {target}" if target else "")
+        name = _name(method) + (f", held to {target}" if target else "")
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
             errors = [row[f"{keys[1]}_se"] or 0.0 for row in members]
@@ -75,9 +76,10 @@ def plot_used(rows: list[dict], path: Path) -> Path:
         for axis in axes[1:]:
             axis.axvline(floor, color="0.5", linestyle="--", linewidth=0.9)
     axes[2].plot([0.0, most], [0.0, most], color="0.5", linestyle=":", label="all of the rate is used")
-    legend_below(figure)
-    figure.suptitle(f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes")
-    return save(figure, path)
+    limits = axes[2].get_ylim()
+    axes[2].axhspan(_TOLD_APART, max(limits[1], _TOLD_APART), color="0.93", linewidth=0, label="too large by an unknown amount")
+    axes[2].set_ylim(limits)
+    return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes"), path)
 
 
 def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
@@ -96,7 +98,6 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
         framed[:, :, 0, :] = framed[:, :, :, 0] = 0.35
         axis.imshow(mosaic(framed), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
-        held = row["target"] or f"β = {row['beta']:g}"
-        name = f"{plain_title(row['method'])}, {held}"
-        axis.set_title(f"{name}\nrate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}", fontsize=8)
+        taken = f"rate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}"
+        axis.set_title(f"{_name(row['method'])}, {beta_or_target(row)}\n{taken}", fontsize=8)
     return save(figure, path)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from echo_tf.report.names import dataset_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
-from echo_tf.report.style import legend_below, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, make_table, plain_columns
-from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, RATE, SEEDS, UNITS, notes_on_marks
+from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.table import Column, Table, plain_columns
+from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, OF_MODEL, RATE, SEEDS, notes_on_marks
+from echo_tf.report.words import told_table
 
 
 def trained_groups(rows: list[Row]) -> list[list[Pair]]:
@@ -32,13 +33,7 @@ def trained_table(rows: list[Row]) -> Table | None:
         *(RATE, DISTORTION, NEG_ELBO),
         Column("beyond Echo's", _beyond, "beyond_nats=excess beyond_se=excess_se"),
     )
-    notes = [
-        "Models trained, and measured, with Echo noise; with Gaussian noise of its mean and covariance; and with its "
-        "dimensions made independent. The rate is exact for Echo alone. That of the others is an upper bound, "
-        "but for a matrix S(x) with independent noise, where it is a formula and no bound.",
-        UNITS,
-    ]
-    return make_table("noise_trained", "Models trained under other noise", columns, pairs, notes, notes_on_marks(pairs))
+    return told_table("noise_trained", columns, pairs, notes_on_marks(pairs))
 
 
 def _beyond(pair: Pair) -> str:
@@ -48,35 +43,26 @@ def _beyond(pair: Pair) -> str:
 def fits_table(fits: list[dict]) -> Table | None:
     """Rates before and after a marginal is fitted to the law of `z`; `None` without any."""
     columns = (
-        *plain_columns("dataset", "method", "epochs", "beta", "seed", "noise"),
+        *OF_MODEL,
+        *plain_columns("noise"),
         Column("rate", "{rate_nats:.2f}", "rate_nats"),
         Column("rate after fitting a MAF to q(z)", "{fitted_rate_nats:.2f}", "fitted_rate_nats"),
         Column("lowered by", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
     )
-    notes = [
-        "Nats, held-out images; encoder, channel and decoder are as they were trained. lowered by: what KL(q(z) || p(z)) is at "
-        "least, the part of the rate that is not I(X; Z); ± is the standard error over images. noise: own, or Gaussian noise "
-        "of the mean and covariance of Echo's in its place, which has a density. Echo's own rate is exact."
-    ]
-    return make_table("noise_fits", "How loose a rate is", columns, fits, notes)
+    return told_table("noise_fits", columns, fits)
 
 
 def tests_table(tests: list[dict]) -> Table | None:
     """Whether the noise of trained models has the law of `z`; `None` without any."""
     others = {"z": "z = f(x) + S(x) e", "gaussian": "Gaussian, same mean and covariance"}
     columns = (
-        *plain_columns("dataset", "method", "epochs", "beta", "seed"),
+        *OF_MODEL,
         Column("noise e against", lambda row: others[row["other"]], "other"),
         Column("draws of each", "{draws}", "draws"),
         Column("energy distance", "{distance:.4f}", "distance"),
         Column("p-value", "{p_value:.3f}", "p_value"),
     )
-    notes = [
-        "Two-sample tests with training images and independent draws. The rate is exact where z has the law of the noise "
-        "(lemma 2.2 of the paper): a small p-value in such a row would tell against it. The rows of Gaussian noise say how "
-        "small a difference the test finds. Energy distance in standard deviations of the noise; p-value of 999 random splits."
-    ]
-    return make_table("noise_tests", "Does z have the law of the noise?", columns, tests, notes)
+    return told_table("noise_tests", columns, tests)
 
 
 def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
@@ -95,6 +81,5 @@ def plot_trained(groups: list[list[Pair]], path: Path) -> Path:
         axis.set(xlabel=f"{name} (nats)")
         axis.set_yticks(range(len(laws)), map(spelled, laws))
     axes[0].invert_yaxis()
-    legend_below(figure, 2)
-    figure.suptitle(f"{dataset_title(groups[0][0].dataset)}: trained under other noise, less the same with Echo noise")
-    return save(figure, path)
+    data = dataset_title(groups[0][0].dataset)
+    return save(headed(figure, f"{data}: trained under other noise, less the same with Echo noise", 2), path)

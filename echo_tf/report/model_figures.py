@@ -10,7 +10,7 @@ from echo_tf.experiments.records import Analysis, Result, pictures_path
 from echo_tf.report.looks import OF_POINTS, looks
 from echo_tf.report.names import labels, title
 from echo_tf.report.rows import Row
-from echo_tf.report.style import legend, legend_below, method_look, pyplot, save
+from echo_tf.report.style import headed, legend, method_look, pyplot, save
 
 Analyses = list[tuple[Result, Analysis]]
 
@@ -122,10 +122,9 @@ def plot_pointwise(analyses: Analyses, path: Path) -> Path:
             axis.set(ylabel=name)
     for axis in axes[1]:
         axis.set(xlabel="images by log p(x|z), best first")
-    legend_below(figure, 2)
     explained = "lines: means of neighbouring images; bands: the middle four fifths of them"
-    figure.suptitle(f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{explained}")
-    return save(figure, path)
+    heading = f"{title(results, without=())}: images of the {results[0].split} set, one by one\n{explained}"
+    return save(headed(figure, heading, 2), path)
 
 
 def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:

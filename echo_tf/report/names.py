@@ -6,57 +6,7 @@ from collections.abc import Sequence
 from echo_tf.experiments.elsewhere import Elsewhere
 from echo_tf.experiments.records import Result
 from echo_tf.models.config import available_methods, flatten, load_config
-
-_DATA = {
-    "digits": "digits",
-    "binary_digits": "binary digits, 8x8",
-    "sprites": "sprites",
-    "sprites_dependent": "sprites, dependent",
-    "binary_mnist": "Binary MNIST",
-    "omniglot": "Omniglot",
-    "fashion_mnist": "Fashion-MNIST",
-    "mnist": "MNIST",
-    "dsprites": "dSprites",
-    "dsprites_dependent": "dSprites, dependent",
-}
-
-# Methods as people write them; another one is called by the name of its file.
-_METHODS = {
-    "echo": "Echo",
-    "echo_matrix": "Matrix Echo",
-    "echo_maf": "Echo, then MAF",
-    "echo_mmd": "Echo + MMD",
-    "echo_tc": "Echo + TC",
-    "echo_pixelcnn": "Echo, PixelCNN",
-    "echo_replace": "Echo with replacement",
-    "echo_reservoir": "Echo, 999 echoes",
-    "echo_large_batch": "Echo, batches of 1,000",
-    "echo_literal": "Echo as written",
-    "vae": "VAE",
-    "vae_full": "VAE, full covariance",
-    "vae_maf": "VAE + MAF",
-    "vae_pixelcnn": "VAE, PixelCNN",
-    "vae_tc": "VAE + TC",
-    "vae_vamp": "VAE + VampPrior",
-    "vae_shared_noise": "VAE, shared noise",
-    "vae_released_schedule": "VAE, released schedule",
-    "vae_conv_5x5": "VAE, 5x5 filters",
-    "info_vae": "InfoVAE",
-    "iaf": "IAF",
-    "iaf_maf": "IAF + MAF",
-    "iaf_vamp": "IAF + VampPrior",
-    "iaf_mmd": "IAF + MMD",
-}
-
-# Words of the names of sources, channels and noises.
-_WORDS = {
-    "echo": "Echo",
-    "gaussian": "Gaussian",
-    "laplacian": "Laplacian",
-    "16": "16 dimensions",
-    "mixture": "two Gaussians",
-    "points": "four points",
-}
+from echo_tf.report.words import WORDS
 
 # Settings that have a part of their own in names, and a column in tables.
 _WITH_PART = ("seed", "beta", "training.epochs", "training.dtype_policy")
@@ -97,17 +47,22 @@ def method_title(result: Result) -> str:
 
 def plain_title(method: str) -> str:
     """`VAE + MAF` for `vae_maf`; the name of a method that is not ours as it is."""
-    return _METHODS.get(method, method)
+    return WORDS["methods"].get(method, method)
+
+
+def beta_or_target(row: dict) -> str:
+    """How the rate of the model of a row was set: `β = 1`, or `rate 20` where that was held."""
+    return row["target"] or f"β = {row['beta']:g}"
 
 
 def dataset_title(dataset: str) -> str:
     """`Binary MNIST` for `binary_mnist`; the name of data of one's own as it is."""
-    return _DATA.get(dataset, dataset)
+    return WORDS["data"].get(dataset, dataset)
 
 
 def spelled(name: str) -> str:
     """`Gaussian, independent` for `gaussian_independent`: the name of a source, a channel or a noise as people write it."""
-    return ", ".join(_WORDS.get(word, word) for word in name.split("_"))
+    return ", ".join(WORDS["words"].get(word, word) for word in name.split("_"))
 
 
 def data_title(result: Result) -> str:

@@ -6,8 +6,9 @@ from scipy.stats import sem
 
 from echo_tf.experiments.records import read_metrics
 from echo_tf.report.rows import Row
-from echo_tf.report.table import Column, Table, make_table, measured
+from echo_tf.report.table import Column, Table, measured
 from echo_tf.report.tables import DATA, EPOCHS, METHOD, NETWORKS, SEEDS, notes_on_marks
+from echo_tf.report.words import told_table
 
 
 def _objectives(row: Row) -> dict[str, float | None] | None:
@@ -49,8 +50,4 @@ def overfitting_table(rows: list[Row]) -> Table | None:
     # One row a model: that of the test set, where there is one.
     models = {row.cell: row for row in sorted(rows, key=lambda row: row.split == "test")}.values()
     watched = [replace(row, beside=found) for row in models if (found := _objectives(row))]
-    notes = [
-        "Distortion + beta * rate, in nats, of models trained with --validate. best epoch: the one that held-out images "
-        "choose. The training objective is the mean over the steps of the epoch. ± is the standard error over seeds."
-    ]
-    return make_table("overfitting", "Overfitting", columns, watched, notes, notes_on_marks(watched))
+    return told_table("overfitting", columns, watched, notes_on_marks(watched))

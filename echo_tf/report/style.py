@@ -53,10 +53,13 @@ def legend(axis, beside: bool = False, loc: str = "best") -> None:
     axis.legend(handles.values(), handles.keys(), **place)
 
 
-def legend_below(figure, columns: int = 3) -> None:
-    """One legend for all panels of a figure, below them, with one entry a label."""
+def headed(figure, heading: str = "", columns: int = 3):
+    """The figure under a heading, with one legend below for all its panels, one entry a label."""
     handles = {label: handle for axis in figure.axes for label, handle in _entries(axis).items()}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    if heading:
+        figure.suptitle(heading)
+    return figure
 
 
 def _entries(axis) -> dict:

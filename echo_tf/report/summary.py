@@ -16,10 +16,10 @@ from echo_tf.report.tables import (
     NETWORKS,
     RATE,
     SEEDS,
-    UNITS,
     comparable,
     notes_on_marks,
 )
+from echo_tf.report.words import NOTES
 
 _PAPER = Column("paper", "{neg_elbo:.1f}", "neg_elbo=paper.neg_elbo_nats")
 
@@ -55,11 +55,11 @@ def _sentence(rows: list[Row]) -> str:
 def _idle(rows: list[Row]) -> str:
     """Which models send next to nothing, and how that is seen."""
     names = " and ".join(method_title(row) for row in rows)
-    signs = ["all dimensions of Echo are at the floor"] if any(row.rate_floor_nats is not None for row in rows) else []
-    signs += ["the rate is 0"] if any(row.rate_floor_nats is None for row in rows) else []
-    send = "sends" if len(rows) == 1 else "send"
+    floors = {row.rate_floor_nats is not None for row in rows}
+    signs = {True: "all dimensions of Echo are at the floor", False: "the rate is 0"}
+    seen = ", or ".join(sign for has_floor, sign in signs.items() if has_floor in floors)
     reason = "Too few epochs (--epochs), or nothing in the data is worth its rate."
-    return f"{names} {send} next to nothing: {', or '.join(signs)}. {reason}"
+    return f"{names} send{'s' if len(rows) == 1 else ''} next to nothing: {seen}. {reason}"
 
 
 def _lead(first: Row, second: Row, has_more: bool) -> str:
@@ -83,7 +83,7 @@ def terminal_table(rows: Sequence[Row], width: int) -> Table | None:
     same = [c for c in columns if c not in {*always, _PAPER} and len({c.text(row) for row in rows}) == 1]
     shown = [c for c in columns if c not in same]
     common = ", ".join(f"{column.title} {column.text(rows[0])}" for column in same)
-    notes = [*([f"All: {common}."] if common else []), UNITS, *notes_on_marks(rows)[:-1]]
+    notes = [*([f"All: {common}."] if common else []), NOTES["units"], *notes_on_marks(rows)[:-1]]
     for dropped in (None, NETWORKS, SEEDS, _PAPER, BETA, EPOCHS):
         shown = [column for column in shown if column is not dropped]
         table = make_table("terminal", "Rate and distortion", shown, rows, notes)

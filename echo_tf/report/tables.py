@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from echo_tf.experiments.laws import LAWS
+from echo_tf.experiments.laws import KEY, LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
 from echo_tf.report.names import data_name, data_title, dataset_title, method_name, starred
@@ -18,31 +18,12 @@ from echo_tf.report.rows import (
     longest_schedules,
     rankings,
 )
-from echo_tf.report.table import Column, Table, make_table, measured, plain_columns
+from echo_tf.report.table import Column, Table, measured, plain_columns
+from echo_tf.report.words import NOTES, WORDS, told_table
 
 # Methods with one departure of the released code, and the method that they are otherwise.
 ONE_DEPARTURE = {"vae_shared_noise": "vae", "vae_released_schedule": "vae", "vae_conv_5x5": "vae"}
-
-_ERRORS = "± is the standard error over seeds; of single seeds, that of their evaluation (noise only)."
-UNITS = "Nats per example. ± is the standard error over seeds; of a single seed, that of its evaluation (noise only)."
-RECONSTRUCTION = (
-    "* Omniglot from a reconstruction of chardata.mat, not from the published file: the public drawings resized as its authors "
-    "did, drawers of the test set inferred, 100 training images redrawn, values rounded to 1/255."
-)
-BOUND_NOTE = (
-    "IS bound: importance-sampled upper bound of -log p(x) (number of samples); no likelihood where images are grey. "
-    "Echo has no density q(z|x)."
-)
-ANNEALED_NOTE = (
-    "AIS bound: -log p(x) by annealed importance sampling, an upper bound in expectation (number of images, drawn at random); "
-    "Echo's with a MAF fitted to q(z) as its marginal."
-)
-SQUARED_NOTE = "squared error: of a pixel, mean, of models with a Gaussian decoder."
-PAPER_NOTE = (
-    "paper: rate / distortion / -ELBO; difference: of -ELBO. Compared are only 200 epochs of the paper's protocol, "
-    "schedule and data on the test set."
-)
-NEAR_FLOOR_NOTE = "near floor: Echo dimensions at no more than twice the rate floor, and the rate that they cost."
+RECONSTRUCTION = NOTES["reconstruction"]
 
 
 def _neg_elbo(title: str, key: str, of: str = "") -> Column:
@@ -74,19 +55,28 @@ EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEED = Column("seed", "{seed}", "seed=config.seed")
+BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")  # of `ModelPoint`
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
 DISTORTION = Column("distortion", _distortion, _DISTORTION)
-SQUARED_ERROR = Column("squared error", "{squared_error:.5f}", "squared_error", SQUARED_NOTE)
+SQUARED_ERROR = Column("squared error", "{squared_error:.5f}", "squared_error", NOTES["squared error"])
 NEG_ELBO = _neg_elbo("-ELBO", "neg_elbo_nats")
-BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, BOUND_NOTE)
-ANNEALED = Column("AIS bound", "{annealed_nats:.2f} ({annealed_images})", _ANNEALED, ANNEALED_NOTE)
-PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, PAPER_NOTE)
+BOUND = Column("IS bound", "{importance_bound_nats:.2f} ({passes})", _BOUND, NOTES["IS bound"])
+ANNEALED = Column("AIS bound", "{annealed_nats:.2f} ({annealed_images})", _ANNEALED, NOTES["AIS bound"])
+PAPER = Column("paper", " / ".join(f"{{paper_{quantity}:.1f}}" for quantity in QUANTITIES), _PAPER, NOTES["paper"])
 PAPER_NEG_ELBO = Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=paper.neg_elbo_nats")
 DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
 VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
-NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NEAR_FLOOR_NOTE)
+NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NOTES["near floor"])
+
+# Of a `NoisePoint`
+OF_MODEL = (
+    *plain_columns("dataset", "method", "epochs"),
+    BETA_OF_POINT,
+    *plain_columns("seed"),
+    Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
+)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
@@ -121,7 +111,7 @@ def _found(rows: Iterable[Row], column: Column) -> list[Column]:
 def comparison_table(rows: list[Row]) -> Table | None:
     """All results beside the paper's table 2."""
     columns = (*MEASURED, *_found(rows, SQUARED_ERROR), BOUND, *_found(rows, ANNEALED), PAPER, DIFFERENCE, VERDICT, NEAR_FLOOR)
-    return make_table("comparison", "Rate and distortion", columns, rows, [UNITS], notes_on_marks(rows))
+    return told_table("comparison", columns, rows, notes_on_marks(rows))
 
 
 def curve_table(curves: list[list[Row]]) -> Table | None:
@@ -129,7 +119,7 @@ def curve_table(curves: list[list[Row]]) -> Table | None:
     rows = [row for curve in curves for row in curve]
     only_in_file = Column("only in the file", "", f"{_BOUND} {_PAPER} difference_nats verdict")
     columns = (*MEASURED, *_found(rows, SQUARED_ERROR), NEAR_FLOOR, only_in_file)
-    return make_table("rate_distortion", "Points of the rate-distortion curves", columns, rows, [UNITS], notes_on_marks(rows))
+    return told_table("rate_distortion", columns, rows, notes_on_marks(rows))
 
 
 _PAIR_NETWORKS = Column("networks", lambda pair: f"{pair.other.precision}, {pair.precision}")
@@ -161,12 +151,7 @@ def replacement_table(rows: list[Row]) -> Table | None:
         Column("paper", "{paper_without_nats:.1f} / {paper_with_nats:.1f}", of_paper),
         Column("paper's difference", "{paper_difference_nats:+.1f}", "paper_difference_nats=replacement.difference"),
     )
-    notes = [
-        "Test -ELBO of Echo at beta = 1 in nats, echoes drawn without and with replacement from the batch. With replacement "
-        f"the rate, and so the -ELBO, is approximate. {_ERRORS}",
-        "paper: without / with, after 200 epochs.",
-    ]
-    return make_table("replacement", "Echo with and without replacement", columns, pairs, notes, _notes_on_sources(pairs))
+    return told_table("replacement", columns, pairs, _notes_on_sources(pairs))
 
 
 def released_table(rows: list[Row]) -> Table | None:
@@ -180,11 +165,7 @@ def released_table(rows: list[Row]) -> Table | None:
         *(_neg_elbo("as described", "described_nats", "other."), _neg_elbo("as released", "released_nats"), _EXCESS),
         Column("paper, 200 epochs", "{paper_neg_elbo_nats:.1f}", "paper_neg_elbo_nats=other.paper.neg_elbo_nats"),
     )
-    notes = [
-        "Test -ELBO at beta = 1 in nats, of models trained as the paper describes them, and with departures of the released "
-        f"code: those of the protocol `released`, or the one in the name. {_ERRORS}",
-    ]
-    return make_table("released", "What the released code does otherwise", columns, pairs, notes, _notes_on_sources(pairs))
+    return told_table("released", columns, pairs, _notes_on_sources(pairs))
 
 
 def _beside_paper(result: Result, noise: dict) -> Row:
@@ -204,25 +185,16 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
         Column("paper", "{paper_nats:.1f}", "paper_nats=beside.paper"),
         Column("difference", "{difference_nats:+.2f}", "difference_nats=beside.difference"),
     )
-    notes = [
-        "Total correlation of the dimensions of Echo noise in nats, to second order: -1/2 log det of the correlation matrix of "
-        "independent draws, less its bias; ± is the bootstrap's standard error. The paper's models had 200 epochs."
-    ]
-    return make_table("noise_total_correlation", "Total correlation of Echo noise", columns, rows, notes, notes_on_marks(rows))
+    return told_table("noise_total_correlation", columns, rows, notes_on_marks(rows))
 
 
 def laws_table(laws: list[dict]) -> Table | None:
     """Distortion of trained Echo models under other noise; `None` if that was not measured."""
-    keys = ("dataset", "method", "epochs", "beta", "seed")
-    models = grouped(laws, lambda row: tuple(row[key] for key in keys)).values()
+    models = grouped(laws, lambda row: tuple(row[key] for key in KEY)).values()
     items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
     of_law = [measured(law.replace("_", ", "), law, f"{law}.distortion_nats", f"{law}.distortion_se") for law in LAWS]
-    columns = (*plain_columns(*keys), Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
-    notes = [
-        "Distortion in nats with the noise of a trained model replaced: Echo's own; Gaussian of its mean and covariance; the "
-        "same without correlations; independent draws of each marginal. ± is the standard error over passes with new noise."
-    ]
-    return make_table("noise_laws", "Distortion under other noise", columns, items, notes)
+    columns = (*OF_MODEL, Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
+    return told_table("noise_laws", columns, items)
 
 
 def ranking_table(rows: list[Row]) -> Table | None:
@@ -238,13 +210,7 @@ def ranking_table(rows: list[Row]) -> Table | None:
         Column("behind Echo", "{behind_echo_nats:+.2f} ± {behind_echo_se:.2f}", behind_echo),
         Column("in the paper", "{paper_behind_echo_nats:+.1f}", "paper_behind_echo_nats=paper_excess kendall_tau=beside.tau"),
     )
-    notes = [
-        "behind Echo: -ELBO less that of Echo, positive where Echo leads; ± where both have several seeds, as of independent "
-        "means. The paper's models had 200 epochs.",
-        *notes_on_tau(found),
-        UNITS,
-    ]
-    return make_table("ranking", "Order of the methods", columns, items, notes, notes_on_marks(items))
+    return told_table("ranking", columns, items, [*notes_on_tau(found), NOTES["units"], *notes_on_marks(items)])
 
 
 def notes_on_tau(found: list[list[Pair]]) -> list[str]:
@@ -262,15 +228,12 @@ def progress_table(rows: list[Row]) -> Table | None:
     firsts = {dataset: found[dataset] for dataset in paper_table() if dataset in found}
     epochs = {cell: count for cell, count in epochs_by_cell(rows).items() if cell[0] in firsts}
     states = {cell: {0: "missing", PAPER_EPOCHS: "complete"}.get(count, f"{count} epochs") for cell, count in epochs.items()}
-    notes = [
-        f"Cells of the paper's table 2: beta = 1, {PAPER_EPOCHS} epochs or as many as are named, test set, every setting that "
-        "of the method.",
-        *_notes_on_sources(firsts.values()),
-    ]
     lines = [(method, *(states[dataset, method] for dataset in firsts)) for method in next(iter(paper_table().values()))]
     records = [{"dataset": dataset, "method": method, "epochs": count} for (dataset, method), count in epochs.items()]
     header = ("method", *map(starred, firsts.values()))
-    return Table("progress", "Progress on the paper's table", header, lines, notes, records) if firsts else None
+    words = WORDS["tables"]["progress"]
+    notes = [*words["notes"], *_notes_on_sources(firsts.values())]
+    return Table("progress", words["title"], header, lines, notes, records) if firsts else None
 
 
 def readme_table(rows: list[Row]) -> Table | None:
@@ -290,7 +253,7 @@ def readme_table(rows: list[Row]) -> Table | None:
     paper = f"Methods of the paper's table with its {PAPER_EPOCHS} epochs so far: {', '.join(complete)}."
     ranked = " Best first among methods of as many epochs: only those can be compared." if several else ""
     where = [f"{data_title(shown[0])}, test set.{ranked} {paper}"] if found else []
-    return make_table("results", "Results", columns, shown, [*where, UNITS], notes_on_marks(shown))
+    return told_table("results", columns, shown, notes_on_marks(shown), first_notes=where)
 
 
 def all_tables(rows: list[Row], curves: list[list[Row]], noises: list[tuple[Result, dict]]) -> list[Table]:

@@ -9,7 +9,7 @@ from echo_tf.errors import ResultError
 from echo_tf.files import read_rows
 from echo_tf.report.names import dataset_title, plain_title, spelled
 from echo_tf.report.rows import grouped
-from echo_tf.report.style import COLOURS, MARKERS, legend, legend_below, pyplot, save
+from echo_tf.report.style import COLOURS, MARKERS, headed, legend, pyplot, save
 from echo_tf.theory import bernoulli_hamming_rd
 from echo_tf.theory.sources import BINARY_SOURCE
 
@@ -80,7 +80,8 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
 
     def model(row):
         named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
-        return named + (f", β = {row['beta']}" if float(row["beta"]) != 1 else "")
+        held = row["target"] or (f"β = {row['beta']:g}" if row["beta"] != 1 else "")
+        return named + (f", {held}" if held else "")
 
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
     for rows, look in by([row | {"model": model(row)} for row in laws], "model"):
@@ -98,9 +99,7 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
     right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="what dimensions are worth")
     right.set_yscale("symlog", linthresh=0.1)
     right.yaxis.set_major_formatter("{x:g}")
-    legend_below(figure, 2)
-    figure.suptitle(f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise")
-    return save(figure, path)
+    return save(headed(figure, f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise", 2), path)
 
 
 def _plot_binary_source(rows: list[dict]):
@@ -138,8 +137,7 @@ def _plot_learned(learned: list[dict], curves: list[dict]):
     for upper, lower in pairs[::3]:
         upper.set(ylabel="rate (nats)")
         lower.set(ylabel="rate - R(D) (nats)")
-    legend_below(figure)
-    return figure
+    return headed(figure)
 
 
 def _plot_exactness(estimates: list[dict], saturation: list[dict]):

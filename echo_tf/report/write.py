@@ -25,12 +25,13 @@ from echo_tf.experiments.records import (
 from echo_tf.files import write_atomically
 from echo_tf.report.bounds import with_likelihoods
 from echo_tf.report.experiments import of_experiments, read_folders
-from echo_tf.report.figures import CAPTIONS, plot_all
+from echo_tf.report.figures import plot_all
 from echo_tf.report.publish import copy_results, copy_tables, publish_files
 from echo_tf.report.rows import Row, compare, curves
 from echo_tf.report.summary import summary_sentence
 from echo_tf.report.table import Table
 from echo_tf.report.tables import all_tables, readme_table
+from echo_tf.report.words import CAPTIONS
 
 SECTION_BEGIN, SECTION_END = "<!-- results -->", "<!-- end of results -->"
 

@@ -23,7 +23,8 @@ def energy_test(x: ArrayLike, y: ArrayLike, permutations: int = 999, seed: int =
         seed: Integer, for the splits.
 
     Returns:
-        The distance, in the units of the points, and the p-value, at least `1 / (permutations + 1)`.
+        The distance, in the units of the points, infinite if no float is as large; and the p-value, at least
+        `1 / (permutations + 1)`.
 
     Raises:
         ValueError: shapes that do not agree, NaN or infinite values, fewer than two points, or an invalid number.
@@ -41,9 +42,11 @@ def energy_test(x: ArrayLike, y: ArrayLike, permutations: int = 999, seed: int =
     if x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise checks.wrong_shapes("(n, dim) and (m, dim), n and m at least 2", x=x, y=y)
     points = np.concatenate([x, y])
-    distances = scipy.spatial.distance.cdist(points, points)
+    # By a power of 2, which is exact: squares of very large or small values would leave the range of floats.
+    unit = np.ldexp(0.5, np.frexp(np.abs(points).max())[1]) or 1.0
+    distances = scipy.spatial.distance.cdist(points / unit, points / unit)
     # Every column is 1/n for the points of the first sample and -1/m for the others; the first column is the split at hand.
     rng, weights = np.random.default_rng(seed), np.repeat([1.0 / len(x), -1.0 / len(y)], [len(x), len(y)])
     splits = np.stack([weights, *(rng.permutation(weights) for _ in range(permutations))], axis=1)
     found = -np.einsum("ik,ik->k", splits, distances @ splits)
-    return float(found[0]), float(np.mean(found >= found[0] * (1.0 - 1e-12)))
+    return float(found[0]) * float(unit), float(np.mean(found >= found[0] * (1.0 - 1e-12)))

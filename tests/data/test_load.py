@@ -146,7 +146,7 @@ class TestCache:
         tiny_specs(monkeypatch)
         images = {"train": np.zeros((4, 28, 28), np.uint8), "test": np.zeros((2, 28, 28), np.uint8)}
         np.savez(tmp_path / "fashion_mnist.npz", **images, **labels)
-        with pytest.raises(DataError, match="integers `train_labels` of shape"):
+        with pytest.raises(DataError, match="`train_labels` must be integers of shape"):
             load_dataset("fashion_mnist", tmp_path)
 
 

@@ -125,6 +125,12 @@ def test_figures_have_the_numbers_of_the_tables(blobs, tables, monkeypatch):
     assert [axis.get_title() for axis in figures[2].axes] == ["Echo channel", "Gaussian channel", "no channel"]
     assert len(figures[2].axes[0].get_lines()) == 4 and len(figures[2].axes[2].get_lines()) == 2  # the diagonal is one
 
+    for beta in (0.4, 0.02):  # what later runs add stands at the end of the table, and is drawn in its place
+        bottleneck.run(*tables, blobs, 1, [beta])
+    plot_bottleneck(*tables)
+    curve = next(bars[0] for bars in figures[3].axes[0].containers if bars.get_label() == "Gaussian channel")
+    assert len(curve.get_xdata()) == 3 and np.all(np.diff(curve.get_xdata()) <= 0)
+
     tables[1].write_text(tables[1].read_text().replace("accuracy", "precision"))
     with pytest.raises(ResultError, match=r"robustness\.csv is damaged .*Move it away"):
         plot_bottleneck(*tables)

@@ -114,6 +114,9 @@ def test_from_training_to_report(small, tiny, tmp_path, monkeypatch, without_fig
     assert all(0 <= row[key] <= 1 for row in rows for key in ("factor_vae", "mig", "dci_disentanglement"))
     monkeypatch.setattr(disentanglement, "load_model", None)
     assert disentanglement.run(folder, cells, tmp_path).read_bytes() == before
+    held = Cell("sprites", tiny("echo", 1, constraint={"quantity": "rate", "target_nats": 10.0}, **kind))
+    with pytest.raises(TypeError):  # it is not taken for the one that is scored
+        disentanglement.run(folder, [held], tmp_path)
     report = write.write_report(tmp_path, publish=tmp_path / "published")
     names = {path.name for path in report.paths}
     assert {"disentanglement.csv", "disentanglement.md"} <= names

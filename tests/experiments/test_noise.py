@@ -120,6 +120,13 @@ def test_tables(tmp_path, vectors, tiny):
     before = (tmp_path / "noise" / "laws.csv").read_text()
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)  # measures nothing anew
     assert (tmp_path / "noise" / "laws.csv").read_text() == before
+    held = Cell(
+        "vectors", tiny("echo", epochs=1, constraint={"quantity": "rate", "target_nats": 10.0}), data=vectors.fingerprint
+    )
+    with pytest.raises(CellError, match="not trained"):  # it is not taken for the one that is measured
+        noise.run(tmp_path / "noise", [held], vectors, tmp_path)
+    noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path, split="train")
+    assert [row["split"] for row in read_tables(tmp_path / "noise")[2]] == ["test", "train"]
 
 
 def test_refusals(tmp_path, vectors, tiny):

@@ -14,12 +14,15 @@ class Point(ModelPoint):
     rate_nats: float
 
 
-KEY, OTHER = ("digits", "echo", 30, 1.0, 0), ("digits", "echo", 30, 1.0, 1)
+KEY = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "")
+OTHER = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-rate=20-seed=0", "rate 20")
 
 
 def test_a_cell_is_found_again_by_its_key(tmp_path):
     key = model_key(Cell("digits", load_config("echo", dataset="digits")))
-    assert (key, MODEL) == (KEY, ("dataset", "method", "epochs", "beta", "seed"))
+    assert (key, MODEL) == (KEY, ("dataset", "method", "epochs", "beta", "seed", "cell", "target"))
+    held = load_config("echo", dataset="digits", constraint={"quantity": "rate", "target_nats": 20.0})
+    assert model_key(Cell("digits", held)) == OTHER
     PointTable(tmp_path / "t.csv", Point).put([Point(*key, "echo", 0.1)])
     again = PointTable(tmp_path / "t.csv", Point)
     assert key in again and OTHER not in again
@@ -38,6 +41,15 @@ def test_other_columns_may_be_the_key(tmp_path):
     table = PointTable(tmp_path / "t.csv", Point, ("law",))
     table.put([Point(*KEY, "echo", 2.0)])
     assert ("echo",) in table and KEY not in table
+
+
+def test_rows_of_earlier_versions_are_found(tmp_path):
+    """They did not name the cell, since none was held to a target."""
+    (tmp_path / "t.csv").write_text("dataset,method,epochs,beta,seed,law,rate_nats\ndigits,echo,30,1.0,0,echo,0.5\n")
+    table = PointTable(tmp_path / "t.csv", Point)
+    assert KEY in table and OTHER not in table
+    table.put([Point(*OTHER, "echo", 0.1)])
+    assert [row["rate_nats"] for row in PointTable(tmp_path / "t.csv", Point).rows] == [0.5, 0.1]
 
 
 def test_a_damaged_file_is_named(tmp_path):

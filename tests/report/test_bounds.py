@@ -1,12 +1,21 @@
 import pytest
 
-from echo_tf.report.bounds import entropy_bound, likelihood_table, plot_bounds, with_likelihoods
+from echo_tf.report.bounds import entropy_bound, likelihood_table, pairs_table, plot_bounds, with_likelihoods
 from echo_tf.report.rows import compare
 
 
 def point(method="echo", seed=0, **values):
-    of_model = {"dataset": "binary_mnist", "method": method, "epochs": 200, "beta": 1.0, "seed": seed, "split": "test"}
-    effort = {"marginal": "own", "images": 100, "temperatures": 500, "chains": 1}
+    cell = f"paper-epochs=200-beta=1-seed={seed}"
+    of_model = {
+        "dataset": "binary_mnist",
+        "method": method,
+        "epochs": 200,
+        "beta": 1.0,
+        "seed": seed,
+        "cell": cell,
+        "target": "",
+    }
+    effort = {"marginal": "own", "split": "test", "images": 100, "temperatures": 500, "chains": 1}
     found = {"neg_log_likelihood_nats": 84.0, "neg_log_likelihood_se": 1.0, "simulated": 100, "gap_nats": 0.5, "gap_se": 0.1}
     return {
         **of_model,
@@ -22,10 +31,12 @@ def point(method="echo", seed=0, **values):
 def test_rows_find_their_points(result):
     rows = compare([result(seed=0), result(seed=1), result("vae"), result("iaf")])
     points = [point(seed=0), point(seed=1, lowered_nats=5.0), point("vae", split="validation")]
-    echo, vae, iaf = with_likelihoods(rows, points)
+    echo, iaf, vae = with_likelihoods(rows, points)
     assert echo.annealed == {"neg_log_likelihood_nats": 84.0, "lowered_nats": 4.0, "images": 100}
     assert vae.annealed is iaf.annealed is None
     assert with_likelihoods(rows, points[:1])[0].annealed is None  # not for every seed
+    both = [point("vae", marginal=marginal, lowered_nats=nats) for marginal, nats in (("own", 1.0), ("fitted", 5.0))]
+    assert with_likelihoods(rows, both)[2].annealed["lowered_nats"] == 1.0  # with its own marginal
     assert with_likelihoods(rows, [points[0], point(seed=1, images=50)])[0].annealed is None
 
 
@@ -34,6 +45,14 @@ def test_entropy_bound_is_the_least(result):
     assert entropy_bound(rows) == (89.0, "importance sampling, VAE")
     assert entropy_bound(rows[:1]) == (90.0, "-ELBO of Echo")
     assert entropy_bound(with_likelihoods(rows, [point()])) == (87.0, "annealing, Echo")
+
+
+def test_pairs_table():
+    effort = {"dataset": "binary_mnist", "cell": "c", "split": "test", "images": 100, "temperatures": 500, "chains": 1}
+    models = {"method": "echo", "marginal": "fitted", "other_method": "vae", "other_marginal": "own"}
+    text = pairs_table([{**effort, **models, "difference_nats": -4.4, "difference_se": 0.3}]).markdown()
+    assert "| Echo, fitted | VAE, own | -4.40 ± 0.30 |" in text
+    assert pairs_table([]) is None
 
 
 def test_table_and_figure(result, tmp_path):

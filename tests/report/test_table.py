@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from echo_tf.report.table import Column, Table, make_table
+from echo_tf.report.table import Column, Table, make_table, measured
 
 TABLE = Table(
     "my_table",
@@ -96,3 +96,10 @@ class TestColumns:
 
     def test_without_items_there_is_no_table(self):
         assert make_table("t", "T", (NAME,), [], []) is None
+
+
+def test_missing_error_is_left_out_but_no_missing_mean():
+    column = measured("rate", "rate", digits=1)
+    assert column.text({"rate": 1.25, "rate_se": 0.5}) == "1.2 ± 0.5"
+    assert column.text({"rate": 1.25, "rate_se": None}) == "1.2"
+    assert column.text({"rate": None, "rate_se": None}) == ""

@@ -28,6 +28,14 @@ class TestEnergyTest:
         distance, p_value = energy_test(normal(300), change(normal(300, seed=1)), 199)
         assert distance > 0 and p_value == 1 / 200
 
+    @pytest.mark.parametrize("unit", [2.0**1020, 2.0**532, 2.0**-600, 2.0**-1074])
+    def test_units_do_not_matter(self, unit):
+        """Squares of values beyond 1e154 or below 1e-162 are no floats."""
+        x, y = np.rint(4.0 * normal(30)), 1.0 + np.rint(4.0 * normal(20, seed=1))
+        distance, p_value = energy_test(x, y, 99)
+        assert energy_test(unit * x, unit * y, 99) == (pytest.approx(unit * distance, rel=1e-9), p_value)
+        assert energy_test(0.0 * x, 0.0 * y, 99) == (0.0, 1.0)
+
     @pytest.mark.parametrize(
         ("x", "y", "message"),
         [
