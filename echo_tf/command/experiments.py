@@ -101,7 +101,9 @@ EXPERIMENTS = {
         table="rate_distortion",
     ),
     "analysis": Experiment(
-        "comparison, then marginals, pointwise rates and noise of each model", train=training.train_and_analyse_cells
+        "comparison, then marginals, pointwise rates and noise of each model",
+        train=training.train_and_analyse_cells,
+        table="dimensions",
     ),
     "noise": Experiment(
         "comparison, then Echo under other noise, the worth of its dimensions, and how loose the rates of others are",
