@@ -119,7 +119,7 @@ def plot_bounds(rows: list[Row], path: Path) -> Path:
         colour, least = look["color"], max(entropy - distortion, 0.0)
         point = {"linestyle": "none", "color": colour, "marker": look["marker"]}
         point |= {} if row.has_exact_rate else {"markerfacecolor": "white"}
-        left.plot(rate, distortion, **point)
+        left.plot(rate, distortion, clip_on=False, **point)
         right.plot([least, rate], [place, place], color=colour, linewidth=2, alpha=0.5)
         right.plot(least, place, "|", color=colour, markersize=9)
         right.plot(rate, place, **point)

@@ -133,7 +133,7 @@ def plot_rates_by_dimension(analyses: Analyses, path: Path) -> Path:
     results = [result for result, _ in analyses]
     for (result, analysis), look in zip(analyses, looks(results, without=()), strict=True):
         rates = np.sort(analysis.rate_by_dimension_nats)[::-1]
-        axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, **look)
+        axis.plot(np.arange(1, len(rates) + 1), rates, markersize=3, linewidth=1.0, clip_on=False, **look)
         if result.rate_floor_nats is not None:
             floor = result.rate_floor_nats / len(rates)
             axis.axhline(floor, color=look["color"], linestyle="--", linewidth=0.8, label=f"floor of Echo, {floor:.2f} nats")
