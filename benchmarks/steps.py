@@ -4,13 +4,13 @@
     python -m benchmarks.steps --json results/benchmarks/steps.json
     KERAS_BACKEND=jax python -m benchmarks.steps --parts methods     (the other parts are about TensorFlow)
 
-Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (ceiling) images a second of
-the VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the
-time of a step goes; (epoch) a whole epoch of `train` relative to its bare steps: input, callbacks, metrics, checkpoint; (peer)
-the same architecture, batch and loss in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (kernels)
-a step of the VAE in either precision, with oneDNN's kernels and without, relative to float32 with them; (jobs) a process for
-each core against one with all cores; (seeds) small models of several seeds side by side in one step against one after the
-other.
+Candidates take turns. Parts: (methods) a step of each method relative to the VAE, by dtype policy; (matrices) the same of Echo
+and of the channels with matrices, in time of the processor, where others use the machine too; (ceiling) images a second of the
+VAE and the share that its arithmetic has of the fastest matrix product and convolution of this machine; (layers) where the time
+of a step goes; (epoch) a whole epoch of `train` relative to its bare steps: input, callbacks, metrics, checkpoint; (peer) the
+same architecture, batch and loss in plain PyTorch (extra `dev`), and our own on JAX (extra `jax`), if installed; (kernels) a
+step of the VAE in either precision, with oneDNN's kernels and without, relative to float32 with them; (jobs) a process for each
+core against one with all cores; (seeds) small models of several seeds side by side in one step against one after the other.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from echo_tf.report.paper import paper_table
 
 BATCH = 100
 POLICIES = ("float32", "mixed_bfloat16")
-PARTS = ("methods", "ceiling", "layers", "epoch", "peer", "kernels", "jobs", "seeds")
+PARTS = ("methods", "matrices", "ceiling", "layers", "epoch", "peer", "kernels", "jobs", "seeds")
 EPOCH_STEPS = 60
 SEEDS = 8
 
@@ -97,6 +97,20 @@ def measure_methods(rounds: int) -> dict:
     seconds = take_turns({policy: make_step("vae", policy) for policy in POLICIES}, rounds)
     result["policies"] = ratio(seconds, *POLICIES)
     print(f"\nVAE, {POLICIES[0]} / {POLICIES[1]}: {show(result['policies'])}")
+    return result
+
+
+def measure_matrices(rounds: int) -> dict:
+    """Steps of Echo and of the channels with matrices relative to the VAE in the same policy, in time of the processor."""
+    result = {}
+    for policy in POLICIES:
+        calls = {method: make_step(method, policy) for method in ("vae", "vae_full", "echo", "echo_matrix")}
+        seconds = take_turns(calls, rounds, time.process_time)
+        result[policy] = {method: ratio(seconds, method, "vae") for method in calls}
+        print(f"\nstep / step of the VAE, {policy}, time of the processor", flush=True)
+        for method in calls:
+            print(f"    {method:12} {show(result[policy][method])}", flush=True)
+        keras.backend.clear_session()
     return result
 
 
@@ -343,6 +357,7 @@ def main():
         return serve(options.serve)
     measures = {
         "methods": measure_methods,
+        "matrices": measure_matrices,
         "ceiling": measure_ceiling,
         "layers": measure_layers,
         "epoch": measure_epoch,

@@ -9,7 +9,16 @@ from keras import ops
 from scipy.stats import ks_2samp
 
 from echo_tf.echo.bound import max_scale
-from echo_tf.echo.noise import echo_moments, echo_noise, echo_rate, echo_sample, gather_noise, independent_noise, ring_noise
+from echo_tf.echo.noise import (
+    echo_moments,
+    echo_noise,
+    echo_rate,
+    echo_recurrence,
+    echo_sample,
+    gather_noise,
+    independent_noise,
+    ring_noise,
+)
 
 SAMPLERS = ("ring", "gather")
 
@@ -80,6 +89,19 @@ class TestDeterministicNoise:
         for count in range(1, 21):
             expected = ring_noise(mean, log_scale, order, count, behind=behind)
             np.testing.assert_allclose(noise(count), expected, rtol=1e-6, atol=1e-12)
+
+    @pytest.mark.parametrize("largest", [1, 3, 4, 100])
+    @pytest.mark.parametrize("count", [None, 0, 7, 19])
+    def test_recurrence_of_blocks_up_to_a_length(self, largest, count):
+        mean, log_scale = pairs(21)
+        scale, behind = np.exp(log_scale), np.random.default_rng(2).normal(size=(21, 3))
+        terms = 19 if count is None else count
+        expected = np.roll(behind, -terms, axis=0)
+        for place in reversed(range(terms)):
+            expected = np.roll(mean, -place, axis=0) + np.roll(scale, -place, axis=0) * expected
+        count = None if count is None else tf.constant(count)
+        noise = echo_recurrence(mean, scale, 19, count=count, behind=behind, largest=largest)
+        np.testing.assert_allclose(noise, expected, rtol=0, atol=1e-12)
 
     def test_ring_noise_is_the_next_output(self):
         mean, log_scale = pairs(200, max_scale=max_scale(150))
