@@ -59,15 +59,16 @@ def plot_used(rows: list[dict], path: Path) -> Path:
     for (method, target), members in grouped(shown, lambda row: (row["method"], row["target"])).items():
         members = sorted(members, key=lambda row: row["beta"])
         is_powerful = method.endswith(_ENDING)
-        look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": "full" if is_powerful else "none"}
+        filled = "none" if not is_powerful else "left" if target else "full"
+        look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": filled, "markerfacecoloralt": "white"}
         name = _name(method) + (f", held to {target}" if target else "")
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
             errors = [row[f"{keys[1]}_se"] or 0.0 for row in members]
-            axis.errorbar(*points, yerr=errors, linestyle="-" if is_powerful else "none", label=name, **look)
+            axis.errorbar(*points, yerr=errors, linestyle="-" if filled == "full" else "none", label=name, **look)
     for axis, keys in zip(axes, _PANELS, strict=True):
         axis.set(xlabel=_NAMES[keys[0]] + (" (nats)" if keys[0] != "beta" else ""), ylabel=f"{_NAMES[keys[1]]} (nats)")
-    betas = sorted({float(f"{row['beta']:.2g}") for row in shown})
+    betas = sorted({row["beta"] for row in shown if not row["target"]} or {float(f"{row['beta']:.2g}") for row in shown})
     axes[0].set_xscale("log")
     axes[0].set_xticks(betas, [f"{beta:g}" for beta in betas])
     axes[0].minorticks_off()
