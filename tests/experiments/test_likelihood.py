@@ -133,8 +133,9 @@ def test_command_reports_tables_and_bounds(reproduce, small_command, tmp_path, m
     report = tmp_path / "runs" / "report"
     assert (report / "bounds_vectors.png").exists()
     with (report / "likelihood.csv").open() as lines:
-        rows = {row["method"]: row for row in csv.DictReader(lines)}
-    assert rows["echo"]["marginal"] == "fitted" and rows["vae"]["images"] == "8"
+        rows = {row["method"]: row for row in sorted(csv.DictReader(lines), key=lambda row: row["marginal"])}  # own last
+    assert (rows["echo"]["marginal"], rows["vae"]["marginal"], rows["vae"]["images"]) == ("fitted", "own", "8")
+    assert "| Echo, fitted | VAE, own |" in (report / "likelihood_pairs.md").read_text()
     with (report / "comparison.csv").open() as lines:
         for row in csv.DictReader(lines):
             assert row["annealed_nats"] == rows[row["method"]]["value"]
