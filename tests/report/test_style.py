@@ -26,3 +26,10 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, suffix):
         assert not pyplot().fignum_exists(figure.number)
     first, second = ((tmp_path / name / f"figure{suffix}").read_bytes() for name in ("a", "b"))
     assert first == second
+
+
+def test_a_long_heading_is_not_cut_off(tmp_path):
+    figure, axis = pyplot().subplots()
+    axis.set_title(", ".join(["Binary MNIST, network=mlp, β = 1, 20 epochs, float32"] * 3))
+    picture = pyplot().imread(save(figure, tmp_path / "figure.png"))
+    assert (picture[:, [0, -1], :3] == 1.0).all()  # nothing touches the edges
