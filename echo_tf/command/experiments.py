@@ -122,7 +122,7 @@ EXPERIMENTS = {
         check=suitable.check_factors,
         methods=("echo", "echo_mmd", "echo_tc", "vae", "vae_tc"),
         own_betas={"vae": (1.0, 4.0, 10.0)},
-        datasets=("sprites", "sprites_dependent"),
+        datasets=("sprites",),
     ),
     "freeriding": Experiment(
         "comparison with decoders that can do without z (PixelCNN), then what they take from it (binary_digits)",
