@@ -7,7 +7,6 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 # Nine for the methods of the paper and three for ours beside them, which readers with colour blindness tell apart.
 _PAPER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255")
 COLOURS = (*_PAPER_COLOURS, "#332288", "#999933", "#6B3E26")
-LONG = 60  # characters: a heading of more is broken where the figure ends
 MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
 
 # One colour and marker a method in every figure. The paper's nine and ours that stand beside them have colours of their own;
@@ -41,8 +40,8 @@ def method_look(method: str, *drawn: str) -> dict[str, str]:
 def save(figure, path: Path) -> Path:
     """Write a figure to the PNG file `path`, and as PDF beside it, and close it. Returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for heading in figure.findobj(lambda artist: len(getattr(artist, "get_text", str)()) > LONG):
-        heading.set_wrap(True)
+    for heading in (*figure.texts, *(axis.title for axis in figure.axes)):
+        heading.set_wrap(True)  # where the figure ends
     figure.savefig(path)
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})  # the same results give the same bytes
     pyplot().close(figure)
