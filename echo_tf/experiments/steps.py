@@ -70,7 +70,7 @@ class CompiledSteps:
     """The `train_function` of a Keras model that is fitted to `BatchOrders`: all steps of a call in one compiled loop.
 
     Each is the model's own `train_step`, on images that lie on the device as they are stored. To `fit` and its callbacks a call
-    is a batch. A step costs the host at most 0.2 ms then (results/benchmarks/README.md).
+    is a batch. A step costs the host 0.1 to 0.2 ms then (results/benchmarks/README.md).
 
     Args:
         model: A built and compiled Keras model.
