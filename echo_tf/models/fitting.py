@@ -31,7 +31,8 @@ class Fitting(Passing):
         Raises:
             ValueError: see the class; a generator for a VampPrior that has not been started.
         """
-        check_training(self, x, y, kwargs.get("sample_weight", kwargs.get("class_weight")))
+        weights = [kwargs[name] for name in ("sample_weight", "class_weight") if kwargs.get(name) is not None]
+        check_training(self, x, y, weights or None)
         data = x
         if hasattr(x, "shape"):
             if not kwargs.get("shuffle", True):
