@@ -47,8 +47,11 @@ class Fitting(Passing):
 
     def follow(self, data: Any) -> RefreshChannel:
         """Ready the prior for a training on `data`; the callback that renews the channel, for loops other than `fit` of it."""
-        if self.prior is not None and self.prior.needs_start and not ops.convert_to_numpy(self.prior.started) > 0:
-            self._start_prior(data)
+        if self.prior is not None and self.prior.needs_start:
+            if not self.prior.built:  # as the model is, until Keras has seen a batch
+                self.prior.build((None, self.channel.units))
+            if not ops.convert_to_numpy(self.prior.started) > 0:
+                self._start_prior(data)
         return RefreshChannel(data)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

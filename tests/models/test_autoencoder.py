@@ -263,6 +263,16 @@ class TestVampPrior:
         assert (after.min(), after.max()) == (0.0, 1.0) and not np.array_equal(after, start)
         assert not {tuple(row) for row in after} & {tuple(row) for row in x}
 
+    def test_starts_in_a_model_that_is_not_built(self, tmp_path):
+        model = RateDistortionModel(*networks(), GaussianChannel(DIM), prior=VampPrior(5, (6,), seed=1))
+        model.compile(keras.optimizers.SGD(0.0))
+        x = table(20)
+        model.fit(x, batch_size=10, verbose=0)
+        assert {tuple(row) for row in np.asarray(model.prior.pseudo_inputs)} <= {tuple(row) for row in x}
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded.prior.pseudo_inputs, model.prior.pseudo_inputs)
+
     def test_cannot_start_from_a_generator(self):
         model = compiled(GaussianChannel(DIM), prior=VampPrior(5, (6,)))
         with pytest.raises(ValueError, match="start_from"):
