@@ -52,7 +52,7 @@ class Channel(WeightedRateLayer):
         has_components: Boolean, whether that density is a Gaussian with independent dimensions, or a flow of one, so that
             `statistics` gives the mean and log variance of which a mixture of `q(z|x)` is made.
         has_memory: Boolean, whether the channel stores something about the training data, which `adapt` renews.
-        rate_floor: Least rate in nats.
+        rate_floor: Least rate in nats. Of feature maps that of one place, until the layer is built and knows their number.
 
     Call arguments:
         inputs: Features. Shape `(batch, features)`.

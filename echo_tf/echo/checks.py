@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import invalid, nearest
@@ -40,16 +41,18 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise invalid(name, f"one of {choices}", f"{name}={value!r}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise `ValueError` for what is not a positive finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+def positive(name: str, value: Any) -> int | float:
+    """A number of Python or NumPy as one of Python. Raises `ValueError` for what is not a positive finite number."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
         raise invalid(name, "a positive finite number", f"{name}={value!r}")
+    return number
 
 
-def check_count(n: Any) -> None:
-    """Raise `ValueError` unless a number of draws is an integer of at least 1."""
+def check_count(n: Any, name: str = "n") -> None:
+    """Raise `ValueError` unless a number of draws, or of something else, is an integer of at least 1."""
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise invalid("n", "an integer >= 1", f"n={n!r}")
+        raise invalid(name, "an integer >= 1", f"{name}={n!r}")
 
 
 def check_features(shape: Any) -> None:
@@ -57,6 +60,13 @@ def check_features(shape: Any) -> None:
     if len(shape) and isinstance(shape[0], tuple | list):
         expected = "one tensor of features, of which the layer makes f and S; for heads of your own use EchoLayer"
         raise invalid("inputs", expected, f"{len(shape)} tensors")
+
+
+def check_is_flat(layer: str, shape: Any) -> None:
+    """Raise `ValueError` for feature maps, of which the rate would be that of a single place."""
+    check_features(shape)
+    if len(shape) != 2:
+        raise invalid("inputs", f"shape (batch, features), which a Flatten before {layer!r} gives", f"shape {tuple(shape)}")
 
 
 def not_negative(name: str, value: Any) -> float:
@@ -99,6 +109,9 @@ def concatenated(data: Any) -> Tensor:
     batches = [data] if hasattr(data, "shape") else list(data)
     if not batches:
         raise ValueError("Expected at least two examples to adapt to. Received: none")
+    if wrong := [batch for batch in batches if isinstance(batch, tuple | dict | str)]:
+        expected = "an array of features, or an iterable of such arrays: without targets, `dataset.map(lambda x, y: x)`"
+        raise invalid("data", expected, f"one that gives a {type(wrong[0]).__name__}")
     return ops.concatenate([ops.convert_to_tensor(batch, "float32") for batch in batches])
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from echo_tf.echo.checks import Tensor, check_choice, check_features, check_positive
+from echo_tf.echo.checks import Tensor, check_choice, check_features, positive
 from echo_tf.echo.heads import EchoWithHeads, scale_head
 from echo_tf.echo.laws import NOISE_LAWS
 from echo_tf.echo.layer import EchoLayer
@@ -84,8 +84,7 @@ class EchoDense(EchoWithHeads):
     ):
         super().__init__(rate_weight, **kwargs)
         check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
-        check_positive("mean_scale", mean_scale)
-        self.units, self.parametrisation, self.mean_scale = units, parametrisation, mean_scale
+        self.units, self.parametrisation, self.mean_scale = units, parametrisation, positive("mean_scale", mean_scale)
         self.multiplicative, self.signed, self.constant_scale = multiplicative, signed, constant_scale
         options = {"reservoir_size": reservoir_size, "echoes": echoes, "seed": seed}
         layer = SignedEchoLayer if signed else EchoLayer
@@ -132,7 +131,7 @@ class EchoDense(EchoWithHeads):
 
     @property
     def rate_floor(self) -> float:  # type: ignore[override]
-        return self.echo.rate_floor(self.units)
+        return self.echo.rate_floor(self.units * self.places)
 
     def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = self.statistics(inputs)

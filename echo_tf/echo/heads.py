@@ -1,6 +1,7 @@
 """What the Echo channels with heads of their own share: the pull of the means, standardisation, reservoir, `adapt`."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,11 @@ class EchoWithHeads(Channel):
     source: EchoSource
     standardiser: Standardiser | None
     gather: Callable[..., Tensor]  # noise from given echoes
+
+    @property
+    def places(self) -> int:
+        """Number of places of the feature maps that the layer is built for, each with `units` dimensions; else 1."""
+        return math.prod(self.source.reservoir.mean.shape[1:-1]) if self.built else 1
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`f(x)`; `S(x)` with `r`, in the form that the source takes; rate by dimension in nats, `(batch, ..., units)`."""

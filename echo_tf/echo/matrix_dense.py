@@ -131,7 +131,7 @@ class MatrixEchoDense(EchoWithHeads):
 
     @property
     def rate_floor(self) -> float:  # type: ignore[override]
-        return -self.units * self.log_max_scale
+        return -self.units * self.places * self.log_max_scale
 
     def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)`, and the length of every row of `S(x)`; each of shape `(batch, ..., units)`."""

@@ -32,14 +32,15 @@ class RateDistortionModel(Coding, Fitting, Saving):
         channel: `EchoDense`, `MatrixEchoDense`, `GaussianChannel`, `FullGaussianChannel`, `IAFChannel`, or another
             `Channel`. Its own `rate_weight` is not used here.
         prior: Marginal that the rate refers to: `None` for the channel's own, `VampPrior`, or `MAFPrior`.
-        beta: Float >= 0, multiplies the rate. `model.beta` is a variable.
+        beta: Float >= 0, multiplies the rate. `model.beta` is a variable, also for `model.beta = 0.5`, at any time.
         distortion: `"bernoulli"` (the decoder gives log odds of pixels in [0, 1]); `"gaussian"` or `Gaussian(sd)` (it gives
             means); or a function `(x, parameters) -> nats`, shape `(batch,)`.
         penalty: `MMDPenalty`, `TotalCorrelationPenalty`, or `None`.
         constraint: `BetaConstraint`, or `None`. With it beta changes in training until rate or distortion is at its target.
 
     Raises:
-        ValueError: a prior beside a channel without density, or one that does not fit it; invalid arguments; in `fit` and
+        ValueError: a prior beside a channel without density, or one that does not fit it; a constraint below the channel's
+            floor; invalid arguments; in `fit` and
             `evaluate`, examples of another shape than the encoder's, or outside the range of the distortion; targets or
             `sample_weight`; a decoder that takes the example, with another distortion than `"bernoulli"`.
 
@@ -81,13 +82,22 @@ class RateDistortionModel(Coding, Fitting, Saving):
         channel.reports_rate = False  # the model does
         self.prior: Any = prior
         self.distortion = make_distortion(distortion)
-        check_parts(channel, prior, self.takes_example, self.distortion)
-        self.beta = self.add_weight(
+        check_parts(channel, prior, self.takes_example, self.distortion, penalty, constraint)
+        self._beta = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(not_negative("beta", beta)), trainable=False, name="beta"
         )
         self.rate_metric = keras.metrics.Mean(name="rate")
         self.distortion_metric = keras.metrics.Mean(name="distortion")
         self.penalty_metric = None if penalty is None else keras.metrics.Mean(name=penalty.quantity)
+
+    @property
+    def beta(self) -> keras.Variable:
+        """Weight of the rate in the objective, a scalar variable."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: Any) -> None:
+        self._beta.assign(not_negative("beta", value))  # a number in its place would be lost on a compiled training
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         check_no_targets(y, sample_weight)

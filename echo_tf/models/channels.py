@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.channel import Channel, Density, Draw
-from echo_tf.echo.checks import Tensor, check_count, check_seed
+from echo_tf.echo.checks import Tensor, check_count, check_is_flat, check_seed
 from echo_tf.echo.matrix import below_head, lower_triangular, product
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
@@ -52,6 +52,9 @@ class GaussianChannel(StandardMarginal):
     Returns:
         `z` of shape `(batch, units)`; rate in nats per example, shape `(batch,)`. Both float32.
 
+    Raises:
+        ValueError: invalid arguments; features of another shape, such as feature maps.
+
     Source: Kingma & Welling 2014.
 
     Example:
@@ -69,6 +72,7 @@ class GaussianChannel(StandardMarginal):
         self.log_var_head = keras.layers.Dense(units, dtype="float32", name="log_var")
 
     def build(self, input_shape):
+        check_is_flat(self.name, input_shape)
         self.mean_head.build(input_shape)
         self.log_var_head.build(input_shape)
 
@@ -184,6 +188,7 @@ class FullGaussianChannel(CorrelatedGaussianChannel):
         self.below_head = below_head(units)
 
     def build(self, input_shape):
+        check_is_flat(self.name, input_shape)
         for head in (self.mean_head, self.log_sd_head, self.below_head):
             head.build(input_shape)
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import Tensor, alike, check_positive
+from echo_tf.echo.checks import Tensor, alike, positive
 from echo_tf.models.losses import bernoulli_distortion
 
 # A decoder's parameters of p(x|z) to nats per example, shape (batch,).
@@ -66,8 +66,7 @@ class Gaussian(Serializable):
     """
 
     def __init__(self, sd: float = 1.0):
-        check_positive("sd", sd)
-        self.sd = sd
+        self.sd = positive("sd", sd)
 
     def __call__(self, x: Tensor, parameters: Tensor) -> Tensor:
         scaled = (ops.cast(x, "float32") - ops.cast(parameters, "float32")) / self.sd

@@ -31,7 +31,8 @@ class Fitting(Passing):
         Raises:
             ValueError: see the class; a generator for a VampPrior that has not been started.
         """
-        check_training(self, x, y, kwargs.get("sample_weight", kwargs.get("class_weight")))
+        weights = [kwargs[name] for name in ("sample_weight", "class_weight") if kwargs.get(name) is not None]
+        check_training(self, x, y, weights or None)
         data = x
         if hasattr(x, "shape"):
             if not kwargs.get("shuffle", True):
@@ -46,8 +47,11 @@ class Fitting(Passing):
 
     def follow(self, data: Any) -> RefreshChannel:
         """Ready the prior for a training on `data`; the callback that renews the channel, for loops other than `fit` of it."""
-        if self.prior is not None and self.prior.needs_start and not ops.convert_to_numpy(self.prior.started) > 0:
-            self._start_prior(data)
+        if self.prior is not None and self.prior.needs_start:
+            if not self.prior.built:  # as the model is, until Keras has seen a batch
+                self.prior.build((None, self.channel.units))
+            if not ops.convert_to_numpy(self.prior.started) > 0:
+                self._start_prior(data)
         return RefreshChannel(data)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

@@ -6,6 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from echo_tf.echo.bound import invalid
+from echo_tf.echo.checks import alike
+
 Tensor = Any
 
 # Quantities whose constraint sets beta, and the sign with which beta answers to too much of each.
@@ -28,10 +31,15 @@ def bernoulli_distortion(images: Tensor, logits: Tensor) -> Tensor:
     Returns:
         Distortion in nats per example. Shape `(batch,)`, float32.
 
+    Raises:
+        ValueError: shapes that differ. Those that can be broadcast would train, and mean nothing.
+
     Source: paper, section 5. Differs from the released code, which clips probabilities at 1e-7 and so caps one pixel at
         16.1 nats.
     """
     images, logits = ops.cast(images, "float32"), ops.cast(logits, "float32")
+    if not alike(images.shape, logits.shape):
+        raise invalid("logits", f"the shape of the images, {tuple(images.shape)}", f"shape {tuple(logits.shape)}")
     pixels = ops.softplus(logits) - images * logits
     return ops.sum(pixels, axis=tuple(range(1, len(pixels.shape))))
 
@@ -102,8 +110,15 @@ def mmd(z: Tensor, prior: Tensor, squared_bandwidth: Tensor | float) -> Tensor:
     Returns:
         Scalar without unit.
 
+    Raises:
+        ValueError: samples of another size or dimension than each other.
+
     Source: Gretton et al. 2012, the biased estimate, as in the authors' code.
     """
+
+    z, prior = ops.convert_to_tensor(z), ops.convert_to_tensor(prior)
+    if not alike(z.shape, prior.shape):
+        raise invalid("prior", f"as many draws as encodings, shape {tuple(z.shape)}", f"shape {tuple(prior.shape)}")
 
     def kernel(a, b):
         return ops.exp(-squared_distances(a, b) / (2.0 * squared_bandwidth))

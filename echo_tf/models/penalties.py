@@ -1,12 +1,13 @@
 """What may stand in an objective beside distortion and rate: a penalty on the law of z, and a constraint that sets beta."""
 
 import itertools
+from typing import Any
 
 import keras
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import Tensor, check_choice, check_options, check_positive, check_seed
+from echo_tf.echo.checks import Tensor, check_choice, check_options, check_seed, not_negative, positive
 from echo_tf.models.distortions import Serializable
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 
@@ -17,7 +18,7 @@ class Penalty(keras.layers.Layer):
     """A term of the objective that regards the outputs of a whole batch. A subclass has a `quantity`, the name of its metric.
 
     Args:
-        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable.
+        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable, which can be assigned.
         seed: Integer or `None`, seeds what it draws.
     """
 
@@ -28,8 +29,17 @@ class Penalty(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_seed(seed)
         self.seed, self.seed_generator = seed, keras.random.SeedGenerator(seed)
-        initial = keras.initializers.Constant(weight)
-        self.weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
+        initial = keras.initializers.Constant(not_negative("weight", weight))
+        self._weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
+
+    @property
+    def weight(self) -> keras.Variable:
+        """Weight in the objective, a scalar variable."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        self._weight.assign(not_negative("weight", value))
 
     def get_config(self):
         return {**super().get_config(), "weight": float(ops.convert_to_numpy(self.weight)), "seed": self.seed}
@@ -40,7 +50,7 @@ class MMDPenalty(Penalty):
     """Maximum mean discrepancy between the outputs of a batch and fresh draws of N(0, I), see `mmd`.
 
     Args:
-        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable.
+        weight: Float >= 0, its weight in the objective. `penalty.weight` is a variable, which can be assigned.
         bandwidth: Rule for `h` of the kernel: `"median"` or `"fixed"`.
         fixed_bandwidth: `h` of the rule `"fixed"`.
         seed: Integer or `None`, seeds the draws.
@@ -66,8 +76,7 @@ class MMDPenalty(Penalty):
     ):
         super().__init__(weight, seed, **kwargs)
         check_choice("bandwidth", bandwidth, BANDWIDTHS)
-        check_positive("fixed_bandwidth", fixed_bandwidth)
-        self.bandwidth, self.fixed_bandwidth = bandwidth, fixed_bandwidth
+        self.bandwidth, self.fixed_bandwidth = bandwidth, positive("fixed_bandwidth", fixed_bandwidth)
 
     def call(self, z):
         prior = keras.random.normal(ops.shape(z), dtype="float32", seed=self.seed_generator)
@@ -166,9 +175,7 @@ class BetaConstraint(Serializable):
 
     def __init__(self, quantity: str, target_nats: float, gain: float = 0.05):
         check_choice("quantity", quantity, ("rate", "distortion"))
-        check_positive("target_nats", target_nats)
-        check_positive("gain", gain)
-        self.quantity, self.target_nats, self.gain = quantity, target_nats, gain
+        self.quantity, self.target_nats, self.gain = quantity, positive("target_nats", target_nats), positive("gain", gain)
 
     def __call__(self, beta: Tensor, rate: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
         """Weight of the rate in this step, and beta after it; `rate` and `distortion` of shape `(batch,)`."""

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.bound import invalid
 from echo_tf.echo.channel import Channel, Draw
-from echo_tf.echo.checks import Tensor, check_choice, check_options, check_seed
+from echo_tf.echo.checks import Tensor, check_choice, check_count, check_options, check_seed, not_negative
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_log_density
 
@@ -56,7 +57,7 @@ class MAFPrior(keras.layers.Layer):
         check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_seed(seed)
-        self.seed = seed
+        self.dim, self.seed = dim, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.flow = AutoregressiveFlow(dim, steps, hidden, name="flow")
 
@@ -135,8 +136,9 @@ class VampPrior(keras.layers.Layer):
         check_choice("average", average, ("densities", "logs"))
         check_choice("start", start, ("images", "mean"))
         check_seed(seed)
+        check_count(components, "components")
         self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
-        self.start, self.start_noise = start, start_noise
+        self.start, self.start_noise = start, not_negative("start_noise", start_noise)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape=None):
@@ -154,7 +156,16 @@ class VampPrior(keras.layers.Layer):
 
         Args:
             inputs: Shape `(n, *image_shape)`, n >= 1, values in [0, 1].
+
+        Raises:
+            ValueError: inputs of another shape or range.
         """
+        inputs = np.asarray(inputs)
+        if inputs.shape[1:] != self.image_shape or not len(inputs):
+            raise invalid("inputs", f"at least one example of shape {self.image_shape}", f"shape {inputs.shape}")
+        low, high = float(inputs.min()), float(inputs.max())
+        if not (low >= 0.0 and high <= 1.0):
+            raise invalid("inputs", "values in [0, 1], where training keeps pseudo-inputs", f"values from {low:g} to {high:g}")
         rng = np.random.default_rng(self.seed)
         if self.start == "mean":
             shifts = self.start_noise * rng.standard_normal((self.components, *self.image_shape))

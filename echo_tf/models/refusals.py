@@ -1,5 +1,6 @@
 """What a rate-distortion model refuses: parts that do not go together, and what would train for hours and mean nothing."""
 
+import logging
 from typing import Any
 
 import keras
@@ -9,9 +10,16 @@ from echo_tf.echo.channel import Channel
 from echo_tf.models.distortions import Bernoulli, DistortionFunction
 from echo_tf.models.examples import check_examples
 
+logger = logging.getLogger(__name__)
 
-def check_parts(channel: Channel, prior: Any, takes_example: bool, distortion: DistortionFunction) -> None:
-    """Raise `ValueError` for a prior that does not fit the channel, or a distortion that does not fit the decoder."""
+
+def check_parts(
+    channel: Channel, prior: Any, takes_example: bool, distortion: DistortionFunction, penalty: Any, constraint: Any
+) -> None:
+    """Raise `ValueError` for a prior or constraint that does not fit the channel, or a distortion not made for the decoder.
+
+    Warn of a penalty on a batch whose outputs are each other's noise.
+    """
     name, found = type(channel).__name__, type(prior).__name__
     if prior is not None and not channel.has_density:
         reason = "no density q(z|x): its rate is exact with its own marginal"
@@ -19,9 +27,22 @@ def check_parts(channel: Channel, prior: Any, takes_example: bool, distortion: D
     if prior is not None and prior.needs_components and not channel.has_components:
         reason = f"a {found} is made for Gaussians with independent dimensions"
         raise invalid("prior", f"None or a MAFPrior with {name}: {reason}", found)
+    dim = getattr(prior, "dim", channel.units)
+    if dim != channel.units:
+        raise invalid("prior", f"a {found} of {channel.units} dimensions, as {name} has", f"one of {dim}")
     if takes_example and not isinstance(distortion, Bernoulli):
         expected = '"bernoulli" with a decoder that takes the example, since it draws pixels of 0 and 1'
         raise invalid("distortion", expected, f"distortion={distortion!r}")
+    if constraint is not None and constraint.quantity == "rate" and constraint.target_nats < channel.rate_floor:
+        expected = f"a target of at least {channel.rate_floor:.2f} nats, the rate floor of {name} (a larger d_max lowers it)"
+        raise invalid("constraint", expected, f"target_nats={constraint.target_nats:g}")
+    if penalty is not None and getattr(getattr(channel, "source", None), "sampler", None) == "ring":
+        logger.warning(
+            "%s is a statistic of the batch, in which %s makes the noise of one example from the output of another. Its value "
+            "is not that of independent noise: use EchoDense(..., sampler='gather').",
+            type(penalty).__name__,
+            name,
+        )
 
 
 def check_no_targets(y: Any, sample_weight: Any) -> None:

@@ -46,11 +46,12 @@ def nearest_neighbour_information(x: ArrayLike, z: ArrayLike, k: int = 4) -> flo
 def histogram_information(x: ArrayLike, z: ArrayLike, bins: int = 16) -> float:
     """Estimate of I(X; Z) of two numbers from their joint histogram in bins of equal counts.
 
-    Binning loses information. The bias of the plug-in estimate, `(occupied cells - 2 bins + 1) / 2n`, is subtracted.
+    Equal values share a bin. Binning loses information. The bias of the plug-in estimate,
+    `(occupied cells - occupied rows - occupied columns + 1) / 2n`, is subtracted.
 
     Args:
-        x: Continuous, shape `(n, 1)`.
-        z: Continuous, shape `(n, 1)`.
+        x: Shape `(n, 1)`.
+        z: Shape `(n, 1)`.
         bins: Integer from 1 to `n`, bins along each axis.
 
     Returns:
@@ -68,10 +69,11 @@ def histogram_information(x: ArrayLike, z: ArrayLike, bins: int = 16) -> float:
     """
     x, z = _pairs(x, z, one_dimensional=True)
     checks.integer("bins", bins, 1, len(x))
-    ranks = [np.argsort(np.argsort(v[:, 0])) * bins // len(v) for v in (x, z)]
+    ranks = [_middle_ranks(v[:, 0]) * bins // len(v) for v in (x, z)]
     joint = np.zeros((bins, bins))
     np.add.at(joint, tuple(ranks), 1.0 / len(x))
-    return mutual_information(joint) - float(np.count_nonzero(joint) - 2 * bins + 1) / (2 * len(x))
+    lines = np.count_nonzero(joint.any(axis=0)) + np.count_nonzero(joint.any(axis=1))
+    return mutual_information(joint) - float(np.count_nonzero(joint) - lines + 1) / (2 * len(x))
 
 
 def regression_bound(x: ArrayLike, z: ArrayLike, degree: int = 5) -> float:
@@ -136,6 +138,12 @@ def correlation_information(x: ArrayLike, z: ArrayLike) -> float:
     rho = np.corrcoef(x[:, 0] / np.abs(x).max(), z[:, 0] / np.abs(z).max())[0, 1]
     with np.errstate(divide="ignore"):
         return float(-0.5 * np.log1p(-np.square(rho)))
+
+
+def _middle_ranks(values: np.ndarray) -> np.ndarray:
+    """Place of each value in their order, from 0; of equal ones, that of the one in the middle."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) // 2
 
 
 def _pairs(x: ArrayLike, z: ArrayLike, one_dimensional: bool = False) -> tuple[np.ndarray, np.ndarray]:

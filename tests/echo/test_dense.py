@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import echo_tf.echo.heads
+from echo_tf.echo.bound import max_scale
 from echo_tf.echo.dense import EchoDense
 from echo_tf.echo.heads import CENTRING, _pull_to_centre
 from echo_tf.echo.matrix_dense import MatrixEchoDense
@@ -434,6 +435,17 @@ def test_feature_maps(tmp_path):
     assert layer.sample_marginal(5).shape == (5, 3, 3, 2)
 
 
+@pytest.mark.parametrize("kind", [EchoDense, MatrixEchoDense])
+def test_floor_of_feature_maps_is_that_of_all_places(kind):
+    layer = kind(2, d_max=7)
+    assert layer.rate_floor == pytest.approx(-2 * math.log(max_scale(7)))
+    layer.build((None, 3, 3, 4))
+    layer.log_scale_head.bias.assign([100.0, 100.0])  # s = 1
+    _, rate = layer(np.zeros((10, 3, 3, 4), "float32"), return_rate=True)
+    assert layer.rate_floor == pytest.approx(-18 * math.log(max_scale(7)))
+    assert float(rate[0]) == pytest.approx(layer.rate_floor)
+
+
 class TestMistakes:
     @pytest.mark.parametrize("n", [0, -1, 2.5, True])
     def test_number_of_draws(self, n):
@@ -451,6 +463,10 @@ class TestMistakes:
         layer(np.zeros((20, 3), "float32"), training=True)
         with pytest.raises(ValueError, match=r"what 'echo' is called with, shape \(n, ..., 3\).*Received: shape \(20, 64\)"):
             layer.adapt(np.zeros((20, 64), "float32"))
+
+    def test_examples_with_targets(self):
+        with pytest.raises(ValueError, match="without targets.*gives a tuple"):
+            EchoDense(2, d_max=9).adapt([(np.zeros((20, 3)), np.zeros(20))])
 
     def test_few_examples_to_adapt_to(self, caplog):
         EchoDense(2, d_max=9).adapt(np.random.default_rng(0).normal(size=(9, 3)).astype("float32"))

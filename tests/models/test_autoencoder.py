@@ -263,6 +263,16 @@ class TestVampPrior:
         assert (after.min(), after.max()) == (0.0, 1.0) and not np.array_equal(after, start)
         assert not {tuple(row) for row in after} & {tuple(row) for row in x}
 
+    def test_starts_in_a_model_that_is_not_built(self, tmp_path):
+        model = RateDistortionModel(*networks(), GaussianChannel(DIM), prior=VampPrior(5, (6,), seed=1))
+        model.compile(keras.optimizers.SGD(0.0))
+        x = table(20)
+        model.fit(x, batch_size=10, verbose=0)
+        assert {tuple(row) for row in np.asarray(model.prior.pseudo_inputs)} <= {tuple(row) for row in x}
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded.prior.pseudo_inputs, model.prior.pseudo_inputs)
+
     def test_cannot_start_from_a_generator(self):
         model = compiled(GaussianChannel(DIM), prior=VampPrior(5, (6,)))
         with pytest.raises(ValueError, match="start_from"):
@@ -281,6 +291,20 @@ class TestObjective:
         assert self.objective(model) == pytest.approx(7.0 + 3.0 * 1.1, rel=1e-6)
         model.beta.assign(0.5)
         assert self.objective(model) == pytest.approx(7.0 + 0.5 * 1.1, rel=1e-6)
+
+    def test_what_is_assigned_counts_in_a_training_that_is_compiled(self):
+        # A number in the place of the variable would be seen by nothing but the configuration.
+        model = compiled(GaussianChannel(DIM, seed=0), penalty=MMDPenalty(1.0, seed=1), optimizer=keras.optimizers.SGD(0.0))
+        x = table(20)
+        history = [model.fit(x, batch_size=20, verbose=0).history]
+        model.beta, model.penalty.weight = 1000.0, 0.0
+        history.append(model.fit(x, batch_size=20, verbose=0).history)
+        for values, beta, weight in zip(history, (1.0, 1000.0), (1.0, 0.0), strict=True):
+            expected = values["distortion"][0] + beta * values["rate"][0] + weight * values["mmd"][0]
+            assert values["loss"][0] == pytest.approx(expected, rel=1e-5)
+        for part, name in ((model, "beta"), (model.penalty, "weight")):
+            with pytest.raises(ValueError, match=f"`{name}`"):
+                setattr(part, name, -1.0)
 
     @pytest.mark.parametrize("beta", [1.0, 3.0])
     def test_penalty_is_not_scaled_by_beta(self, beta):
@@ -413,7 +437,7 @@ class TestRefusals:
                 with pytest.raises(ValueError, match="takes no targets.*and no sample_weight"):
                     call(x, batch_size=10, verbose=0, **options)
         with pytest.raises(ValueError, match="class_weight"):
-            model.fit(x, class_weight={0: 2.0}, verbose=0)
+            model.fit(x, sample_weight=None, class_weight={0: 2.0}, verbose=0)
         weighted = tf.data.Dataset.from_tensor_slices((x, np.zeros(20), np.ones(20))).batch(10)
         with pytest.raises(ValueError, match="takes no targets"):
             model.fit(weighted, shuffle=False, verbose=0)
@@ -426,6 +450,17 @@ class TestRefusals:
         with pytest.raises(ValueError, match="Expected None or a MAFPrior with FullGaussianChannel: a VampPrior is made for"):
             RateDistortionModel(*networks(), FullGaussianChannel(DIM), prior=VampPrior(5, (6,)))
         RateDistortionModel(*networks(), FullGaussianChannel(DIM), prior=MAFPrior(DIM))
+        with pytest.raises(ValueError, match=f"MAFPrior of {DIM} dimensions.*one of {DIM + 1}"):
+            RateDistortionModel(*networks(), GaussianChannel(DIM), prior=MAFPrior(DIM + 1))
+        with pytest.raises(ValueError, match="at least 5.37 nats, the rate floor of EchoDense"):
+            RateDistortionModel(*networks(), echo(), constraint=BetaConstraint("rate", 5.0))
+        RateDistortionModel(*networks(), echo(), constraint=BetaConstraint("distortion", 5.0))
+
+    def test_penalties_on_a_ring_are_warned_of(self, caplog):
+        RateDistortionModel(*networks(), echo(sampler="gather"), penalty=MMDPenalty())
+        assert not caplog.text
+        RateDistortionModel(*networks(), echo(), penalty=MMDPenalty())
+        assert "MMDPenalty is a statistic of the batch" in caplog.text
 
     @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), True, "1"])
     def test_beta(self, beta):

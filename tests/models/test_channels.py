@@ -118,3 +118,10 @@ class TestFullGaussian:
     def test_one_dimension(self):
         z, rate = FullGaussianChannel(1, seed=0)(np.ones((4, 5), "float32"), return_rate=True)
         assert z.shape == (4, 1) and rate.shape == (4,)
+
+
+@pytest.mark.parametrize("channel", [GaussianChannel(3), FullGaussianChannel(3), IAFChannel(3, 2, (4,))])
+def test_feature_maps_are_refused(channel):
+    # The rate would be that of one place, and too small by the number of places.
+    with pytest.raises(ValueError, match="Flatten"):
+        channel(np.zeros((10, 4, 4, 5), "float32"))

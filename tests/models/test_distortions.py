@@ -83,3 +83,9 @@ def test_data_that_are_refused(distortion, x, message):
     else:
         with pytest.raises(ValueError, match=message):
             check_data(distortion, x)
+
+
+def test_numbers_of_numpy():
+    assert type(Gaussian(np.float32(0.5)).sd) is float  # as `images.std()` gives them; it goes into saved files
+    with pytest.raises(ValueError, match="`sd`"):
+        Gaussian(np.float32(-1.0))

@@ -125,3 +125,16 @@ def test_a_model_with_the_loss_is_loaded_without_custom_objects(loss, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.loss is loss
     assert np.isfinite(again.fit(images, images, batch_size=20, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (5, 4, 4, 3), (5, 16)])
+def test_images_and_logits_of_other_shapes_are_refused(shape):
+    # In a batch of 4 or of 1 some could be broadcast, without a word.
+    with pytest.raises(ValueError, match="`logits`"):
+        bernoulli_distortion(np.zeros((5, 4, 4, 1)), np.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (8, 2), (8, 1)])
+def test_samples_of_other_sizes_are_refused(shape):
+    with pytest.raises(ValueError, match="`prior`"):
+        mmd(np.zeros((8, 3), "float32"), np.zeros(shape, "float32"), 1.0)

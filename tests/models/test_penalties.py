@@ -121,3 +121,9 @@ class TestTotalCorrelation:
 def test_what_does_not_go_with_a_total_correlation(method, groups, found):
     with pytest.raises(ConfigError, match=found):
         load_config(method, **groups)
+
+
+@pytest.mark.parametrize("penalty", [MMDPenalty, TotalCorrelationPenalty])
+def test_negative_weights_are_refused(penalty):
+    with pytest.raises(ValueError, match="`weight`"):
+        penalty(-1.0)

@@ -121,3 +121,18 @@ def test_survives_its_config(make):
     prior = make()
     assert type(prior).from_config(prior.get_config()).get_config() == prior.get_config()
     assert keras.backend.standardize_dtype(prior.compute_dtype) == "float32"
+
+
+@pytest.mark.parametrize("arguments", [{"components": 0}, {"components": 2.5}, {"components": 2, "start_noise": -1.0}])
+def test_priors_that_are_refused(arguments):
+    with pytest.raises(ValueError, match=f"`{list(arguments)[-1]}`"):
+        VampPrior(**arguments)
+
+
+@pytest.mark.parametrize(
+    "inputs", [np.full((5, 4), 1.5), np.full((5, 4), -0.5), np.full((5, 4), np.nan), np.ones((0, 4)), np.ones((5, 3))]
+)
+def test_starts_that_are_refused(inputs):
+    # Training holds pseudo-inputs in [0, 1], where those of other data would be none of them.
+    with pytest.raises(ValueError, match="`inputs`"):
+        vamp().start_from(inputs)

@@ -97,3 +97,14 @@ def test_bad_options(estimator, option, value):
 def test_a_variable_that_does_not_vary_has_no_correlation():
     with pytest.raises(ValueError, match=r"`z`.*differ"):
         correlation_information([[0.0], [1.0]], [[0.1], [0.1]])
+
+
+def test_equal_values_share_a_bin():
+    rng = np.random.default_rng(0)
+    x, z = rng.integers(0, 2, (2, 2_000, 1))
+    flipped = np.where(rng.random((2_000, 1)) < 0.1, 1 - x, x)
+    for bins in (2, 16):
+        assert histogram_information(x, x, bins) == pytest.approx(math.log(2), abs=0.01)
+        assert histogram_information(x, flipped, bins) == pytest.approx(math.log(2) - 0.325, abs=0.03)  # h(0.1) = 0.325
+        assert histogram_information(x, z, bins) == pytest.approx(0, abs=0.002)
+        assert histogram_information(x, 0 * x, bins) == pytest.approx(0, abs=1e-9)
