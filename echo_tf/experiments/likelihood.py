@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.data.dataset import Dataset
+from echo_tf.echo.source import RESERVOIR_SIZE
 from echo_tf.errors import ConfigError
 from echo_tf.experiments.annealed import EFFORT, KEY, PAIRS, TABLE, AnnealedPoint, PairPoint, images_name
 from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below, check_backend
@@ -91,7 +92,7 @@ def start_of(model: RateDistortionModel, images: np.ndarray) -> Start:
         draw = channel.draw(repeated, training=False)
         return draw.density.base if in_front else draw.z
 
-    calls = -(-ENCODINGS // (each := max(1, 2_000 // len(images))))
+    calls = -(-ENCODINGS // (each := max(1, RESERVOIR_SIZE // len(images))))  # of more draws in a call some are the same
     repeated = ops.tile(features, (each, 1))
     drawn = [ops.convert_to_numpy(encodings(repeated)).reshape(each, len(images), -1) for _ in range(calls)]
     return Start.of(np.concatenate(drawn))

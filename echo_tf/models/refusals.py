@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import keras
+from keras import ops
 
 from echo_tf.echo.bound import invalid
 from echo_tf.echo.channel import Channel
@@ -18,7 +19,7 @@ def check_parts(
 ) -> None:
     """Raise `ValueError` for a prior or constraint that does not fit the channel, or a distortion not made for the decoder.
 
-    Warn of a penalty on a batch whose outputs are each other's noise.
+    Warn of a penalty on a batch whose outputs are each other's noise, and of a weight of the channel's own that does nothing here.
     """
     name, found = type(channel).__name__, type(prior).__name__
     if prior is not None and not channel.has_density:
@@ -42,6 +43,12 @@ def check_parts(
             "is not that of independent noise: use EchoDense(..., sampler='gather').",
             type(penalty).__name__,
             name,
+        )
+    if channel.rate_weight is not None and (weight := float(ops.convert_to_numpy(channel.rate_weight))) != 1.0:
+        logger.warning(
+            "%s was made with rate_weight=%g, which a RateDistortionModel does not use: the model's beta multiplies the rate.",
+            name,
+            weight,
         )
 
 

@@ -462,6 +462,12 @@ class TestRefusals:
         RateDistortionModel(*networks(), echo(), penalty=MMDPenalty())
         assert "MMDPenalty is a statistic of the batch" in caplog.text
 
+    def test_a_weight_of_the_channel_is_warned_of(self, caplog):
+        RateDistortionModel(*networks(), EchoDense(DIM))
+        assert not caplog.text
+        RateDistortionModel(*networks(), EchoDense(DIM, rate_weight=0.1))
+        assert "EchoDense was made with rate_weight=0.1, which a RateDistortionModel does not use" in caplog.text
+
     @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), True, "1"])
     def test_beta(self, beta):
         with pytest.raises(ValueError, match="`beta`. Expected a finite number >= 0"):
