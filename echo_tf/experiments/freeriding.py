@@ -4,6 +4,7 @@ A PixelCNN sees the pixels before the one it describes. A VAE then may send noth
 not the decoder listens. So the rate does not say what is used, and it is measured here.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.special import logsumexp
 from echo_tf.data.dataset import Dataset
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.inputs import Input
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
 from echo_tf.experiments.run import load_model
@@ -90,7 +92,7 @@ def draws(model: keras.Model, images: np.ndarray, seed: int = 0) -> np.ndarray:
     return found.astype(np.uint8).reshape(len(images), DRAWS, *images.shape[1:3])
 
 
-def check_cells(cells: list[Cell], data: dict[str, Dataset]) -> None:
+def check_cells(cells: list[Cell], data: Mapping[str, Input | Dataset]) -> None:
     """`check_pixels`, and `ConfigError` for networks that do not fit the images."""
     check_pixels(data, cells)
     for cell in cells:
