@@ -74,7 +74,7 @@ def load_pretrained(method: str, dataset: str, directory: str | Path | None = No
         )
     try:
         return _read_model(data)
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (*records.MISFITS, zipfile.BadZipFile) as error:
         raise ResultError(
             f"{path} was written by another version of echo_tf ({error}). Make it anew: {_how(method, dataset, folder)}"
         ) from None
@@ -153,8 +153,8 @@ def _best_cells(out: Path) -> list[Cell]:
         if not (records.result_path(path.parent, "test").exists() and (path.parent / records.MODEL).exists()):
             continue
         try:
-            cell = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            cell = records.read_cell(path)
+        except records.MISFITS as error:
             logger.warning("%s is left out: it is no cell of this version (%s).", path, error)
             continue
         if cell.config.channel.is_echo and cell.config.channel.gaussian_at < 1:

@@ -20,7 +20,7 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.encodings import image_arrays, latent_map
 from echo_tf.experiments.evaluation import PASSES, evaluate
 from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
-from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
+from echo_tf.files import locked, read_json, replacing, set_aside, write_atomically, write_checked, zip_damage
 
 PICTURE_COUNT = 10
 
@@ -69,12 +69,12 @@ def run_cell(
     folder = cell.folder(out)
     path = records.result_path(folder, split)
     if records.is_finished(cell, out, split, passes, echoes):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     dataset = _data_of(cell, dataset)
     images = dataset.images(split)  # a split that is missing is found before the training
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         for damaged, damage in records.damages(folder, split).items():
             set_aside(damaged, damage)
         write_atomically(folder / records.CELL, json.dumps(cell.to_dict(), indent=2))
@@ -90,9 +90,7 @@ def run_cell(
             "environment": environment(),
         }
         _save_pictures(records.pictures_path(folder, split), model, images)
-        result["checksum"] = checksum(result)
-        write_atomically(path, json.dumps(result, indent=2))  # last: it says that the cell is finished
-    return result
+        return write_checked(path, result)  # last: it says that the cell is finished
 
 
 def _data_of(cell: Cell, dataset: Dataset) -> Dataset:
@@ -181,7 +179,7 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
         if len(analysis.total_correlation_nats):
             mean, se = (float(number) for number in analysis.total_correlation_nats)
             noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}
-            write_atomically(records.noise_path(folder, split), json.dumps({**noise, "checksum": checksum(noise)}, indent=2))
+            write_checked(records.noise_path(folder, split), noise)
     return analysis
 
 

@@ -3,7 +3,6 @@
 import base64
 import datetime
 import html
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from echo_tf.experiments.records import (
     read_results,
     result_path,
 )
-from echo_tf.files import write_atomically
+from echo_tf.files import read_json, write_atomically
 from echo_tf.report.bounds import with_likelihoods
 from echo_tf.report.experiments import of_experiments, read_folders
 from echo_tf.report.figures import plot_all
@@ -136,7 +135,7 @@ def _made() -> str:
 def _origins(results: list[Result]) -> str:
     """The commits and versions that made the results, as their files say; empty where none of them does."""
     files = [path for result in results if (path := result_path(result.folder, result.split)).exists()]
-    found = [json.loads(path.read_text(encoding="utf-8")).get("environment") or {} for path in files]
+    found = [read_json(path).get("environment") or {} for path in files]
     commits = sorted({commit[:7] + commit[40:] for one in found if (commit := one.get("git_commit"))})  # and "+changes"
     versions = sorted({f"{name} {version}" for one in found for name, version in one.get("versions", {}).items()})
     parts = {"commits": commits, "with": versions}
