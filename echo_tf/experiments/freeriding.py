@@ -18,7 +18,7 @@ from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.inputs import Input
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
-from echo_tf.experiments.run import load_model
+from echo_tf.experiments.run import data_of, load_model
 from echo_tf.experiments.suitable import check_pixels
 from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
 from echo_tf.files import locked, replacing
@@ -124,7 +124,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
             home = cell.folder(out)
             if (cell.config.method, home.name, split) in table:
                 continue
-            model, data = load_model(home), dataset.holdout(cell.holdout) if cell.holdout else dataset
+            model, data = load_model(home), data_of(cell, dataset)
             images = some_examples(data.images(split), IMAGES)
             found = measure(model, images, data.images("train"), cell.config.seed)
             point = _point(read_result(result_path(home, split)), found)
