@@ -55,7 +55,6 @@ EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEED = Column("seed", "{seed}", "seed=config.seed")
-BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")  # of `ModelPoint`
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
@@ -70,13 +69,12 @@ DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
 VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
 NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NOTES["near floor"])
 
+# Of rows of the tables of experiments, such as a `ModelPoint`.
+DATA_OF_POINT = Column("data", lambda row: dataset_title(row["dataset"]), "dataset")
+BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")
+SPLIT_OF_POINT = Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split")
 # Of a `NoisePoint`
-OF_MODEL = (
-    *plain_columns("dataset", "method", "epochs"),
-    BETA_OF_POINT,
-    *plain_columns("seed"),
-    Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
-)
+OF_MODEL = (*plain_columns("dataset", "method", "epochs"), BETA_OF_POINT, *plain_columns("seed"), SPLIT_OF_POINT)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
