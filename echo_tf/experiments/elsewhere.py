@@ -44,9 +44,14 @@ def elsewhere_path(folder: Path, dataset: str) -> Path:
     return folder / f"on_{dataset}.json"
 
 
+def elsewhere_paths(folder: Path) -> list[Path]:
+    """All such files of a cell, by the name of the data set."""
+    return sorted(folder.glob(elsewhere_path(Path(), "*").name))
+
+
 def read_elsewhere(folder: Path) -> list[Elsewhere]:
-    """All such evaluations of a cell, by the name of the data set. Raises `ResultError` for a damaged file."""
-    return [_read(path) for path in sorted(folder.glob(elsewhere_path(Path(), "*").name))]
+    """What they hold. Raises `ResultError` for a damaged one."""
+    return [_read(path) for path in elsewhere_paths(folder)]
 
 
 def _read(path: Path) -> Elsewhere:
