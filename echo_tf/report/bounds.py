@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.report.figures import looks
+from echo_tf.report.looks import looks
 from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save

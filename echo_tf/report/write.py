@@ -23,7 +23,7 @@ from echo_tf.experiments.records import (
 )
 from echo_tf.files import read_json, write_atomically
 from echo_tf.report.bounds import with_likelihoods
-from echo_tf.report.experiments import of_experiments, read_folders
+from echo_tf.report.experiments import all_rows, of_experiments, read_folders
 from echo_tf.report.figures import plot_all
 from echo_tf.report.publish import copy_results, copy_tables, publish_files
 from echo_tf.report.rows import Row, compare, curves
@@ -67,7 +67,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     results = read_results(out)
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
-    points = [point for found in read_folders(out / "likelihood", read_table).values() for point in found]
+    points = all_rows(read_folders(out / "likelihood", read_table))
     rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
