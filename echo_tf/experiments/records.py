@@ -91,16 +91,12 @@ class Result:
     dataset = property(operator.attrgetter("cell.dataset"))
     method = property(operator.attrgetter("cell.config.method"))
     epochs = property(operator.attrgetter("cell.config.training.epochs"))
+    target = property(operator.attrgetter("cell.target"))
 
     @property
     def from_batch(self) -> bool:
         """Whether the evaluation made Echo noise from the batch; an Echo channel is known by its floor."""
         return self.rate_floor_nats is not None and self.echoes == "batch"
-
-    @property
-    def target(self) -> str:
-        """That of the cell."""
-        return self.cell.target
 
     @property
     def squared_error(self) -> float | None:
