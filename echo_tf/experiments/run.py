@@ -17,7 +17,7 @@ from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 from echo_tf.experiments import records
 from echo_tf.experiments.analysis import analyse, rate_by_dimension
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.encodings import image_arrays, latent_map
+from echo_tf.experiments.encodings import as_uint8, image_arrays, latent_map
 from echo_tf.experiments.evaluation import PASSES, evaluate
 from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
 from echo_tf.files import locked, read_json, replacing, set_aside, write_atomically, write_checked, zip_damage
@@ -132,8 +132,7 @@ def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
     shown = images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT]  # from all over: a split may be sorted by class
     pictures = {"originals": shown, "reconstructions": model.reconstruct(shown), "samples": model.generate(PICTURE_COUNT)}
     for name, values in pictures.items():
-        values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
-        pictures[name] = np.rint(255.0 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
+        pictures[name] = as_uint8(values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values)
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **pictures)
 
