@@ -100,22 +100,15 @@ def check_cells(cells: list[Cell], data: Mapping[str, Input | Dataset]) -> None:
 
 
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> Path:
-    """Measure trained models and draw from their decoders, as far as that is not on disk.
+    """Measure trained models and draw from their decoders, as far as that is not on disk. Returns the table.
 
     Args:
         folder: Where `used.csv` and the draws go.
-        cells: Cells of one data set that are finished.
-        dataset: Their data set, before any holdout.
-        out: Folder of all cells.
-        split: Images to measure with.
-
-    Returns:
-        The table.
+        cells, dataset, out, split: See `noise.run`.
 
     Raises:
         ConfigError: as `check_cells`.
-        CellError: a cell is not trained, or another process works in the folder.
-        ResultError: the table is damaged.
+        CellError, ResultError: as `noise.run`.
     """
     check_cells(cells, dict.fromkeys((cell.dataset for cell in cells), dataset))
     with locked(folder):

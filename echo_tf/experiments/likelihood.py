@@ -154,10 +154,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Args:
         folder: Where the table goes, and a file of the estimates of all images for each row.
-        cells: Cells of one data set that are finished.
-        dataset: Their data set, before any holdout.
-        out: Folder of all cells.
-        split: Images to measure with.
+        cells, dataset, out, split: See `noise.run`.
         effort: How many of them, and how long the chains are. Rows of another effort stay.
 
     Returns:
@@ -165,8 +162,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_measurable`.
-        CellError: a cell is not trained, or another process works in the folder.
-        ResultError: the table is damaged.
+        CellError, ResultError: as `noise.run`.
     """
     check_measurable(cells)
     with locked(folder):
