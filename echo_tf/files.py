@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from echo_tf.errors import CellError, ResultError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+
+# A name that may come from somebody else's file, and becomes that of a file or folder: never a path, and never hidden.
+NAME = re.compile(r"\w[\w.+=-]*")
 
 
 @contextlib.contextmanager

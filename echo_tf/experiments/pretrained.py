@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from echo_tf.errors import CellError, ConfigError, ResultError
 from echo_tf.experiments import records
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.run import load_model
-from echo_tf.files import replacing, write_atomically
+from echo_tf.files import NAME, replacing, write_atomically
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.build import build_model
 from echo_tf.models.config import available_methods
@@ -178,7 +177,7 @@ def _folder(directory: str | Path | None) -> Path:
 
 def _file_name(method: str, dataset: str) -> str:
     for what, name in (("method", method), ("data set", dataset)):
-        if not re.fullmatch(r"\w[\w.+=-]*", str(name)):
+        if not NAME.fullmatch(str(name)):
             raise ConfigError(f"Invalid name of a {what}. Expected one like echo or binary_mnist. Received: {name!r}")
     return f"{method}_{dataset}.npz"
 
