@@ -13,14 +13,12 @@ from echo_tf.report.bounds import likelihood_table, pairs_table, plot_all_bounds
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
-from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
+from echo_tf.report.laws import fits_table, laws_table, plot_laws, plot_trained, tests_table, trained_groups, trained_table
 from echo_tf.report.maps import plot_map
 from echo_tf.report.names import stem
 from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.table import Table
-from echo_tf.report.tables import laws_table
-from echo_tf.report.theory_figures import plot_laws
 
 
 class Found(NamedTuple):
@@ -75,7 +73,7 @@ def _maps(results: list[Result], folder: Path) -> Found:
 
 def _noise(out: Path, rows: list[Row], folder: Path) -> Found:
     found = read_folders(out / "noise", read_tables)
-    laws, _, fits, tests = (all_rows({path: tables[i] for path, tables in found.items()}) for i in range(4))
+    laws, _, fits, tests = ([row for tables in found.values() for row in tables[i]] for i in range(4))
     figures = [
         plot_laws(laws, dimensions, folder / f"noise_{path.name}.png")
         for path, (laws, dimensions, *_) in found.items()
