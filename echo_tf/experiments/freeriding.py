@@ -108,7 +108,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_cells`.
-        CellError, ResultError: as `noise.run`.
+        CellError, DataError, ResultError: as `noise.run`.
     """
     check_cells(cells, dict.fromkeys((cell.dataset for cell in cells), dataset))
     with locked(folder):

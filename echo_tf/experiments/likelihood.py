@@ -162,7 +162,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_measurable`.
-        CellError, ResultError: as `noise.run`.
+        CellError, DataError, ResultError: as `noise.run`.
     """
     check_measurable(cells)
     with locked(folder):

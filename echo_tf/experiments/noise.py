@@ -147,6 +147,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     Raises:
         ConfigError: as `check_measurable`.
         CellError: a cell is not trained, or another process works in the folder.
+        DataError: as `data_of`.
         ResultError: a table is damaged.
     """
     check_measurable(cells)

@@ -31,7 +31,7 @@ FAILED = "failed.json"
 SPLITS = ("test", "validation")
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 
-# What reading values raises that are no cell, result or noise.
+# What reading a file raises whose values are no cell, result, noise or model.
 MISFITS = (ValueError, TypeError, KeyError, AttributeError)
 
 
