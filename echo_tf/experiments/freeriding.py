@@ -18,7 +18,7 @@ from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.inputs import Input
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
-from echo_tf.experiments.run import data_of, load_model
+from echo_tf.experiments.run import held_out, load_model
 from echo_tf.experiments.suitable import check_pixels
 from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
 from echo_tf.files import locked, replacing
@@ -108,7 +108,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_cells`.
-        CellError, DataError, ResultError: as `noise.run`.
+        CellError, ResultError: as `noise.run`.
     """
     check_cells(cells, dict.fromkeys((cell.dataset for cell in cells), dataset))
     with locked(folder):
@@ -117,7 +117,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
             home = cell.folder(out)
             if (cell.config.method, home.name, split) in table:
                 continue
-            model, data = load_model(home), data_of(cell, dataset)
+            model, data = load_model(home), held_out(cell, dataset)
             images = some_examples(data.images(split), IMAGES)
             found = measure(model, images, data.images("train"), cell.config.seed)
             point = _point(read_result(result_path(home, split)), found)

@@ -26,7 +26,7 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
 from echo_tf.experiments.points import PointTable, model_key
-from echo_tf.experiments.run import data_of, load_model
+from echo_tf.experiments.run import held_out, load_model
 from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import Config
@@ -162,13 +162,13 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_measurable`.
-        CellError, DataError, ResultError: as `noise.run`.
+        CellError, ResultError: as `noise.run`.
     """
     check_measurable(cells)
     with locked(folder):
         table = PointTable(folder / TABLE, AnnealedPoint, KEY)
         for cell in cells:
-            data = data_of(cell, dataset)
+            data = held_out(cell, dataset)
             images = data.images(split)
             if len(images) < effort.images:
                 logger.warning("%s has %d images of the split %s: all are measured.", data.name, len(images), split)

@@ -70,7 +70,7 @@ def run_cell(
     path = records.result_path(folder, split)
     if records.is_finished(cell, out, split, passes, echoes):
         return read_json(path)
-    dataset = data_of(cell, dataset)
+    dataset = _data_of(cell, dataset)
     images = dataset.images(split)  # a split that is missing is found before the training
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
@@ -93,10 +93,15 @@ def run_cell(
         return write_checked(path, result)  # last: it says that the cell is finished
 
 
-def data_of(cell: Cell, dataset: Dataset) -> Dataset:
-    """The data on which a cell is trained and evaluated. Raises `DataError` if they are other data than when it was planned."""
+def _data_of(cell: Cell, dataset: Dataset) -> Dataset:
+    """The data on which a cell is trained and evaluated."""
     if cell.data != dataset.fingerprint:
         raise DataError(f"The arrays of {cell.dataset} have changed since the cell was planned. Run the command again.")
+    return held_out(cell, dataset)
+
+
+def held_out(cell: Cell, dataset: Dataset) -> Dataset:
+    """A data set with the validation split that a cell takes from its training images, if any."""
     return dataset.holdout(cell.holdout) if cell.holdout else dataset
 
 
@@ -139,7 +144,7 @@ def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
 
 def check_analysable(cell: Cell, dataset: Dataset, split: str = "test") -> None:
     """Raise `CellError` if a split has too few images for the noise of an Echo model, which is made from a batch of them."""
-    images = len(data_of(cell, dataset).raw(split))
+    images = len(_data_of(cell, dataset).raw(split))
     if cell.config.channel.is_echo and images < cell.evaluation_batch:
         raise CellError(
             f"{cell.config.method}: its noise is made from {cell.evaluation_batch:,} images, and the {split} split of "
@@ -189,7 +194,7 @@ def _make_missing(cell: Cell, dataset: Dataset, split: str, folder: Path, paths:
             set_aside(path, damage)
     if not (missing := [path for path in paths if not path.exists()]):
         return
-    model, data = load_model(folder), data_of(cell, dataset)
+    model, data = load_model(folder), _data_of(cell, dataset)
     images, labels = data.images(split), data.labels.get(split)
     for path in missing:
         with replacing(path) as temporary:
