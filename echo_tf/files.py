@@ -7,15 +7,20 @@ import io
 import json
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from echo_tf.errors import CellError, ResultError
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+
+# A name that may come from somebody else's file, and becomes that of a file or folder: never a path, and never hidden.
+NAME = re.compile(r"\w[\w.+=-]*")
 
 
 @contextlib.contextmanager
@@ -66,6 +71,26 @@ def checksum(values: dict) -> str:
     """SHA-256 of the canonical JSON (sorted keys, no spaces) of all values but the one named `checksum`."""
     values = {key: value for key, value in values.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises `ValueError` for a file that is none."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_checked(path: Path) -> dict:
+    """What `write_checked` wrote. Raises `ValueError`, `TypeError` or `KeyError` for anything else."""
+    values = read_json(path)
+    if values["checksum"] != checksum(values):
+        raise ValueError("its checksum is not that of its contents")
+    return values
+
+
+def write_checked(path: Path, values: dict) -> dict:
+    """Write a JSON file with the checksum of its values, and return all that is in it."""
+    values = {**values, "checksum": checksum(values)}
+    write_atomically(path, json.dumps(values, indent=2))
+    return values
 
 
 def set_aside(path: Path, damage: str) -> None:

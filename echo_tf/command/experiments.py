@@ -20,7 +20,6 @@ BETA_GRIDS = {
     "released": (0.0, 0.01, 0.025, 0.05, 0.075, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
 }
 
-
 # From where both send more than they need to where a VAE sends next to nothing.
 FREERIDING_BETAS = (0.1, 0.3, 1.0, 2.0)
 

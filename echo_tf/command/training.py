@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from echo_tf.command.planning import unfinished_cells
+from echo_tf.data.dataset import Dataset
 from echo_tf.data.load import load_dataset
 from echo_tf.errors import CellError
 from echo_tf.experiments import progress, sharing
@@ -26,7 +28,7 @@ def train_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: li
     shared = {name: getattr(options, name) for name in names} | {"passes": options.rate_samples}
     tasks = [Task(cell, cell.folder(options.out), dataset=inputs[cell.dataset].given, **shared) for cell in left]
     for name in dict.fromkeys(cell.dataset for cell in left):
-        load_dataset(inputs[name].given, options.data_dir, options.raw_dir)  # downloads it once, and fails at once
+        _load(options, inputs[name])  # downloads it once, and fails at once
     if tasks:
         _run_tasks(options, tasks)
 
@@ -68,7 +70,7 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
     """Train all cells and analyse their models, as far as that is not on disk."""
     from echo_tf.experiments.run import analyse_cell, check_analysable
 
-    data = {name: load_dataset(found.given, options.data_dir, options.raw_dir) for name, found in inputs.items()}
+    data = {name: _load(options, found) for name, found in inputs.items()}
     for cell in cells:
         check_analysable(cell, data[cell.dataset], options.split)
     train_cells(options, inputs, cells)
@@ -80,7 +82,7 @@ def train_and_analyse_cells(options: argparse.Namespace, inputs: dict[str, Input
 def evaluate_on_others(options: argparse.Namespace, others: dict[str, Input], cells: list[Cell]) -> None:
     """Evaluate the models of cells on other data sets, as far as that is not on disk."""
     for other in others.values():
-        dataset = load_dataset(other.given, options.data_dir, options.raw_dir)
+        dataset = _load(options, other)
         for cell in cells:
             if (cell.dataset, cell.data) != (other.name, other.fingerprint):
                 done = "measured" if evaluate_elsewhere(cell, dataset, options.out, options.rate_samples) else "finished before"
@@ -91,10 +93,7 @@ def train_and_score(options: argparse.Namespace, inputs: dict[str, Input], cells
     """Train all cells and score the disentanglement of their models, as far as that is not on disk."""
     from echo_tf.experiments import disentanglement
 
-    train_cells(options, inputs, cells)
-    for name in inputs:
-        own, folder = [c for c in cells if c.dataset == name], options.out / "disentanglement" / name
-        print(f"{folder}: scores")
+    for folder, own, _ in _trained(options, inputs, cells, "scores"):
         disentanglement.run(folder, own, options.out, options.data_dir)
 
 
@@ -102,13 +101,9 @@ def train_and_listen(options: argparse.Namespace, inputs: dict[str, Input], cell
     """Train all cells and measure what their decoders take from `z`, as far as that is not on disk."""
     from echo_tf.experiments import freeriding
 
-    data = {name: load_dataset(found.given, options.data_dir, options.raw_dir) for name, found in inputs.items()}
-    freeriding.check_cells(cells, data)
-    train_cells(options, inputs, cells)
-    for name, dataset in data.items():
-        folder = options.out / "freeriding" / name
-        print(f"{folder}: what decoders take from z")
-        freeriding.run(folder, [c for c in cells if c.dataset == name], dataset, options.out, options.split)
+    freeriding.check_cells(cells, inputs)
+    for folder, own, found in _trained(options, inputs, cells, "what decoders take from z"):
+        freeriding.run(folder, own, _load(options, found), options.out, options.split)
 
 
 def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
@@ -116,11 +111,8 @@ def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input]
     from echo_tf.experiments import noise
 
     noise.check_measurable(cells)
-    train_cells(options, inputs, cells)
-    for name, found in inputs.items():
-        dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
-        print(f"{options.out / 'noise' / name}: other noise")
-        noise.run(options.out / "noise" / name, own, dataset, options.out, options.split)
+    for folder, own, found in _trained(options, inputs, cells, "other noise"):
+        noise.run(folder, own, _load(options, found), options.out, options.split)
 
 
 def train_and_anneal(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> None:
@@ -128,10 +120,21 @@ def train_and_anneal(options: argparse.Namespace, inputs: dict[str, Input], cell
     from echo_tf.experiments import likelihood
 
     likelihood.check_measurable(cells)
-    train_cells(options, inputs, cells)
     effort = likelihood.Effort(options.images, options.temperatures, options.chains)
+    for folder, own, found in _trained(options, inputs, cells, "annealed importance sampling"):
+        likelihood.run(folder, own, _load(options, found), options.out, options.split, effort)
+
+
+def _trained(
+    options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell], told: str
+) -> Iterator[tuple[Path, list[Cell], Input]]:
+    """Train all cells, and then give for each data set the folder of the experiment, which is printed, and its cells."""
+    train_cells(options, inputs, cells)
     for name, found in inputs.items():
-        dataset, own = load_dataset(found.given, options.data_dir, options.raw_dir), [c for c in cells if c.dataset == name]
-        folder = options.out / "likelihood" / name
-        print(f"{folder}: annealed importance sampling")
-        likelihood.run(folder, own, dataset, options.out, options.split, effort)
+        folder = options.out / options.experiment / name
+        print(f"{folder}: {told}")
+        yield folder, [cell for cell in cells if cell.dataset == name], found
+
+
+def _load(options: argparse.Namespace, found: Input) -> Dataset:
+    return load_dataset(found.given, options.data_dir, options.raw_dir)

@@ -1,10 +1,11 @@
 """Arrays of the user's own: what is taken, what is refused, and how they are stored. Needs no Keras."""
 
 import hashlib
-import re
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from echo_tf.files import NAME
 
 KINDS = {"b": "bool", "i": "integers", "u": "integers", "f": "floats"}
 Arrays = dict[str, np.ndarray]
@@ -17,7 +18,7 @@ def invalid(what: str, expected: str, found: str, remedy: str) -> ValueError:
 
 def check_name(name: str, taken: tuple[str, ...]) -> None:
     """Raise `ValueError` for a name of a data set that cannot be that of a folder, or is one already."""
-    if not re.fullmatch(r"\w[\w.+=-]*", name) or name.lower() in taken:
+    if not NAME.fullmatch(name) or name.lower() in taken:
         expected = f"letters, digits and `_.+=-`, and none of {', '.join(taken)}"
         raise invalid("argument `name`", expected, f"name={name!r}", "Choose another; data in a file are named after the file.")
 

@@ -12,6 +12,8 @@ from echo_tf.experiments.records import Analysis
 MARGINAL_SAMPLES = 500
 HIGHEST, LOWEST = 6, 3  # dimensions by their rates: the paper's are six of high rate, two of low and one of minimal
 
+GRID_POINTS, BINS = 400, 4_000  # of a marginal density
+
 NOISE_DRAWS = 20_000
 BOOTSTRAPS = 200
 
@@ -74,28 +76,26 @@ def rate_by_dimension(channel: keras.layers.Layer, features: np.ndarray) -> np.n
     return ops.convert_to_numpy(channel.rate_per_dimension(features)).mean(axis=0, dtype=np.float64)
 
 
-def marginal_density(values: np.ndarray, points: int = 400, bins: int = 4_000) -> tuple[np.ndarray, np.ndarray]:
+def marginal_density(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Kernel density estimate of one dimension.
 
     Gaussian kernel, bandwidth by Scott's rule, `n^(-1/5)` standard deviations. The samples are binned first: millions of
-    them cost what `bins` do, and the bins are far narrower than the kernel.
+    them cost what `BINS` do, and the bins are far narrower than the kernel.
 
     Args:
         values: Samples, shape `(n,)`.
-        points: Number of points of the grid.
-        bins: Number of bins.
 
     Returns:
-        `(grid, density)`, each of shape `(points,)`; the grid reaches five bandwidths beyond the samples.
+        `(grid, density)`, each of shape `(GRID_POINTS,)`; the grid reaches five bandwidths beyond the samples.
 
     Source: paper, figure 6 (kernel and rule).
     """
     values = np.asarray(values, np.float64)
     factor = len(values) ** -0.2
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values, BINS)
     kernel = gaussian_kde(0.5 * (edges[1:] + edges[:-1]), bw_method=factor, weights=counts)
     margin = 5.0 * factor * values.std()
-    grid = np.linspace(values.min() - margin, values.max() + margin, points)
+    grid = np.linspace(values.min() - margin, values.max() + margin, GRID_POINTS)
     return grid, kernel(grid)
 
 

@@ -9,9 +9,9 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,9 +20,10 @@ from scipy import stats
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.errors import DataError
+from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.robustness import DRAWS, Attack, Measured, RobustnessPoint, attacks, measure
 from echo_tf.experiments.source_models import CHANNELS, make_channel
-from echo_tf.files import locked, read_rows, write_rows
+from echo_tf.files import locked
 from echo_tf.models.losses import mean_rate
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ ATTACKED_IMAGES = 1_000
 
 NO_CHANNEL = "none"
 
-Key = tuple[str, float, int]  # channel, beta and seed
+KEY = ("channel", "beta", "seed")
 
 
 @dataclass(frozen=True)
@@ -192,19 +193,18 @@ def run(
         raise DataError(f"{dataset.name} has no labels for train and test. {remedy}")
     if unknown := set(np.unique(dataset.test_labels)) - set(np.unique(dataset.train_labels)):
         raise DataError(f"The test set of {dataset.name} has labels that its training set lacks, such as {min(unknown)}.")
-    points.parent.mkdir(parents=True, exist_ok=True)
     with locked(points.parent):
-        first, second = Table(points, BottleneckPoint), Table(robustness, RobustnessPoint)
+        first, second = PointTable(points, BottleneckPoint, KEY), PointTable(robustness, RobustnessPoint, KEY)
         for seed in range(seeds):
             wanted = [(NO_CHANNEL, 0.0, seed), *((channel, beta, seed) for beta in betas for channel in CHANNELS)]
-            if missing := [key for key in wanted if key not in first.keys & second.keys]:
+            if missing := [key for key in wanted if key not in first or key not in second]:
                 for point, rows in _measured(dataset, seed, epochs, missing):
                     second.put(rows)
                     first.put([point])
 
 
 def _measured(
-    dataset: Dataset, seed: int, epochs: int, keys: list[Key]
+    dataset: Dataset, seed: int, epochs: int, keys: list[tuple[str, float, int]]
 ) -> Iterator[tuple[BottleneckPoint, list[RobustnessPoint]]]:
     """Points of some channels and betas, one after the other."""
     logger.info("training: no channel, seed %d", seed)
@@ -220,28 +220,3 @@ def _measured(
         logger.info("training: %s channel, beta %g, seed %d", channel, beta, seed)
         model = train_classifier(dataset, channel, beta, seed, epochs)
         yield measure_classifier(model, dataset, settings, epochs, transferred)
-
-
-class Table:
-    """A CSV file of dataclass instances, several of which may have the same channel, beta and seed.
-
-    Attributes:
-        keys: Channel, beta and seed of all rows.
-    """
-
-    def __init__(self, path: Path, kind: type):
-        self._path, self._rows = path, read_rows(path, get_type_hints(kind))
-
-    @property
-    def keys(self) -> set[Key]:
-        return {_key(row) for row in self._rows}
-
-    def put(self, points: list) -> None:
-        """Write points of one key, in the place of those that it had."""
-        new = [asdict(point) for point in points]
-        self._rows = [row for row in self._rows if _key(row) != _key(new[0])] + new
-        write_rows(self._path, self._rows)
-
-
-def _key(row: dict) -> Key:
-    return row["channel"], row["beta"], row["seed"]

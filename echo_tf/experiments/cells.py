@@ -1,11 +1,11 @@
 """Cells of an experiment: one model to train and evaluate each, in a folder of its own. Needs no Keras."""
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from echo_tf.errors import ConfigError
+from echo_tf.files import NAME
 from echo_tf.models.config import Config, config_from_record, flatten
 
 
@@ -29,9 +29,8 @@ class Cell:
     data: str = ""
 
     def __post_init__(self):
-        # Both are names of folders, and may come from a file that somebody else wrote.
         for what, name in (("dataset", self.dataset), ("method", self.config.method)):
-            if not re.fullmatch(r"\w[\w.+=-]*", name):
+            if not NAME.fullmatch(name):
                 expected = "letters, digits and any of _.+=-, no dot or sign first: it names a folder"
                 raise ConfigError(f"Invalid value for `{what}`. Expected {expected}. Received: {name!r}. Rename the file.")
 

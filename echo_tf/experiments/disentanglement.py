@@ -15,6 +15,7 @@ from echo_tf.data.load import load_dataset
 from echo_tf.data.sprites import DEPENDENT, factor_sizes, factors_of
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.encodings import as_uint8
 from echo_tf.experiments.points import PointTable, model_key
 from echo_tf.experiments.run import load_model
 from echo_tf.experiments.scores import (
@@ -94,25 +95,20 @@ def traverse(model: keras.Model, samples: np.ndarray, rates: np.ndarray, start: 
     for row, j in enumerate(chosen):
         z[row, :, j] = np.quantile(samples[:, j], QUANTILES)
     images = model.decode(z.reshape(-1, z.shape[-1])).reshape(len(chosen), STEPS, *model.decoder.output_shape[1:3])
-    return np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8)
+    return as_uint8(images)
 
 
 def run(folder: Path, cells: list[Cell], out: Path, data_dir: Path | None = None) -> Path:
-    """Score trained models and decode their traversals, as far as that is not on disk.
+    """Score trained models and decode their traversals, as far as that is not on disk. Returns the table.
 
     Args:
         folder: Where `scores.csv` and the traversals go.
-        cells: Cells of one data set that are finished.
-        out: Folder of all cells.
+        cells, out: See `noise.run`.
         data_dir: As in `load_dataset`.
-
-    Returns:
-        The table.
 
     Raises:
         ConfigError: as `check_factors`.
-        CellError: a cell is not trained, or another process works in the folder.
-        ResultError: the table is damaged.
+        CellError, ResultError: as `noise.run`.
     """
     check_factors([cell.dataset for cell in cells], cells)
     with locked(folder):

@@ -3,7 +3,6 @@
 Reading needs no Keras; it is imported where a model is evaluated.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from echo_tf.data.dataset import Dataset
 from echo_tf.errors import ConfigError, ResultError
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.inputs import Input
-from echo_tf.experiments.records import QUANTITIES
-from echo_tf.files import checksum, locked, set_aside, write_atomically
+from echo_tf.experiments.records import MISFITS, means_of
+from echo_tf.files import locked, read_checked, set_aside, write_checked
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,21 @@ def elsewhere_path(folder: Path, dataset: str) -> Path:
     return folder / f"on_{dataset}.json"
 
 
+def elsewhere_paths(folder: Path) -> list[Path]:
+    """All such files of a cell, by the name of the data set."""
+    return sorted(folder.glob(elsewhere_path(Path(), "*").name))
+
+
 def read_elsewhere(folder: Path) -> list[Elsewhere]:
-    """All such evaluations of a cell, by the name of the data set. Raises `ResultError` for a damaged file."""
-    return [_read(path) for path in sorted(folder.glob(elsewhere_path(Path(), "*").name))]
+    """What they hold. Raises `ResultError` for a damaged one."""
+    return [_read(path) for path in elsewhere_paths(folder)]
 
 
 def _read(path: Path) -> Elsewhere:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["checksum"] != checksum(values):
-            raise ValueError("its checksum is not that of its contents")
-        mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
-        bound = values.get("importance_bound_nats", {}).get("mean")
-        return Elsewhere(**values["evaluated_on"], mean=mean, se=se, importance_bound_nats=bound)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        values = read_checked(path)
+        return Elsewhere(**values["evaluated_on"], **means_of(values))
+    except MISFITS as error:
         raise ResultError(f"{path} is damaged ({error!r}). Run --evaluate-on again, which makes it anew.") from None
 
 
@@ -115,7 +115,5 @@ def evaluate_elsewhere(cell: Cell, dataset: Dataset, out: Path, passes: int) -> 
         evaluation = evaluate(model, images, batch_size=cell.evaluation_batch, passes=passes, seed=cell.config.seed)
         names = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "source": dataset.source}
         about = {**names, "images": len(images), "passes": passes}
-        values = {**cell.to_dict(), "evaluated_on": about, **evaluation.summary(), "environment": environment()}
-        values["checksum"] = checksum(values)
-        write_atomically(path, json.dumps(values, indent=2))
+        write_checked(path, {**cell.to_dict(), "evaluated_on": about, **evaluation.summary(), "environment": environment()})
     return True

@@ -11,6 +11,11 @@ GRID = 12  # pictures on a side of a map
 RANGE = (0.01, 0.99)  # quantiles of z between which they lie
 
 
+def as_uint8(images: np.ndarray) -> np.ndarray:
+    """Images of values from 0 to 1 as they are stored, 255 for 1; what a decoder gives beyond is cut off."""
+    return np.rint(255.0 * np.clip(images, 0.0, 1.0)).astype(np.uint8)
+
+
 def image_arrays(model: keras.Model, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Arrays with a row for every image, float32 unless it says otherwise; `n` images, `m` dimensions of `z`.
 
@@ -72,7 +77,7 @@ def latent_map(model: keras.Model, images: np.ndarray, labels: np.ndarray | None
     ticks = np.linspace(low, high, GRID, axis=-1)  # (2, GRID)
     codes = np.tile(z.mean(axis=0), (GRID, GRID, 1))  # (second dimension, first dimension, dim)
     codes[..., dimensions[0]], codes[..., dimensions[1]] = ticks[0][None, :], ticks[1][:, None]
-    decoded = np.rint(255.0 * np.clip(model.decode(codes.reshape(-1, z.shape[1])), 0.0, 1.0)).astype(np.uint8)
+    decoded = as_uint8(model.decode(codes.reshape(-1, z.shape[1])))
     return LatentMap(
         dimensions=dimensions,
         rate_nats=rates[dimensions],

@@ -1,7 +1,6 @@
 """How long cells will train, from the epochs of models on disk. Needs no Keras."""
 
 import heapq
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from echo_tf.data.prepare import SPECS
 from echo_tf.data.sprites import DEPENDENT, SIZE, SIZES
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.order import epoch_steps, weight
-from echo_tf.experiments.records import CELL, read_metrics
+from echo_tf.experiments.records import CELL, MISFITS, read_cell, read_metrics
 
 Speeds = list[tuple[Cell, float]]  # cells and seconds for a step
 
@@ -29,10 +28,10 @@ def recorded_speeds(out: Path, images: Mapping[str, int]) -> Speeds:
     speeds = []
     for path in sorted(out.glob(f"*/*/*/{CELL}")):
         try:
-            cell = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            cell = read_cell(path)
             steps = epoch_steps(cell, images)
             seconds = [float(line["seconds"]) for line in read_metrics(path.parent)]
-        except (ValueError, TypeError, KeyError, AttributeError):  # of another version, or damaged: no guide
+        except MISFITS:  # of another version, or damaged: no guide
             continue
         if seconds and steps > 0:
             speeds.append((cell, statistics.median(seconds[1:] or seconds) / steps))

@@ -19,6 +19,7 @@ from echo_tf.echo.noise import echo_noise
 
 REPEATS = 10
 PAIRS_PER_CALL = 250
+DRAWS, BINS = 200_000, 4_000  # of the noise of finite data, and its histogram
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Saturation:
     information_nats: float
 
 
-def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_000, seed: int = 0) -> Saturation:
+def saturation(points: int, scale: float) -> Saturation:
     """The information that reaches `z` when `x` takes finitely many values `f` in [-1, 1].
 
     `I = log N - H(X|Z)`, with the posterior from a histogram of the noise, which lies within `1 / (1 - s)`. If `s < 1/N` the
@@ -168,29 +169,26 @@ def saturation(points: int, scale: float, draws: int = 200_000, bins: int = 4_00
     Args:
         points: Integer N >= 2.
         scale: `s` in (0, 1).
-        draws: Samples of the noise.
-        bins: Bins of the histogram.
-        seed: Integer.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = np.linspace(-1.0, 1.0, points)
     terms = math.ceil(math.log(1e-9) / math.log(scale)) + 1
     limit = 1.0 / (1.0 - scale) + 1e-9
 
     def noise():
-        total = np.zeros(draws)
+        total = np.zeros(DRAWS)
         for _ in range(terms):
-            total = rng.choice(means, draws) + scale * total
+            total = rng.choice(means, DRAWS) + scale * total
         return total
 
-    density = np.histogram(noise(), bins, (-limit, limit))[0]
-    x = rng.integers(0, points, draws)
+    density = np.histogram(noise(), BINS, (-limit, limit))[0]
+    x = rng.integers(0, points, DRAWS)
     z = means[x] + scale * noise()
-    places = np.floor(((z[:, None] - means) / scale + limit) * (bins / (2.0 * limit))).astype(int)
-    within = (places >= 0) & (places < bins)
-    posterior = np.where(within, density[np.clip(places, 0, bins - 1)], 0).astype(np.float64)
+    places = np.floor(((z[:, None] - means) / scale + limit) * (BINS / (2.0 * limit))).astype(int)
+    within = (places >= 0) & (places < BINS)
+    posterior = np.where(within, density[np.clip(places, 0, BINS - 1)], 0).astype(np.float64)
     total = posterior.sum(axis=1)
-    own = posterior[np.arange(draws), x]
+    own = posterior[np.arange(DRAWS), x]
     seen = own > 0  # a bin that the first sample missed
     information = np.log(points) + np.mean(np.log(own[seen] / total[seen]))
     return Saturation(points, float(-np.log(scale)), float(information))

@@ -4,6 +4,7 @@ A PixelCNN sees the pixels before the one it describes. A VAE then may send noth
 not the decoder listens. So the rate does not say what is used, and it is measured here.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from scipy.special import logsumexp
 from echo_tf.data.dataset import Dataset
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.inputs import Input
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.records import Result, read_result, result_path
-from echo_tf.experiments.run import load_model
+from echo_tf.experiments.run import held_out, load_model
 from echo_tf.experiments.suitable import check_pixels
 from echo_tf.experiments.used import TABLE, UsedPoint, pictures_name
 from echo_tf.files import locked, replacing
@@ -90,7 +92,7 @@ def draws(model: keras.Model, images: np.ndarray, seed: int = 0) -> np.ndarray:
     return found.astype(np.uint8).reshape(len(images), DRAWS, *images.shape[1:3])
 
 
-def check_cells(cells: list[Cell], data: dict[str, Dataset]) -> None:
+def check_cells(cells: list[Cell], data: Mapping[str, Input | Dataset]) -> None:
     """`check_pixels`, and `ConfigError` for networks that do not fit the images."""
     check_pixels(data, cells)
     for cell in cells:
@@ -98,22 +100,15 @@ def check_cells(cells: list[Cell], data: dict[str, Dataset]) -> None:
 
 
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> Path:
-    """Measure trained models and draw from their decoders, as far as that is not on disk.
+    """Measure trained models and draw from their decoders, as far as that is not on disk. Returns the table.
 
     Args:
         folder: Where `used.csv` and the draws go.
-        cells: Cells of one data set that are finished.
-        dataset: Their data set, before any holdout.
-        out: Folder of all cells.
-        split: Images to measure with.
-
-    Returns:
-        The table.
+        cells, dataset, out, split: See `noise.run`.
 
     Raises:
         ConfigError: as `check_cells`.
-        CellError: a cell is not trained, or another process works in the folder.
-        ResultError: the table is damaged.
+        CellError, ResultError: as `noise.run`.
     """
     check_cells(cells, dict.fromkeys((cell.dataset for cell in cells), dataset))
     with locked(folder):
@@ -122,7 +117,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
             home = cell.folder(out)
             if (cell.config.method, home.name, split) in table:
                 continue
-            model, data = load_model(home), dataset.holdout(cell.holdout) if cell.holdout else dataset
+            model, data = load_model(home), held_out(cell, dataset)
             images = some_examples(data.images(split), IMAGES)
             found = measure(model, images, data.images("train"), cell.config.seed)
             point = _point(read_result(result_path(home, split)), found)

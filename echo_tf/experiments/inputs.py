@@ -51,12 +51,12 @@ def read_inputs(given: Sequence[str | Path]) -> dict[str, Input]:
 
 
 def _read(given: str | Path) -> Input:
-    if given in SPECS:
-        spec = SPECS[str(given)]
-        return Input(given, str(given), spec.sizes["train"], (28, 28, 1), KNOWN[str(given)], is_binary=spec.white == 1)
-    if str(given) in ("dsprites", "dsprites_dependent"):
-        images = images_of_split(str(given))["train"]
-        return Input(given, str(given), images, (SIZE, SIZE, 1), KNOWN[str(given)], is_binary=True)
+    name = str(given)
+    if name in SPECS:
+        spec = SPECS[name]
+        return Input(given, name, spec.sizes["train"], (28, 28, 1), KNOWN[name], is_binary=spec.white == 1)
+    if name in ("dsprites", "dsprites_dependent"):
+        return Input(given, name, images_of_split(name)["train"], (SIZE, SIZE, 1), KNOWN[name], is_binary=True)
     data = load_dataset(given)
     images = len(data.raw("train"))
     return Input(given, data.name, images, data.shape, data.default_holdout, data.fingerprint, data.is_binary)

@@ -27,7 +27,7 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
 from echo_tf.experiments.points import PointTable, model_key
-from echo_tf.experiments.run import load_model
+from echo_tf.experiments.run import held_out, load_model
 from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import Config
@@ -155,10 +155,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Args:
         folder: Where the table goes, and a file of the estimates of all images for each row.
-        cells: Cells of one data set that are finished.
-        dataset: Their data set, before any holdout.
-        out: Folder of all cells.
-        split: Images to measure with.
+        cells, dataset, out, split: See `noise.run`.
         effort: How many of them, and how long the chains are. Rows of another effort stay.
 
     Returns:
@@ -166,14 +163,13 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
 
     Raises:
         ConfigError: as `check_measurable`.
-        CellError: a cell is not trained, or another process works in the folder.
-        ResultError: the table is damaged.
+        CellError, ResultError: as `noise.run`.
     """
     check_measurable(cells)
     with locked(folder):
         table = PointTable(folder / TABLE, AnnealedPoint, KEY)
         for cell in cells:
-            data = dataset.holdout(cell.holdout) if cell.holdout else dataset
+            data = held_out(cell, dataset)
             images = data.images(split)
             if len(images) < effort.images:
                 logger.warning("%s has %d images of the split %s: all are measured.", data.name, len(images), split)

@@ -22,7 +22,7 @@ from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
 from echo_tf.experiments.laws import KEY, LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
 from echo_tf.experiments.points import ModelKey, PointTable, model_key
-from echo_tf.experiments.run import load_model
+from echo_tf.experiments.run import held_out, load_model
 from echo_tf.files import locked
 from echo_tf.models.config import Config
 from echo_tf.theory import energy_test
@@ -153,8 +153,7 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
     with locked(folder):
         laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind, KEY) for name, kind in TABLES.items()]
         for cell in cells:
-            config, key = cell.config, (*model_key(cell), split)
-            data = dataset.holdout(cell.holdout) if cell.holdout else dataset
+            config, data, key = cell.config, held_out(cell, dataset), (*model_key(cell), split)
             if has_echo_noise(config) and key not in dimensions:
                 model = load_model(cell.folder(out))
                 found, rates, worth = measure(model, data.images(split), config.seed)

@@ -47,8 +47,8 @@ def read_points(path: Path, kind: type) -> list[dict]:
 
 def _completed(row: dict) -> dict:
     """A row as earlier versions wrote it, which did not tell models apart that were held to targets, with its later columns."""
-    if not {"epochs", "beta", "seed"} <= row.keys():
-        return row  # the columns that are missing are no later ones
+    if not {"method", "epochs", "beta", "seed"} <= row.keys():
+        return row  # about no trained model, or the columns that are missing are no later ones
     cell = f"paper-epochs={row['epochs']}-beta={float(row['beta']):g}-seed={row['seed']}"
     return {"cell": cell, "target": "", "split": "test", **row}
 

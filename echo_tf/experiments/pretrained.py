@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from echo_tf.errors import CellError, ConfigError, ResultError
 from echo_tf.experiments import records
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.run import load_model
-from echo_tf.files import replacing, write_atomically
+from echo_tf.files import NAME, replacing, write_atomically
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.build import build_model
 from echo_tf.models.config import available_methods
@@ -74,7 +73,7 @@ def load_pretrained(method: str, dataset: str, directory: str | Path | None = No
         )
     try:
         return _read_model(data)
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (*records.MISFITS, zipfile.BadZipFile) as error:
         raise ResultError(
             f"{path} was written by another version of echo_tf ({error}). Make it anew: {_how(method, dataset, folder)}"
         ) from None
@@ -153,8 +152,8 @@ def _best_cells(out: Path) -> list[Cell]:
         if not (records.result_path(path.parent, "test").exists() and (path.parent / records.MODEL).exists()):
             continue
         try:
-            cell = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            cell = records.read_cell(path)
+        except records.MISFITS as error:
             logger.warning("%s is left out: it is no cell of this version (%s).", path, error)
             continue
         if cell.config.channel.is_echo and cell.config.channel.gaussian_at < 1:
@@ -178,7 +177,7 @@ def _folder(directory: str | Path | None) -> Path:
 
 def _file_name(method: str, dataset: str) -> str:
     for what, name in (("method", method), ("data set", dataset)):
-        if not re.fullmatch(r"\w[\w.+=-]*", str(name)):
+        if not NAME.fullmatch(str(name)):
             raise ConfigError(f"Invalid name of a {what}. Expected one like echo or binary_mnist. Received: {name!r}")
     return f"{method}_{dataset}.npz"
 

@@ -110,7 +110,7 @@ def run_elsewhere(tasks: list[Task], executor: Executor, at_once: int) -> Outcom
                 if done[folder] > before[folder]:
                     last = {key.removesuffix("_nats"): value for key, value in lines[-1].items()}
                     latest = names[folder], f" {done[folder]}/{epochs[folder]}{quantities(last)}"
-                    line.tell(f"{names[folder]} epoch {done[folder]}/{epochs[folder]}{quantities(last)}")
+                    line.tell(" epoch".join(latest))
             line.update(sum(done.values()), f"{sum(done.values())}/{sum(epochs.values())} epochs, {latest[0]}", latest[1])
 
         # Closed with this generator, which ends the processes before whoever closes it goes on.

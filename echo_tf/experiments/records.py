@@ -11,13 +11,13 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from echo_tf.errors import CellError, ConfigError, ResultError
 from echo_tf.experiments.cells import Cell, differences
-from echo_tf.files import checksum, zip_damage
+from echo_tf.files import checksum, read_checked, read_json, zip_damage
 from echo_tf.models.config import Config
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ FAILED = "failed.json"
 SPLITS = ("test", "validation")
 QUANTITIES = ("rate_nats", "distortion_nats", "neg_elbo_nats")
 
-# What reading values raises that are no cell, result or noise.
-_MISFITS = (ValueError, TypeError, KeyError, AttributeError)
+# What reading a file raises whose values are no cell, result, noise or model.
+MISFITS = (ValueError, TypeError, KeyError, AttributeError)
 
 
 def _named(stem: str, suffix: str) -> Callable[[Path, str], Path]:
@@ -91,16 +91,12 @@ class Result:
     dataset = property(operator.attrgetter("cell.dataset"))
     method = property(operator.attrgetter("cell.config.method"))
     epochs = property(operator.attrgetter("cell.config.training.epochs"))
+    target = property(operator.attrgetter("cell.target"))
 
     @property
     def from_batch(self) -> bool:
         """Whether the evaluation made Echo noise from the batch; an Echo channel is known by its floor."""
         return self.rate_floor_nats is not None and self.echoes == "batch"
-
-    @property
-    def target(self) -> str:
-        """That of the cell."""
-        return self.cell.target
 
     @property
     def squared_error(self) -> float | None:
@@ -127,10 +123,10 @@ def read_result(path: Path) -> Result:
         ResultError: the file is no result, or one that this version cannot have made, or it or its pictures are damaged.
     """
     try:
-        result = _result(json.loads(path.read_text(encoding="utf-8")), path.parent)
+        result = _result(read_json(path), path.parent)
     except ConfigError as error:
         raise ResultError(f"{path} is not a result of this version: {error}") from None
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ResultError(f"{path} is not a result of this program ({error!r}). Delete it; its cell is made anew.") from None
     for damaged, damage in damages(path.parent, result.split).items():
         raise ResultError(f"{damaged} is damaged ({damage}). Run its cell again, which makes the file anew.")
@@ -138,20 +134,24 @@ def read_result(path: Path) -> Result:
 
 
 def _result(values: dict, folder: Path) -> Result:
-    """The result that a file in the folder of its cell holds. Raises one of `_MISFITS` for what is no result."""
-    mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
-    if not all(map(math.isfinite, (*mean.values(), *se.values()))):
+    """The result that a file in the folder of its cell holds. Raises one of `MISFITS` for what is no result."""
+    means = means_of(values)
+    if not all(map(math.isfinite, (*means["mean"].values(), *means["se"].values()))):
         raise ValueError("incomplete")
     named = ("split", "source", "passes", "rate_floor_nats", "echoes", "final_beta", "example_size")
     return Result(
         cell=Cell.from_dict(values),
         folder=folder,
-        mean=mean,
-        se=se,
-        importance_bound_nats=values.get("importance_bound_nats", {}).get("mean"),
         rate_by_dimension_nats=tuple(values.get("rate_by_dimension_nats", ())),
+        **means,
         **{name: values[name] for name in named if name in values},
     )
+
+
+def means_of(values: dict) -> dict[str, Any]:
+    """Of an `Evaluation.summary` in a file, what a `Result` has of it. Raises one of `MISFITS` for what is none."""
+    mean, se = ({quantity: float(values[quantity][part]) for quantity in QUANTITIES} for part in ("mean", "se"))
+    return {"mean": mean, "se": se, "importance_bound_nats": values.get("importance_bound_nats", {}).get("mean")}
 
 
 def damages(folder: Path, split: str) -> dict[Path, str]:
@@ -163,9 +163,9 @@ def damages(folder: Path, split: str) -> dict[Path, str]:
 
 def _result_damage(path: Path) -> str | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         _result(values, path.parent)
-    except _MISFITS as error:
+    except MISFITS as error:
         return repr(error)
     intact = values.get("checksum", made := checksum(values)) == made  # early versions wrote none
     return None if intact else "its checksum is not that of its contents"
@@ -190,14 +190,19 @@ def is_finished(cell: Cell, out: Path, split: str = "test", passes: int = 0, ech
     return (result.passes or 0) >= passes and (result.rate_floor_nats is None or result.from_batch == (echoes == "batch"))
 
 
+def read_cell(path: Path) -> Cell:
+    """The cell in a file. Raises one of `MISFITS` for what is none of this version."""
+    return Cell.from_dict(read_json(path))
+
+
 def check_same_cell(cell: Cell, folder: Path) -> None:
     """Raise `CellError` if a folder holds another cell than this one, or one that cannot be read."""
     path = folder / CELL
     if not path.exists():
         return
     try:
-        found = Cell.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except _MISFITS as error:
+        found = read_cell(path)
+    except MISFITS as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     if changes := differences(found, cell):
         raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
@@ -212,7 +217,7 @@ def read_metrics(folder: Path) -> list[dict]:
             line = json.loads(text)
             operator.index(line["epoch"])  # a TypeError unless it is a whole number
             lines.append(line)
-        except _MISFITS:
+        except MISFITS:
             logger.warning("%s: line %d is damaged and left out.", path, number)
     return lines
 
@@ -245,7 +250,6 @@ class Analysis(_Arrays):
     """Analysis of one model on one set of images.
 
     Attributes:
-        echoes: `"reservoir"` or `"batch"`, what Echo noise was made from in the evaluation; early versions had batches only.
         rate_by_dimension_nats: Mean rate of every latent dimension, `(dim,)`. See `analysis.rate_by_dimension`.
         shown: Indices of the dimensions with the largest rates, in falling order, `(shown,)`.
         grid: Values of `z` in each of them, `(shown, points)`.
@@ -304,9 +308,6 @@ class LatentMap(_Arrays):
 def read_noise(path: Path) -> dict:
     """What a `noise.json` holds. Raises `ResultError` for a damaged one."""
     try:
-        noise = json.loads(path.read_text(encoding="utf-8"))
-        if noise["checksum"] != checksum(noise):
-            raise ValueError("its checksum is not that of its contents")
-    except _MISFITS as error:
+        return read_checked(path)
+    except MISFITS as error:
         raise ResultError(f"{path} is damaged ({error!r}). Run --experiment analysis again, which makes it anew.") from None
-    return noise

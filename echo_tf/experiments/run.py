@@ -17,10 +17,10 @@ from echo_tf.errors import CellError, ConfigError, DataError, TrainingError
 from echo_tf.experiments import records
 from echo_tf.experiments.analysis import analyse, rate_by_dimension
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.encodings import image_arrays, latent_map
+from echo_tf.experiments.encodings import as_uint8, image_arrays, latent_map
 from echo_tf.experiments.evaluation import PASSES, evaluate
 from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
-from echo_tf.files import checksum, locked, replacing, set_aside, write_atomically, zip_damage
+from echo_tf.files import locked, read_json, replacing, set_aside, write_atomically, write_checked, zip_damage
 
 PICTURE_COUNT = 10
 
@@ -69,12 +69,12 @@ def run_cell(
     folder = cell.folder(out)
     path = records.result_path(folder, split)
     if records.is_finished(cell, out, split, passes, echoes):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     dataset = _data_of(cell, dataset)
     images = dataset.images(split)  # a split that is missing is found before the training
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         for damaged, damage in records.damages(folder, split).items():
             set_aside(damaged, damage)
         write_atomically(folder / records.CELL, json.dumps(cell.to_dict(), indent=2))
@@ -90,15 +90,18 @@ def run_cell(
             "environment": environment(),
         }
         _save_pictures(records.pictures_path(folder, split), model, images)
-        result["checksum"] = checksum(result)
-        write_atomically(path, json.dumps(result, indent=2))  # last: it says that the cell is finished
-    return result
+        return write_checked(path, result)  # last: it says that the cell is finished
 
 
 def _data_of(cell: Cell, dataset: Dataset) -> Dataset:
     """The data on which a cell is trained and evaluated."""
     if cell.data != dataset.fingerprint:
         raise DataError(f"The arrays of {cell.dataset} have changed since the cell was planned. Run the command again.")
+    return held_out(cell, dataset)
+
+
+def held_out(cell: Cell, dataset: Dataset) -> Dataset:
+    """A data set with the validation split that a cell takes from its training images, if any."""
     return dataset.holdout(cell.holdout) if cell.holdout else dataset
 
 
@@ -134,8 +137,7 @@ def _save_pictures(path: Path, model: keras.Model, images: np.ndarray) -> None:
     shown = images[:: max(1, len(images) // PICTURE_COUNT)][:PICTURE_COUNT]  # from all over: a split may be sorted by class
     pictures = {"originals": shown, "reconstructions": model.reconstruct(shown), "samples": model.generate(PICTURE_COUNT)}
     for name, values in pictures.items():
-        values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
-        pictures[name] = np.rint(255.0 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
+        pictures[name] = as_uint8(values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values)
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **pictures)
 
@@ -181,7 +183,7 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
         if len(analysis.total_correlation_nats):
             mean, se = (float(number) for number in analysis.total_correlation_nats)
             noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}
-            write_atomically(records.noise_path(folder, split), json.dumps({**noise, "checksum": checksum(noise)}, indent=2))
+            write_checked(records.noise_path(folder, split), noise)
     return analysis
 
 

@@ -22,7 +22,7 @@ VOTES, TEST_VOTES, VOTE_IMAGES = 10_000, 5_000, 64
 BINS = 20
 PRUNED_BELOW = 0.05
 DCI_TREES = 10
-DCI_EXAMPLES = 5_000
+DCI_EXAMPLES = 5_000  # at most
 
 
 class DCI(NamedTuple):
@@ -33,9 +33,9 @@ class DCI(NamedTuple):
     informativeness: float
 
 
-def active_dimensions(codes: np.ndarray, variance: np.ndarray, below: float = PRUNED_BELOW) -> np.ndarray:
-    """Which dimensions are not pruned: those whose codes have at least a share `below` of a variance, that of `z`."""
-    return codes.var(axis=0) >= below * variance
+def active_dimensions(codes: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Which dimensions are not pruned: those whose codes have at least a share `PRUNED_BELOW` of a variance, that of `z`."""
+    return codes.var(axis=0) >= PRUNED_BELOW * variance
 
 
 def factor_vae_score(
@@ -45,12 +45,12 @@ def factor_vae_score(
     active: np.ndarray | None = None,
     votes: int = VOTES,
     test_votes: int = TEST_VOTES,
-    images: int = VOTE_IMAGES,
 ) -> float:
     """The FactorVAE score: accuracy of a majority vote for the factor that was held fixed.
 
-    A vote: a factor is chosen, and one of its values; of `images` examples with this value, the dimension whose variance is the
-    least share of its variance over all examples. The classifier gives each dimension the factor with the most votes.
+    A vote: a factor is chosen, and one of its values; of `VOTE_IMAGES` examples with this value, drawn with replacement, the
+    dimension whose variance is the least share of its variance over all examples. The classifier gives each dimension the
+    factor with the most votes.
 
     Args:
         codes, factors: See the module.
@@ -59,7 +59,6 @@ def factor_vae_score(
             is 0.
         votes: Votes for the classifier.
         test_votes: Votes for the accuracy.
-        images: Examples of a vote, drawn with replacement.
 
     Returns:
         The accuracy.
@@ -76,7 +75,7 @@ def factor_vae_score(
     def vote() -> tuple[int, int]:
         factor = int(rng.integers(count))
         chosen = rows[factor][rng.integers(len(rows[factor]))]
-        return int(scaled[rng.choice(chosen, images)].var(axis=0).argmin()), factor
+        return int(scaled[rng.choice(chosen, VOTE_IMAGES)].var(axis=0).argmin()), factor
 
     table = np.zeros((len(kept), count))
     np.add.at(table, tuple(np.array([vote() for _ in range(votes)]).T), 1)
@@ -113,7 +112,7 @@ def _information(a: np.ndarray, b: np.ndarray) -> float:
     return mutual_information(joint / joint.sum())
 
 
-def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0, examples: int = DCI_EXAMPLES) -> DCI:
+def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0) -> DCI:
     """Disentanglement, completeness and informativeness, from the importances of random forests that predict each factor.
 
     With `R` of shape `(dim, factors)`, the importance of each dimension for each factor: the disentanglement of a dimension is
@@ -123,7 +122,6 @@ def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0, examples: int = D
     Args:
         codes, factors: See the module.
         seed: Integer, of forests and of what is held out, a quarter.
-        examples: Most examples that are used.
 
     Returns:
         The `DCI`.
@@ -132,7 +130,7 @@ def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0, examples: int = D
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    order = np.random.default_rng(seed).permutation(len(codes))[:examples]
+    order = np.random.default_rng(seed).permutation(len(codes))[:DCI_EXAMPLES]
     train, test = np.split(order, [3 * len(order) // 4])
     importances, accuracies = [], []
     for v in factors.T:

@@ -14,7 +14,7 @@ from keras import ops
 from echo_tf.data.dataset import Dataset
 from echo_tf.errors import TrainingError
 from echo_tf.experiments.processor import lacks_bfloat16
-from echo_tf.experiments.records import CHECKPOINT, METRICS, read_metrics
+from echo_tf.experiments.records import CHECKPOINT, METRICS, MISFITS, read_metrics
 from echo_tf.experiments.steps import (
     CALL_STEPS_ON_ACCELERATOR,
     CALL_STEPS_ON_CPU,
@@ -135,7 +135,7 @@ def load_saved(path: Path) -> keras.Model | None:
         return None
     try:
         return keras.saving.load_model(path)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except MISFITS as error:
         reason = str(error).strip().splitlines()[-1][:300]  # Keras first prints the whole configuration
         raise TrainingError(
             f"{path} cannot be loaded, perhaps because another version wrote it ({reason}). Move the folder away to train anew."

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
 
-from echo_tf.files import read_rows
+from echo_tf.experiments.points import read_points
 
 TABLE = "used.csv"
 
@@ -45,4 +44,4 @@ def pictures_name(row: dict) -> str:
 
 def read_used(folder: Path) -> list[dict]:
     """The rows of `used.csv` in a folder, none where there is no file. Raises `ResultError` for a damaged one."""
-    return read_rows(folder / TABLE, get_type_hints(UsedPoint))
+    return read_points(folder / TABLE, UsedPoint)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echo_tf.report.figures import looks
+from echo_tf.report.looks import looks
 from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
@@ -14,6 +14,7 @@ from echo_tf.report.table import Column, Table, plain_columns
 from echo_tf.report.tables import BETA_OF_POINT
 from echo_tf.report.words import told_table
 
+_TEMPERATURES = Column("temperatures", "{temperatures} x {chains}", "temperatures chains")
 _OF_MODEL = ("dataset", "method", "cell", "split")
 
 
@@ -47,7 +48,7 @@ def likelihood_table(points: list[dict]) -> Table | None:
         *plain_columns("dataset", "method", "epochs"),
         BETA_OF_POINT,
         *plain_columns("seed", "split", "marginal", "images"),
-        Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
+        _TEMPERATURES,
         Column("-ELBO", "{neg_elbo_nats:.2f}", "neg_elbo_nats"),
         Column("-log p(x), AIS", "{value:.2f} ± {error:.2f}", "value=neg_log_likelihood_nats error=neg_log_likelihood_se"),
         Column("below -ELBO", "{lowered_nats:.2f} ± {lowered_se:.2f}", "lowered_nats lowered_se"),
@@ -59,14 +60,14 @@ def likelihood_table(points: list[dict]) -> Table | None:
 def pairs_table(pairs: list[dict]) -> Table | None:
     """Differences of `-log p(x)` between models, image by image; `None` without any."""
 
-    def model(end: str) -> Column:
-        title, values = f"{'less' if end else 'model'}", f"{end}method {end}marginal"
-        return Column(title, lambda row: f"{plain_title(row[f'{end}method'])}, {row[f'{end}marginal']}", values)
+    def model(title: str, which: str = "") -> Column:
+        method, marginal = f"{which}method", f"{which}marginal"
+        return Column(title, lambda row: f"{plain_title(row[method])}, {row[marginal]}", f"{method} {marginal}")
 
     columns = (
         *plain_columns("dataset", "cell", "split", "images"),
-        Column("temperatures", "{temperatures} x {chains}", "temperatures chains"),
-        *(model(""), model("other_")),
+        _TEMPERATURES,
+        *(model("model"), model("less", "other_")),
         Column("difference", "{difference_nats:+.2f} ± {difference_se:.2f}", "difference_nats difference_se"),
     )
     return told_table("likelihood_pairs", columns, pairs)

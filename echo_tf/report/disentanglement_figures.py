@@ -8,7 +8,7 @@ from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
-from echo_tf.report.tables import BETA_OF_POINT
+from echo_tf.report.tables import BETA_OF_POINT, DATA_OF_POINT, EPOCHS
 from echo_tf.report.words import told_table
 
 SCORES = {
@@ -26,11 +26,9 @@ _SETTING = ("dataset", "method", "epochs", "beta", "target", "codes")
 def scores_table(rows: list[dict]) -> Table | None:
     """Scores of every setting; `None` without any."""
     columns = (
-        Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
+        DATA_OF_POINT,
         Column("method", lambda row: plain_title(row["method"]), "method"),
-        *plain_columns("epochs"),
-        BETA_OF_POINT,
-        *plain_columns("seeds", "codes"),
+        *(EPOCHS, BETA_OF_POINT, *plain_columns("seeds", "codes")),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active dimensions", **SCORES}.items()),
     )
     return told_table("disentanglement", columns, over_seeds(rows, _SETTING, ("rate_nats", "active", *SCORES)))

@@ -13,14 +13,12 @@ from echo_tf.report.bounds import likelihood_table, pairs_table, plot_all_bounds
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
 from echo_tf.report.freeriding_figures import plot_draws, plot_used, used_table
-from echo_tf.report.laws import fits_table, plot_trained, tests_table, trained_groups, trained_table
+from echo_tf.report.laws import fits_table, laws_table, plot_laws, plot_trained, tests_table, trained_groups, trained_table
 from echo_tf.report.maps import plot_map
 from echo_tf.report.names import stem
 from echo_tf.report.overfitting import overfitting_table
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.table import Table
-from echo_tf.report.tables import laws_table
-from echo_tf.report.theory_figures import plot_laws
 
 
 class Found(NamedTuple):
@@ -41,7 +39,7 @@ def of_experiments(
         likelihoods: Points of the experiment `likelihood`.
         folder: Where the figures go.
     """
-    pairs = _all(read_folders(out / "likelihood", read_pairs))
+    pairs = all_rows(read_folders(out / "likelihood", read_pairs))
     parts = (
         Found([overfitting_table(rows), likelihood_table(likelihoods), pairs_table(pairs), elsewhere_table(results)], []),
         _maps(results, folder),
@@ -59,7 +57,8 @@ def read_folders(parent: Path, read: Callable[[Path], list]) -> dict[Path, list]
     return {path: found for path in sorted(parent.glob("*")) if path.is_dir() and any(found := read(path))}
 
 
-def _all(found: dict[Path, list]) -> list[dict]:
+def all_rows(found: dict[Path, list]) -> list[dict]:
+    """The rows of all such folders."""
     return [row for rows in found.values() for row in rows]
 
 
@@ -74,7 +73,7 @@ def _maps(results: list[Result], folder: Path) -> Found:
 
 def _noise(out: Path, rows: list[Row], folder: Path) -> Found:
     found = read_folders(out / "noise", read_tables)
-    laws, _, fits, tests = (_all({path: tables[i] for path, tables in found.items()}) for i in range(4))
+    laws, _, fits, tests = ([row for tables in found.values() for row in tables[i]] for i in range(4))
     figures = [
         plot_laws(laws, dimensions, folder / f"noise_{path.name}.png")
         for path, (laws, dimensions, *_) in found.items()
@@ -93,4 +92,4 @@ def _scored(out: Path, folder: Path, name: str, read: Callable, table: Callable,
         figures.append(plot_rows(rows, folder / f"{name}_{of_rows}_{path.name}.png"))
         if any(path.glob("*.npz")):
             figures.append(plot_pictures(path, rows, folder / f"{name}_{of_pictures}_{path.name}.png"))
-    return Found([table(_all(found))], figures)
+    return Found([table(all_rows(found))], figures)

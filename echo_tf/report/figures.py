@@ -153,9 +153,8 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
     _lines_of_equal_elbo(axis)
     for floor, colour in floors.items():
         axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9)
-        options = {"rotation": 90, "va": "bottom", "fontsize": 8, "color": colour, "textcoords": "offset points"}
-        at = (floor, 0.02), ("data", "axes fraction")
-        axis.annotate(f"floor of Echo, {floor:.2f} nats", at[0], (2, 0), xycoords=at[1], **options)
+        place = {"xy": (floor, 0.02), "xycoords": ("data", "axes fraction"), "xytext": (2, 0), "textcoords": "offset points"}
+        axis.annotate(f"floor of Echo, {floor:.2f} nats", **place, rotation=90, va="bottom", fontsize=8, color=colour)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
     axis.set(title=f"{title(firsts, OF_POINTS)}; grey: lines of equal -ELBO")
     return save(headed(figure, columns=2), path)

@@ -9,7 +9,8 @@ from echo_tf.report.names import beta_or_target, dataset_title, plain_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import headed, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, measured
+from echo_tf.report.table import Column, Table, measured, plain_columns
+from echo_tf.report.tables import DATA_OF_POINT, EPOCHS, SPLIT_OF_POINT
 from echo_tf.report.words import told_table
 
 _SETTING = ("dataset", "method", "split", "epochs", "target")
@@ -32,18 +33,16 @@ def settings(rows: list[dict]) -> list[dict]:
 
 def used_table(rows: list[dict]) -> Table | None:
     """What each decoder takes from `z`; `None` without any."""
-    values = "used_nats used_nats_se"
-    used = Column("used", "{used_nats:.2f} ± {used_nats_se:.2f}", values)
+    text = measured("used", "used_nats").text
     columns = (
-        Column("data", lambda row: dataset_title(row["dataset"]), "dataset"),
+        DATA_OF_POINT,
         Column("method", lambda row: _name(row["method"]), "method"),
-        Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
-        Column("epochs", "{epochs}", "epochs"),
+        *(SPLIT_OF_POINT, EPOCHS),
         Column("held to", "{target}", "target"),
         Column("beta", "{beta:.3g}", "beta"),
-        Column("seeds", "{seeds}", "seeds"),
+        *plain_columns("seeds"),
         *(measured(title, key) for key, title in zip(_NUMBERS[:3], ("rate", "distortion", "-ELBO"), strict=True)),
-        Column("used", lambda row: f"({used.text(row)})" if row["used_nats"] > _TOLD_APART else used.text(row), values),
+        Column("used", lambda row: f"({text(row)})" if row["used_nats"] > _TOLD_APART else text(row), "used_nats used_nats_se"),
         measured("used for certain", "certain_nats"),
         measured("a wrong z costs", "shuffled_nats"),
     )

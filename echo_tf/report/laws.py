@@ -1,14 +1,27 @@
-"""What the experiment `noise` says of trainings and of rates: models trained under other noise, and marginals fitted later."""
+"""Tables and figures of the experiment `noise`: other noise after and in training, marginals fitted later, and its law."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from echo_tf.report.names import dataset_title, spelled, title
+import numpy as np
+
+from echo_tf.experiments.laws import KEY, LAWS
+from echo_tf.report.names import beta_or_target, dataset_title, plain_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
 from echo_tf.report.style import headed, method_look, pyplot, save
-from echo_tf.report.table import Column, Table, plain_columns
+from echo_tf.report.table import Column, Table, measured, plain_columns
 from echo_tf.report.tables import DATA, DISTORTION, EPOCHS, METHOD, NEG_ELBO, NETWORKS, OF_MODEL, RATE, SEEDS, notes_on_marks
+from echo_tf.report.theory_figures import by, column
 from echo_tf.report.words import told_table
+
+
+def laws_table(laws: list[dict]) -> Table | None:
+    """Distortion of trained Echo models under other noise; `None` if that was not measured."""
+    models = grouped(laws, lambda row: tuple(row[key] for key in KEY)).values()
+    items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
+    of_law = [measured(law.replace("_", ", "), law, f"{law}.distortion_nats", f"{law}.distortion_se") for law in LAWS]
+    columns = (*OF_MODEL, Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
+    return told_table("noise_laws", columns, items)
 
 
 def trained_groups(rows: list[Row]) -> list[list[Pair]]:
@@ -63,6 +76,35 @@ def tests_table(tests: list[dict]) -> Table | None:
         Column("p-value", "{p_value:.3f}", "p_value"),
     )
     return told_table("noise_tests", columns, tests)
+
+
+def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
+    """What other noise costs a trained Echo model, and what each dimension is worth beside its rate."""
+
+    def by_model(rows):
+        return by([row | {"model": model(row)} for row in rows], "model")
+
+    def model(row):
+        named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
+        return named if row["beta"] == 1 and not row["target"] else f"{named}, {beta_or_target(row)}"
+
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
+    for rows, look in by_model(laws):
+        names = list(dict.fromkeys(row["law"] for row in rows))
+        found = grouped(rows, lambda row: row["law"])
+        means = [column(found[name], "distortion_nats").mean() for name in names]
+        left.plot(np.array(means) - means[0], range(len(names)), linestyle="none", **look)
+        left.set_yticks(range(len(names)), [spelled(name).replace(", ", ",\n") for name in names])
+    for rows, look in by_model(dimensions):
+        right.plot(column(rows, "rate_nats"), column(rows, "worth_nats"), linestyle="none", **look)
+    left.set(xlabel="distortion beyond that with Echo noise (nats)", title="other noise in the trained model")
+    left.invert_yaxis()
+    limits = np.linspace(0.0, right.get_xlim()[1], 200)
+    right.plot(limits, limits, color="0.6", linewidth=0.8, label="worth what it costs")
+    right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="what dimensions are worth")
+    right.set_yscale("symlog", linthresh=0.1)
+    right.yaxis.set_major_formatter("{x:g}")
+    return save(headed(figure, f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise", 2), path)
 
 
 def plot_trained(groups: list[list[Pair]], path: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from echo_tf.errors import ResultError
 from echo_tf.experiments.cells import differences
-from echo_tf.experiments.elsewhere import elsewhere_path
+from echo_tf.experiments.elsewhere import elsewhere_paths
 from echo_tf.experiments.records import METRICS, SPLITS, Result, noise_path, read_result, result_path
 from echo_tf.files import read_rows, write_atomically
 
@@ -45,17 +45,20 @@ def copy_results(results: Sequence[Result], folder: Path) -> None:
         if target.parent.resolve() == result.folder.resolve():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        source, noise = result.folder / target.name, noise_path(result.folder, result.split)
+        source = result.folder / target.name
         if target.exists() and target.read_bytes() != source.read_bytes():  # of a model that was trained before
-            of_model = list(target.parent.glob(elsewhere_path(Path(), "*").name)) if result.split == "test" else []
-            for path in (noise_path(target.parent, result.split), *of_model):
+            for path in _beside(target.parent, result.split):
                 path.unlink(missing_ok=True)
-        elsewhere = result.folder.glob(elsewhere_path(Path(), "*").name) if result.split == "test" else ()
-        for path in (source, result.folder / METRICS, noise, *elsewhere):
+        for path in (source, result.folder / METRICS, *_beside(result.folder, result.split)):
             if path.exists():
                 write_atomically(target.parent / path.name, path.read_text(encoding="utf-8"))
     if others := {path for split in SPLITS for path in folder.glob(f"*/*/*/{result_path(Path(), split)}")} - targets.keys():
         logger.warning("%s has %d more results, which these tables lack: --report --out %s.", folder, len(others), folder)
+
+
+def _beside(folder: Path, split: str) -> list[Path]:
+    """What a cell may have beside its result: the noise and, of the test set alone, evaluations on other data."""
+    return [noise_path(folder, split), *(elsewhere_paths(folder) if split == "test" else [])]
 
 
 def copy_tables(out: Path, folder: Path) -> None:

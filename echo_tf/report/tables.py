@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from echo_tf.experiments.laws import KEY, LAWS
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
 from echo_tf.report.names import data_name, data_title, dataset_title, method_name, starred
@@ -55,7 +54,6 @@ EPOCHS = Column("epochs", "{epochs}", "epochs")
 NETWORKS = Column("networks", lambda row: row.precision, "dtype_policy=config.training.dtype_policy")
 BETA = Column("beta", _beta, "beta=config.beta target final_beta")
 SEED = Column("seed", "{seed}", "seed=config.seed")
-BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")  # of `ModelPoint`
 SEEDS = Column("seeds", lambda row: str(len(row.seeds)), "seeds")
 RATE = Column("rate", _rate, "rate_nats=mean.rate_nats rate_nats_se=se.rate_nats approximate")
 _DISTORTION = "distortion_nats=mean.distortion_nats distortion_nats_se=se.distortion_nats echoes"
@@ -70,13 +68,11 @@ DIFFERENCE = Column("difference", "{difference_nats:+.2f}", "difference_nats")
 VERDICT = Column("verdict", lambda row: row.verdict if row.dataset in paper_table() else "", "verdict")
 NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats:.2f})", _NEAR_FLOOR, NOTES["near floor"])
 
-# Of a `NoisePoint`
-OF_MODEL = (
-    *plain_columns("dataset", "method", "epochs"),
-    BETA_OF_POINT,
-    *plain_columns("seed"),
-    Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split"),
-)
+# Of rows of the tables of experiments, such as a `ModelPoint`, and together of a `NoisePoint`.
+DATA_OF_POINT = Column("data", lambda row: dataset_title(row["dataset"]), "dataset")
+BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")
+SPLIT_OF_POINT = Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split")
+OF_MODEL = (*plain_columns("dataset", "method", "epochs"), BETA_OF_POINT, *plain_columns("seed"), SPLIT_OF_POINT)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 
@@ -186,15 +182,6 @@ def noise_table(noises: list[tuple[Result, dict]]) -> Table | None:
         Column("difference", "{difference_nats:+.2f}", "difference_nats=beside.difference"),
     )
     return told_table("noise_total_correlation", columns, rows, notes_on_marks(rows))
-
-
-def laws_table(laws: list[dict]) -> Table | None:
-    """Distortion of trained Echo models under other noise; `None` if that was not measured."""
-    models = grouped(laws, lambda row: tuple(row[key] for key in KEY)).values()
-    items = [rows[0] | {row["law"]: row for row in rows} for rows in models]
-    of_law = [measured(law.replace("_", ", "), law, f"{law}.distortion_nats", f"{law}.distortion_se") for law in LAWS]
-    columns = (*OF_MODEL, Column("rate", "{rate_nats:.2f}", "rate_nats"), *of_law)
-    return told_table("noise_laws", columns, items)
 
 
 def ranking_table(rows: list[Row]) -> Table | None:

@@ -1,4 +1,4 @@
-"""Figures of the experiments `theory` and `noise`. Reads their CSV files only."""
+"""Figures of the experiment `theory`, and what figures of CSV files share. Reads those only."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from echo_tf.errors import ResultError
 from echo_tf.files import read_rows
-from echo_tf.report.names import dataset_title, plain_title, spelled
+from echo_tf.report.names import spelled
 from echo_tf.report.rows import grouped
 from echo_tf.report.style import COLOURS, MARKERS, headed, legend, pyplot, save
 from echo_tf.theory import bernoulli_hamming_rd
@@ -73,33 +73,6 @@ def _plot_noise(rows: list[dict]):
         last.set(title="first coordinate", ylabel="density", ylim=(0, 1.3 * last.get_ylim()[1]))  # the legend above
         legend(last)
     return figure
-
-
-def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
-    """What other noise costs a trained Echo model, and what each dimension is worth beside its rate."""
-
-    def model(row):
-        named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
-        held = row["target"] or (f"β = {row['beta']:g}" if row["beta"] != 1 else "")
-        return named + (f", {held}" if held else "")
-
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))
-    for rows, look in by([row | {"model": model(row)} for row in laws], "model"):
-        names = list(dict.fromkeys(row["law"] for row in rows))
-        found = grouped(rows, lambda row: row["law"])
-        means = [column(found[name], "distortion_nats").mean() for name in names]
-        left.plot(np.array(means) - means[0], range(len(names)), linestyle="none", **look)
-        left.set_yticks(range(len(names)), [spelled(name).replace(", ", ",\n") for name in names])
-    for rows, look in by([row | {"model": model(row)} for row in dimensions], "model"):
-        right.plot(column(rows, "rate_nats"), column(rows, "worth_nats"), linestyle="none", **look)
-    left.set(xlabel="distortion beyond that with Echo noise (nats)", title="other noise in the trained model")
-    left.invert_yaxis()
-    limits = np.linspace(0.0, right.get_xlim()[1], 200)
-    right.plot(limits, limits, color="0.6", linewidth=0.8, label="worth what it costs")
-    right.set(xlabel="rate of a dimension (nats)", ylabel="distortion that it saves (nats)", title="what dimensions are worth")
-    right.set_yscale("symlog", linthresh=0.1)
-    right.yaxis.set_major_formatter("{x:g}")
-    return save(headed(figure, f"{dataset_title(laws[0]['dataset'])}: what a trained model needs of its noise", 2), path)
 
 
 def _plot_binary_source(rows: list[dict]):

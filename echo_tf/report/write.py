@@ -3,7 +3,6 @@
 import base64
 import datetime
 import html
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -22,9 +21,9 @@ from echo_tf.experiments.records import (
     read_results,
     result_path,
 )
-from echo_tf.files import write_atomically
+from echo_tf.files import read_json, write_atomically
 from echo_tf.report.bounds import with_likelihoods
-from echo_tf.report.experiments import of_experiments, read_folders
+from echo_tf.report.experiments import all_rows, of_experiments, read_folders
 from echo_tf.report.figures import plot_all
 from echo_tf.report.publish import copy_results, copy_tables, publish_files
 from echo_tf.report.rows import Row, compare, curves
@@ -68,7 +67,7 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     results = read_results(out)
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
-    points = [point for found in read_folders(out / "likelihood", read_table).values() for point in found]
+    points = all_rows(read_folders(out / "likelihood", read_table))
     rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
     analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
@@ -136,7 +135,7 @@ def _made() -> str:
 def _origins(results: list[Result]) -> str:
     """The commits and versions that made the results, as their files say; empty where none of them does."""
     files = [path for result in results if (path := result_path(result.folder, result.split)).exists()]
-    found = [json.loads(path.read_text(encoding="utf-8")).get("environment") or {} for path in files]
+    found = [read_json(path).get("environment") or {} for path in files]
     commits = sorted({commit[:7] + commit[40:] for one in found if (commit := one.get("git_commit"))})  # and "+changes"
     versions = sorted({f"{name} {version}" for one in found for name, version in one.get("versions", {}).items()})
     parts = {"commits": commits, "with": versions}
