@@ -19,7 +19,7 @@ def check_parts(
 ) -> None:
     """Raise `ValueError` for a prior or constraint that does not fit the channel, or a distortion not made for the decoder.
 
-    Warn of a penalty on a batch whose outputs are each other's noise, and of a weight of the channel's own that does nothing here.
+    Warn of a penalty on a batch whose outputs are each other's noise, and of a weight of the channel that does nothing.
     """
     name, found = type(channel).__name__, type(prior).__name__
     if prior is not None and not channel.has_density:
