@@ -97,6 +97,8 @@ class _TensorFlowSteps(CompiledSteps):
         import tensorflow as tf
 
         super().__init__(model, *data)
+        # It orders sums anew in every process, so that a seed would not give the same numbers. It does not make steps faster.
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
         @tf.autograph.experimental.do_not_convert
         def run(orders):
