@@ -1,6 +1,6 @@
 """How many dimensions of trained models send more than a tenth of a nat: the rows of `dimensions.csv`.
 
-From the root of the repository, `python results/lead/scripts/dimensions.py runs/lead`, with the folder of trained models.
+From the root of the repository, `PYTHONPATH=. python results/lead/scripts/dimensions.py runs/lead`, with the folder of trained models.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """VAEs whose `z` is standardised, with and without a warm-up of beta: the rows of `standardised_vae.csv`.
 
-From the root of the repository, `python results/lead/scripts/standardised_vae.py`. It goes on where it was stopped. A
+From the root of the repository, `PYTHONPATH=. python results/lead/scripts/standardised_vae.py`. It goes on where it was stopped. A
 script and no option of the package, since nothing but this comparison needs it.
 """
 
