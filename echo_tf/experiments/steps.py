@@ -20,6 +20,14 @@ def on_cpu() -> bool:
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def order_sums_alike() -> None:
+    """Keep TensorFlow from ordering sums anew in every process, so that a seed gives the same numbers. Steps are as fast."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+
+
 class BatchOrders(keras.utils.PyDataset):
     """Rows of the images that make up the batches of an epoch, those of one call at a time: integers `(steps, batch_size)`.
 
@@ -97,8 +105,6 @@ class _TensorFlowSteps(CompiledSteps):
         import tensorflow as tf
 
         super().__init__(model, *data)
-        # It orders sums anew in every process, so that a seed would not give the same numbers. It does not make steps faster.
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
         @tf.autograph.experimental.do_not_convert
         def run(orders):

@@ -22,6 +22,7 @@ from echo_tf.experiments.steps import (
     CompiledSteps,
     compiled_steps,
     on_cpu,
+    order_sums_alike,
 )
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
 from echo_tf.models.build import build_gaussian_phase, build_model
@@ -128,6 +129,7 @@ def load_saved(path: Path) -> keras.Model | None:
     Raises:
         TrainingError: the file is whole, but no model that this version can load.
     """
+    order_sums_alike()  # whatever is done with the model: training, renewal of the channel, measurement
     if not path.exists():
         return None
     if damage := zip_damage(path):

@@ -394,7 +394,7 @@ def test_killed_at_twenty_random_moments(small_command, tmp_path):
 
 @pytest.mark.slow
 def test_a_seed_gives_the_same_numbers_in_every_process(tmp_path):
-    """Without the settings of `reproduce.py` and `compiled_steps`, no two of five such trainings were equal."""
+    """Without `order_sums_alike` and the settings of `reproduce.py`, no two of five such trainings were equal."""
     command = [
         sys.executable,
         "reproduce.py",

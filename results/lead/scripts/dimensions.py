@@ -1,6 +1,7 @@
 """How many dimensions of trained models send more than a tenth of a nat: the rows of `dimensions.csv`.
 
-From the root of the repository, `PYTHONPATH=. python results/lead/scripts/dimensions.py runs/lead`, with the folder of trained models.
+From the root of the repository, with the folder of trained models:
+`PYTHONPATH=. python results/lead/scripts/dimensions.py runs/lead`.
 """
 
 import sys

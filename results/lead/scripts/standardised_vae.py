@@ -1,7 +1,7 @@
 """VAEs whose `z` is standardised, with and without a warm-up of beta: the rows of `standardised_vae.csv`.
 
-From the root of the repository, `PYTHONPATH=. python results/lead/scripts/standardised_vae.py`. It goes on where it was stopped. A
-script and no option of the package, since nothing but this comparison needs it.
+From the root of the repository, `PYTHONPATH=. python results/lead/scripts/standardised_vae.py`. It goes on where it was
+stopped. A script and no option of the package, since nothing but this comparison needs it.
 """
 
 import itertools

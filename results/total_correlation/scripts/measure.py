@@ -1,7 +1,7 @@
 """Total correlation of the noise of trained Echo models in several ways: the rows of `total_correlation.csv`.
 
-From the root of the repository, `PYTHONPATH=. python results/total_correlation/scripts/measure.py FOLDER [FOLDER ...]`, with folders that
-`reproduce.py --out` has filled. It goes on where it was stopped.
+From the root of the repository, with folders that `reproduce.py --out` has filled:
+`PYTHONPATH=. python results/total_correlation/scripts/measure.py FOLDER [FOLDER ...]`. It goes on where it was stopped.
 """
 
 import sys
