@@ -151,9 +151,10 @@ def plot_rate_distortion(curves: list[list[Row]], path: Path) -> Path:
         axis.plot(*zip(*at_one, strict=True), "o", color="0.3", markerfacecolor="none", markersize=10, label="ringed: β = 1")
     axis.set_xlim(left=0.0)
     _lines_of_equal_elbo(axis)
-    for floor, colour in floors.items():
+    for i, (floor, colour) in enumerate(sorted(floors.items())):
         axis.axvline(floor, linestyle="--", color=colour, linewidth=0.9)
-        place = {"xy": (floor, 0.02), "xycoords": ("data", "axes fraction"), "xytext": (2, 0), "textcoords": "offset points"}
+        height = 0.02 + 0.4 * (i % 2)  # so that the words of neighbours do not overlap
+        place = {"xy": (floor, height), "xycoords": ("data", "axes fraction"), "xytext": (2, 0), "textcoords": "offset points"}
         axis.annotate(f"floor of Echo, {floor:.2f} nats", **place, rotation=90, va="bottom", fontsize=8, color=colour)
     axis.set(xlabel="rate (nats)", ylabel="distortion (nats)")
     axis.set(title=f"{title(firsts, OF_POINTS)}; grey: lines of equal -ELBO")
