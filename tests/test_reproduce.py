@@ -266,6 +266,16 @@ def test_a_cell_is_planned_once(reproduce, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("betas", [("1",), ("1", "1.0000001")])
+def test_two_models_of_one_folder_are_refused(reproduce, tmp_path, capsys, betas):
+    """Before the first is trained: two files of one name, and betas that a name of six digits does not tell apart."""
+    (tmp_path / "vae.yaml").write_text("channel: {kind: gaussian}\nnetwork: {latent_dim: 3}")
+    methods = ["vae", *([str(tmp_path / "vae.yaml")] if len(betas) == 1 else [])]
+    arguments = ["--method", *methods, "--beta", *betas, "--dry-run", "--out", str(tmp_path / "runs")]
+    assert reproduce.main(arguments) == 2
+    assert "Two models would have the folder digits/vae/paper-epochs=30-beta=1-seed=0 (" in capsys.readouterr().err
+
+
 def test_what_cannot_be_evaluated_on_other_data_is_not_trained(reproduce, tmp_path, capsys):
     assert reproduce.main(["--evaluate-on", "sprites", "--out", str(tmp_path)]) == 2
     assert "Models of digits take examples of shape (28, 28, 1), and those of sprites have" in capsys.readouterr().err
