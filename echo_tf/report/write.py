@@ -90,10 +90,14 @@ def write_section(rows: list[Row], path: Path) -> None:
     """Replace what stands between the lines `SECTION_BEGIN` and `SECTION_END` of a file by the `readme_table`.
 
     Raises:
-        ResultError: the file has no such lines, or there are no such results.
+        ResultError: the file has no such lines or is no UTF-8, or there are no such results.
         OSError: it cannot be read or written.
     """
-    text = path.read_text(encoding="utf-8")
+    path = path.resolve()  # a link stays one
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path} cannot be read as UTF-8 ({error}). Save it as that.") from None
     before, begin, rest = text.partition(SECTION_BEGIN + "\n")
     _, end, after = rest.partition(SECTION_END)
     if not (begin and end):
