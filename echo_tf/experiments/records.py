@@ -211,9 +211,9 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
 def _cells_of_results(folder: Path) -> list[Cell]:
     """What the results say that are all a published folder has. A damaged one, which is set aside later, says nothing."""
     found = []
-    for split in SPLITS:
-        with contextlib.suppress(ResultError, FileNotFoundError):
-            found.append(read_result(result_path(folder, split)).cell)
+    for path in (result_path(folder, split) for split in SPLITS):
+        with contextlib.suppress(ResultError):
+            found += [read_result(path).cell] if path.exists() else []
     return found
 
 
