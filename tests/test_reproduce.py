@@ -109,6 +109,21 @@ def test_another_split_uses_the_trained_model(reproduce, small_command, without_
     assert len(list(tmp_path.glob("*/*/*/result*.json"))) == 2
 
 
+def test_epochs_that_were_trained_without_validation_are_named(
+    reproduce, without_figures, small_command, vectors, tmp_path, caplog
+):
+    """They stay as they are, and the table of overfitting lacks the model."""
+    np.savez(tmp_path / "mine.npz", train=vectors.train[:40], validation=vectors.train[40:], test=vectors.test)
+    arguments = ["--dataset", str(tmp_path / "mine.npz"), *small_command("vae")[2:], "--out", str(tmp_path)]
+    for options, warned in (([], False), (["--validate"], True)):
+        assert reproduce.main([*arguments, "--rate-samples", "2", *options]) == 0
+        assert ("epochs that were trained without --validate" in caplog.text) == warned
+    shutil.rmtree(tmp_path / "mine")
+    caplog.clear()
+    assert reproduce.main([*arguments, "--rate-samples", "2", "--validate"]) == 0
+    assert not caplog.text
+
+
 class TestOwnData:
     """A file of one's own in every experiment; what does not apply is left out."""
 
