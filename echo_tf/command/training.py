@@ -51,7 +51,8 @@ def _run_tasks(options: argparse.Namespace, tasks: list[Task]) -> None:
         for number, (task, outcome) in enumerate(outcomes, 1):
             print(f"[{number}/{len(tasks)}] {task.folder}")
             if isinstance(outcome, Exception):
-                failures.append(str(outcome))
+                named = str(task.folder) in str(outcome)
+                failures.append(str(outcome) if named else f"{task.folder}: {outcome}")
                 print("    failed")
                 continue
             means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)
