@@ -70,12 +70,12 @@ def _run(options: argparse.Namespace) -> int:
         terminal.tell_files(export_models(options.out, options.export))
         return EXIT_OK
     if experiment.run:
-        from echo_tf.report.publish import publish_files
+        from echo_tf.report.publish import publish_measured
 
         logging.getLogger("echo_tf").setLevel(logging.INFO)  # each model that is trained is named
         if not options.report:
             terminal.tell_machine(options)
-        terminal.tell_files(publish_files(experiment.run(options), options.publish))
+        terminal.tell_files(publish_measured(experiment.run(options), options.publish))
         return EXIT_OK
     if not options.report:
         inputs, others = read_inputs(options.dataset), read_inputs(options.evaluate_on)

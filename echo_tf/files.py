@@ -73,9 +73,17 @@ def checksum(values: dict) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def read_text(path: Path) -> str:
+    """The text in a file. Raises a `ValueError` whose message does not hold all that is in a file of something else."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(str(error)) from None
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises `ValueError` for a file that is none."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_text(path))
 
 
 def read_checked(path: Path) -> dict:
@@ -150,9 +158,11 @@ def read_rows(path: Path, types: dict[str, type] | None = None, earlier: Callabl
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, columns = list(reader), set(reader.fieldnames or ())
+        text = read_text(path)
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        rows, columns = list(reader), set(reader.fieldnames or ())
+        if not text.endswith("\n"):
+            raise ValueError("its last line is not whole")
         if any(None in (*row.keys(), *row.values()) for row in rows):
             raise ValueError("a row is not as long as the header")
         if earlier is not None and rows and set(types or ()) - columns:

@@ -109,6 +109,21 @@ def test_another_split_uses_the_trained_model(reproduce, small_command, without_
     assert len(list(tmp_path.glob("*/*/*/result*.json"))) == 2
 
 
+def test_epochs_that_were_trained_without_validation_are_named(
+    reproduce, without_figures, small_command, vectors, tmp_path, caplog
+):
+    """They stay as they are, and the table of overfitting lacks the model."""
+    np.savez(tmp_path / "mine.npz", train=vectors.train[:40], validation=vectors.train[40:], test=vectors.test)
+    arguments = ["--dataset", str(tmp_path / "mine.npz"), *small_command("vae")[2:], "--out", str(tmp_path)]
+    for options, warned in (([], False), (["--validate"], True)):
+        assert reproduce.main([*arguments, "--rate-samples", "2", *options]) == 0
+        assert ("epochs that were trained without --validate" in caplog.text) == warned
+    shutil.rmtree(tmp_path / "mine")
+    caplog.clear()
+    assert reproduce.main([*arguments, "--rate-samples", "2", "--validate"]) == 0
+    assert not caplog.text
+
+
 class TestOwnData:
     """A file of one's own in every experiment; what does not apply is left out."""
 
@@ -264,6 +279,16 @@ def test_a_cell_is_planned_once(reproduce, tmp_path, capsys):
     arguments = ["--method", "echo", "echo", "--beta", "1", "2", "--out", str(tmp_path)]
     assert reproduce.main([*arguments, "--dry-run"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("betas", [("1",), ("1", "1.0000001")])
+def test_two_models_of_one_folder_are_refused(reproduce, tmp_path, capsys, betas):
+    """Before the first is trained: two files of one name, and betas that a name of six digits does not tell apart."""
+    (tmp_path / "vae.yaml").write_text("channel: {kind: gaussian}\nnetwork: {latent_dim: 3}")
+    methods = ["vae", *([str(tmp_path / "vae.yaml")] if len(betas) == 1 else [])]
+    arguments = ["--method", *methods, "--beta", *betas, "--dry-run", "--out", str(tmp_path / "runs")]
+    assert reproduce.main(arguments) == 2
+    assert "Two models would have the folder digits/vae/paper-epochs=30-beta=1-seed=0 (" in capsys.readouterr().err
 
 
 def test_what_cannot_be_evaluated_on_other_data_is_not_trained(reproduce, tmp_path, capsys):

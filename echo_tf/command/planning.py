@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 
+from echo_tf.errors import ConfigError
 from echo_tf.experiments import order
-from echo_tf.experiments.cells import Cell, plan
+from echo_tf.experiments.cells import Cell, differences, plan
 from echo_tf.experiments.estimates import in_words, recorded_speeds, seconds_per_step, total_in_words
 from echo_tf.experiments.inputs import Input, read_inputs
 from echo_tf.experiments.records import is_finished
@@ -19,6 +21,9 @@ def plan_cells(options: argparse.Namespace, inputs: dict[str, Input] | None = No
     Args:
         options: The command line.
         inputs: Its data sets, as `read_inputs` gives them; `None` to read them here.
+
+    Raises:
+        ConfigError: a configuration that cannot be used, or two models that would have one folder.
     """
     inputs = read_inputs(options.dataset) if inputs is None else inputs
     training = {"epochs": options.epochs, "dtype_policy": options.dtype_policy}
@@ -36,7 +41,19 @@ def plan_cells(options: argparse.Namespace, inputs: dict[str, Input] | None = No
         configs = [load_config(method, dataset=name, **overrides) for method in methods]
         configs = [dataclasses.replace(c, beta=b) for c in configs for b in options.own_betas.get(c.method, [c.beta])]
         cells += plan(name, configs, options.beta, options.seeds, data.holdout if holds_out else 0, data.fingerprint)
+    _check_apart(cells)
     return order.most_important_first(cells) if len(inputs) > 1 else cells
+
+
+def _check_apart(cells: list[Cell]) -> None:
+    """Refuse cells of one folder, as of two files of the same name, or of betas that differ behind the sixth digit."""
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        folder = cell.folder(Path())
+        if changes := differences(found.setdefault(folder, cell), cell):
+            raise ConfigError(
+                f"Two models would have the folder {folder} ({changes}). Rename a file, or use another --out for one."
+            )
 
 
 def unfinished_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.elsewhere import evaluate_elsewhere
 from echo_tf.experiments.executors import LocalProcesses, Outcomes, RayCluster, Task
 from echo_tf.experiments.inputs import Input
+from echo_tf.experiments.records import read_metrics
+
+logger = logging.getLogger(__name__)
 
 _QUANTITIES = (("rate", "rate_nats"), ("distortion", "distortion_nats"), ("-ELBO", "neg_elbo_nats"))
 
@@ -22,8 +26,15 @@ def train_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: li
     """Train and evaluate all cells that are not finished."""
     left = unfinished_cells(options, inputs, cells)
     for cell in cells:
+        folder = cell.folder(options.out)
         if cell not in left:
-            print(f"{cell.folder(options.out)}: finished before")
+            print(f"{folder}: finished before")
+        if options.validate and any("validation_rate_nats" not in line for line in read_metrics(folder)):
+            logger.warning(
+                "%s has epochs that were trained without --validate, which are not measured now: the table of overfitting will "
+                "lack it. Move it away to train it anew.",
+                folder,
+            )
     names = ("out", "data_dir", "raw_dir", "split", "echoes", "validate", "tensorboard")
     shared = {name: getattr(options, name) for name in names} | {"passes": options.rate_samples}
     tasks = [Task(cell, cell.folder(options.out), dataset=inputs[cell.dataset].given, **shared) for cell in left]
@@ -40,7 +51,8 @@ def _run_tasks(options: argparse.Namespace, tasks: list[Task]) -> None:
         for number, (task, outcome) in enumerate(outcomes, 1):
             print(f"[{number}/{len(tasks)}] {task.folder}")
             if isinstance(outcome, Exception):
-                failures.append(str(outcome))
+                named = str(task.folder) in str(outcome)
+                failures.append(str(outcome) if named else f"{task.folder}: {outcome}")
                 print("    failed")
                 continue
             means = ", ".join(f"{name} {outcome[key]['mean']:.2f}" for name, key in _QUANTITIES)

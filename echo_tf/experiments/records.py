@@ -3,6 +3,7 @@
 Needs no Keras.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -198,14 +199,22 @@ def read_cell(path: Path) -> Cell:
 def check_same_cell(cell: Cell, folder: Path) -> None:
     """Raise `CellError` if a folder holds another cell than this one, or one that cannot be read."""
     path = folder / CELL
-    if not path.exists():
-        return
     try:
-        found = read_cell(path)
+        there = [read_cell(path)] if path.exists() else _cells_of_results(folder)
     except MISFITS as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
-    if changes := differences(found, cell):
-        raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
+    for found in there:
+        if changes := differences(found, cell):
+            raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out or move it away.")
+
+
+def _cells_of_results(folder: Path) -> list[Cell]:
+    """What the results say that are all a published folder has. A damaged one, which is set aside later, says nothing."""
+    found = []
+    for path in (result_path(folder, split) for split in SPLITS):
+        with contextlib.suppress(ResultError):
+            found += [read_result(path).cell] if path.exists() else []
+    return found
 
 
 def read_metrics(folder: Path) -> list[dict]:

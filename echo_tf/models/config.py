@@ -313,6 +313,17 @@ def available_methods() -> list[str]:
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if path.stem != "paper")
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML drops the first of two blocks of one name, and with it settings that somebody wrote."""
+
+    def construct_mapping(self, node, deep=False):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"key `{twice[0]}` stands there twice. Make one of the two")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overrides: Any) -> Config:
     """Load a configuration by method name or from a YAML file.
 
@@ -343,7 +354,7 @@ def load_config(name_or_path: str | Path, *, dataset: str | None = None, **overr
                 f"Known methods: {', '.join(available_methods())}; or give the path of a .yaml file."
             )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce) or {}
     except FileNotFoundError:
         raise ConfigError(f"No configuration file {path}. Give a method name or an existing .yaml file.") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:

@@ -13,17 +13,46 @@ from echo_tf.files import read_rows, write_atomically
 
 logger = logging.getLogger(__name__)
 
+# Columns that say what a row of the experiments without cells, `bottleneck` and `theory`, is about.
+_SETTINGS = ("source", "channel", "beta", "seed")
+
 
 def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
-    """Copy files to a folder and return their paths there; without a folder those that they have."""
+    """Copy files to a folder and return their paths there; without a folder those that they have.
+
+    Raises:
+        ResultError: a page there is not of this program. Nothing has been copied then.
+    """
     if folder is None:
         return list(paths)
+    page = folder / "index.html"
+    if page.name in {path.name for path in paths} and page.exists() and b"by echo_tf" not in page.read_bytes():
+        raise ResultError(f"{page} is a page of another kind. Publish to another folder, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
     copies = [folder / path.name for path in paths]
     for path, copy in zip(paths, copies, strict=True):
         if copy.resolve() != path.resolve():
             shutil.copy(path, copy)
     return copies
+
+
+def publish_measured(paths: Sequence[Path], folder: Path | None) -> list[Path]:
+    """`publish_files` of an experiment without cells, whose tables are all that is kept of what was measured.
+
+    Raises:
+        ResultError: a table there is about settings that the one here lacks. Nothing has been copied then.
+    """
+    for path in paths if folder else ():
+        if path.suffix == ".csv" and (lacking := _settings(folder / path.name) - _settings(path)):  # type: ignore[operator]
+            example = ", ".join(f"{name} {value}" for name, value in min(lacking))
+            raise ResultError(
+                f"{folder}/{path.name} has rows that {path} lacks ({example}). Publish to another folder, or move it away."
+            )
+    return publish_files(paths, folder)
+
+
+def _settings(path: Path) -> set[tuple]:
+    return {tuple((name, row[name]) for name in _SETTINGS if name in row) for row in read_rows(path)}
 
 
 def copy_results(results: Sequence[Result], folder: Path) -> None:

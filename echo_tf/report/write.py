@@ -21,7 +21,7 @@ from echo_tf.experiments.records import (
     read_results,
     result_path,
 )
-from echo_tf.files import read_json, write_atomically
+from echo_tf.files import read_json, read_text, write_atomically
 from echo_tf.report.bounds import with_likelihoods
 from echo_tf.report.experiments import all_rows, of_experiments, read_folders
 from echo_tf.report.figures import plot_all
@@ -90,10 +90,14 @@ def write_section(rows: list[Row], path: Path) -> None:
     """Replace what stands between the lines `SECTION_BEGIN` and `SECTION_END` of a file by the `readme_table`.
 
     Raises:
-        ResultError: the file has no such lines, or there are no such results.
+        ResultError: the file has no such lines or is no UTF-8, or there are no such results.
         OSError: it cannot be read or written.
     """
-    text = path.read_text(encoding="utf-8")
+    path = path.resolve()  # a link stays one
+    try:
+        text = read_text(path)
+    except ValueError as error:
+        raise ResultError(f"{path} cannot be read as UTF-8 ({error}). Save it as that.") from None
     before, begin, rest = text.partition(SECTION_BEGIN + "\n")
     _, end, after = rest.partition(SECTION_END)
     if not (begin and end):

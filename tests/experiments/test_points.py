@@ -56,3 +56,20 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("dataset,method\n")
     with pytest.raises(ResultError, match="t.csv is damaged"):
         PointTable(tmp_path / "t.csv", Point)
+
+
+def test_a_file_cut_within_its_last_value_is_damaged(tmp_path):
+    """What is left of the value is a number too."""
+    table, path = PointTable(tmp_path / "t.csv", Point), tmp_path / "t.csv"
+    table.put([Point(*KEY, "echo", 0.5125)])
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(ResultError, match="last line is not whole"):
+        PointTable(path, Point)
+
+
+def test_what_is_no_text_is_not_told_in_full(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(ResultError, match="can't decode byte") as error:
+        PointTable(path, Point)
+    assert len(str(error.value)) < 250 + len(str(path))

@@ -178,6 +178,17 @@ class TestIsFinished:
         with pytest.raises(CellError, match="cannot be read"):
             check_same_cell(CELL, folder)
 
+    @pytest.mark.parametrize("split", ["test", "validation"])
+    def test_not_of_another_cell_in_a_published_folder(self, tmp_path, split):
+        """It has no cell.json; a new training would write over the result."""
+        write(folder := CELL.folder(tmp_path), values(split=split), split)
+        assert not is_finished(CELL, tmp_path)
+        other = dataclasses.replace(CELL, config=load_config("echo", channel={"d_max": 50}))
+        with pytest.raises(CellError, match=r"another configuration \(channel\.d_max: 99 there, 50 wanted\)"):
+            is_finished(other, tmp_path)
+        result_path(folder, split).write_text("damaged")
+        assert not is_finished(other, tmp_path)
+
 
 def test_metrics_leave_damaged_lines_out(tmp_path, caplog):
     assert read_metrics(tmp_path) == []

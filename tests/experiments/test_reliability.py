@@ -301,7 +301,10 @@ class TestNonFiniteLoss:
 
     def test_status_is_2_and_the_report_skips_the_cell(self, reproduce, small_command, tmp_path, capsys):
         assert reproduce.main([*small_command("wild"), "--out", str(tmp_path / "runs")]) == 2
-        assert re.search(r"reproduce.py: The loss is \S+ in batch \d+ of epoch 1\. Lower", capsys.readouterr().err)
+        assert re.search(
+            r"reproduce.py: \S+/wild/paper-epochs=1-beta=1-seed=0: The loss is \S+ in batch \d+ of epoch 1\. Lower",
+            capsys.readouterr().err,
+        )
         (failed,) = tmp_path.glob("runs/*/*/*/failed.json")
         assert {path.name for path in failed.parent.iterdir()} == {LOCK, "cell.json", "failed.json"}
         assert reproduce.main(["--report", "--out", str(tmp_path / "runs")]) == 2

@@ -110,6 +110,8 @@ def test_file_with_a_number_that_yaml_reads_as_text(tmp_path):
         ("method: ../x", "`method` is not allowed"),
         ("[1, 2]", "keys and values"),
         ("a: [", "not a valid YAML file"),
+        ("training: {epochs: 5}\nseed: 1\ntraining: {batch_size: 50}", "key `training` stands there twice"),
+        ("!!map [a]", "not a valid YAML file"),
     ],
 )
 def test_invalid_file_names_itself_and_the_place(tmp_path, text, message):

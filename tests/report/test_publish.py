@@ -5,7 +5,7 @@ import pytest
 from echo_tf.errors import ResultError
 from echo_tf.experiments.records import noise_path, read_noise, read_results
 from echo_tf.files import checksum
-from echo_tf.report.publish import copy_results, copy_tables, publish_files
+from echo_tf.report.publish import copy_results, copy_tables, publish_files, publish_measured
 from echo_tf.report.rows import compare
 
 
@@ -16,6 +16,30 @@ def test_files_are_copied(tmp_path):
     assert publish_files([path], tmp_path) == [path]  # onto itself
     (copy,) = publish_files([path], tmp_path / "published")
     assert (copy, copy.read_text()) == (tmp_path / "published" / "table.md", "table")
+
+
+def test_a_page_of_somebody_else_is_kept(tmp_path):
+    folder, page = tmp_path / "site", tmp_path / "index.html"
+    page.write_text("Made by echo_tf")
+    for _ in range(2):
+        publish_files([page], folder)
+    (folder / page.name).write_text("my own")
+    with pytest.raises(ResultError, match="page of another kind"):
+        publish_files([page], folder)
+    assert (folder / page.name).read_text() == "my own"
+
+
+def test_tables_of_experiments_without_cells_lose_no_setting(tmp_path):
+    table, folder = tmp_path / "digits.csv", tmp_path / "published"
+    table.write_text("channel,beta,seed,rate_nats\necho,0.1,0,2.0\nnone,,0,inf\n")
+    assert publish_measured([table], None) == [table]
+    publish_measured([table], folder)
+    table.write_text("channel,beta,seed,rate_nats\necho,0.1,0,2.5\nnone,,0,inf\necho,0.2,0,1.0\n")  # measured anew
+    publish_measured([table], folder)
+    table.write_text("channel,beta,seed,rate_nats\necho,0.2,0,1.0\nnone,,0,inf\necho,0.3,0,1.0\n")
+    with pytest.raises(ResultError, match=r"lacks \(channel echo, beta 0\.1, seed 0\)"):
+        publish_measured([table], folder)
+    assert "echo,0.1,0,2.5" in (folder / table.name).read_text()
 
 
 @pytest.fixture

@@ -156,6 +156,22 @@ def test_a_file_without_a_place_for_it_is_left_alone(rows, tmp_path):
     assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
 
 
+def test_a_file_that_is_a_link_stays_one(rows, tmp_path):
+    path, link = tmp_path / "README.md", tmp_path / "index.md"
+    path.write_text(f"{SECTION_BEGIN}\n{SECTION_END}\n")
+    link.symlink_to(path)
+    write_section(rows, link)
+    assert link.is_symlink() and "| echo |" in path.read_text()
+
+
+def test_a_file_that_is_no_utf_8_is_left_alone(rows, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_bytes(text := f"Maß\n{SECTION_BEGIN}\n{SECTION_END}\n".encode("latin-1"))
+    with pytest.raises(ResultError, match=r"README\.md cannot be read as UTF-8"):
+        write_section(rows, path)
+    assert path.read_bytes() == text
+
+
 def test_the_readme_has_the_results_on_file(tmp_path):
     rows = compare(read_results(ROOT / "results" / "record" / "cells"))
     assert rows
