@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import max_scale
-from echo_tf.echo.checks import Tensor, check_same_shape, concatenated_pairs
+from echo_tf.echo.checks import Tensor, check_same_shape, check_seed, concatenated_pairs
 from echo_tf.echo.noise import diagonal_noise, echo_moments, echo_rate, gather_noise
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.weighted_rate import WeightedRateLayer
@@ -172,7 +172,7 @@ class EchoLayer(BareEchoLayer):
         super().__init__(rate_weight, **kwargs)
         self.max_scale = max_scale(d_max, max_mean)
         self.d_max, self.max_mean, self.sampler, self.replace = d_max, max_mean, sampler, replace
-        self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, seed
+        self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, check_seed(seed)
         self.source = EchoSource(self.make_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
         self.source.owner = self.name
 
