@@ -490,11 +490,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"in the shape of the examples.*4, 4, 1.*End it with a Reshape"):
             model(table(2, shape=(4, 4, 1)))
 
-    def test_a_loss(self):
+    @pytest.mark.parametrize(
+        ("name", "value"), [("loss", "mse"), ("loss_weights", {"rate": 0.5}), ("metrics", ["mse"]), ("metrics", {"rate": "mse"})]
+    )
+    def test_losses_and_metrics_of_compile(self, name, value):
         model = RateDistortionModel(*networks(), GaussianChannel(DIM))
-        model.compile("sgd", loss="mse")
+        model.compile("sgd", **{name: value})
         for call in (model.fit, model.evaluate):
-            with pytest.raises(ValueError, match="`loss` of `compile`. Expected None"):
+            with pytest.raises(ValueError, match=f"`{name}` of `compile`. Expected None"):
                 call(table(20), verbose=0)
 
     def test_untrained_echo_cannot_generate(self):
