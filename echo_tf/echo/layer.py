@@ -172,7 +172,8 @@ class EchoLayer(BareEchoLayer):
         super().__init__(rate_weight, **kwargs)
         self.max_scale = max_scale(d_max, max_mean)
         self.d_max, self.max_mean, self.sampler, self.replace = d_max, max_mean, sampler, replace
-        self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, check_seed(seed)
+        self.multiplicative, self.reservoir_size, self.echoes = multiplicative, reservoir_size, echoes
+        self.seed = check_seed(seed)
         self.source = EchoSource(self.make_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
         self.source.owner = self.name
 

@@ -89,8 +89,8 @@ class MatrixEchoDense(EchoWithHeads):
         **kwargs,
     ):
         super().__init__(rate_weight, **kwargs)
-        self.units, self.d_max, self.reservoir_size, self.seed, self.noise = units, d_max, reservoir_size, check_seed(seed), noise
-        self.echoes = echoes
+        self.units, self.d_max, self.reservoir_size, self.noise = units, d_max, reservoir_size, noise
+        self.echoes, self.seed = echoes, check_seed(seed)
         self.signed, self.constant_scale = signed, constant_scale
         self.log_max_scale = math.log(max_scale(d_max))
         options = {"law": noise, "name": "source"}
