@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.echo.bound import max_scale
+from echo_tf.echo.bound import invalid, max_scale
 from echo_tf.echo.checks import Tensor, check_same_shape, check_seed, concatenated_pairs
 from echo_tf.echo.noise import diagonal_noise, echo_moments, echo_rate, gather_noise
 from echo_tf.echo.source import EchoSource
@@ -179,6 +179,9 @@ class EchoLayer(BareEchoLayer):
 
     def build(self, input_shape):
         shape = tuple(pair(input_shape)[0])
+        if len(shape) < 2:
+            expected = "shapes (batch, ..., dim): of a number for each example `x[:, None]`, of a single example `x[None]`"
+            raise invalid("inputs", expected, f"shape {shape}")
         if None in shape[1:]:
             raise ValueError(
                 f"{self.name} keeps a reservoir of examples and must know their shape. Received: {shape}. Give the model's "

@@ -258,6 +258,9 @@ class TestRefusals:
         mean, log_scale = inputs(20)
         with pytest.raises(ValueError, match="shape of `mean`"):
             EchoLayer(d_max=9)([mean, log_scale[:, :3]])
+        for call in (EchoLayer(d_max=9), EchoLayer(d_max=9).adapt):
+            with pytest.raises(ValueError, match=r"`inputs`. Expected shapes \(batch, ..., dim\).*shape \(20,\)"):
+                call([mean[:, 0], log_scale[:, 0]])
         with pytest.raises(ValueError, match="all its dimensions"):
             EchoLayer().build([(None, None, 3)] * 2)
 
