@@ -87,7 +87,7 @@ def check_seed(seed: Any) -> int | None:
     """
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < SEEDS:
         raise invalid("seed", "None or an integer below 2^32", f"seed={seed!r}")
     return int(seed)
 
