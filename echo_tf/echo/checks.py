@@ -80,10 +80,16 @@ def not_negative(name: str, value: Any) -> float:
     return number
 
 
-def check_seed(seed: Any) -> None:
-    """Raise `ValueError` for what cannot seed a generator: Keras accepts larger integers and fails at the first draw."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS):
+def check_seed(seed: Any) -> int | None:
+    """A seed of Python or NumPy as an integer of Python, or `None`.
+
+    Raises `ValueError` for what cannot seed a generator: Keras accepts larger integers and fails at the first draw.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < SEEDS:
         raise invalid("seed", "None or an integer below 2^32", f"seed={seed!r}")
+    return int(seed)
 
 
 def check_same_shape(mean: Tensor, log_scale: Tensor) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.echo.bound import max_scale
-from echo_tf.echo.checks import Tensor, check_same_shape, concatenated_pairs
+from echo_tf.echo.bound import invalid, max_scale
+from echo_tf.echo.checks import Tensor, check_same_shape, check_seed, concatenated_pairs
 from echo_tf.echo.noise import diagonal_noise, echo_moments, echo_rate, gather_noise
 from echo_tf.echo.source import EchoSource
 from echo_tf.echo.weighted_rate import WeightedRateLayer
@@ -172,12 +172,16 @@ class EchoLayer(BareEchoLayer):
         super().__init__(rate_weight, **kwargs)
         self.max_scale = max_scale(d_max, max_mean)
         self.d_max, self.max_mean, self.sampler, self.replace = d_max, max_mean, sampler, replace
-        self.multiplicative, self.reservoir_size, self.echoes, self.seed = multiplicative, reservoir_size, echoes, seed
+        self.multiplicative, self.reservoir_size, self.echoes = multiplicative, reservoir_size, echoes
+        self.seed = check_seed(seed)
         self.source = EchoSource(self.make_noise, d_max, sampler, replace, reservoir_size, echoes, seed, name="source")
         self.source.owner = self.name
 
     def build(self, input_shape):
         shape = tuple(pair(input_shape)[0])
+        if len(shape) < 2:
+            expected = "shapes (batch, ..., dim): of a number for each example `x[:, None]`, of a single example `x[None]`"
+            raise invalid("inputs", expected, f"shape {shape}")
         if None in shape[1:]:
             raise ValueError(
                 f"{self.name} keeps a reservoir of examples and must know their shape. Received: {shape}. Give the model's "

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import check_d_max, invalid, max_scale
-from echo_tf.echo.checks import Seed, Tensor, at_least_float32
+from echo_tf.echo.checks import Seed, Tensor, at_least_float32, check_seed
 from echo_tf.echo.layer import BareEchoLayer, pair
 from echo_tf.echo.noise import along_ring, echo_recurrence
 from echo_tf.echo.source import EchoSource
@@ -289,7 +289,7 @@ class MatrixEchoLayer(BareEchoLayer):
     ):
         super().__init__(rate_weight, **kwargs)
         max_scale(d_max, max_mean)  # checks both
-        self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, seed
+        self.d_max, self.max_mean, self.reservoir_size, self.seed = d_max, max_mean, reservoir_size, check_seed(seed)
         self.source = EchoSource(matrix_noise, d_max, "ring", False, reservoir_size, "batch", seed, name="source")
         self.source.owner = self.name
 

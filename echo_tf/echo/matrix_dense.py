@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import max_scale
-from echo_tf.echo.checks import Tensor, check_features
+from echo_tf.echo.checks import Tensor, check_features, check_seed
 from echo_tf.echo.heads import ConstantHead, EchoWithHeads, scale_head
 from echo_tf.echo.matrix import below_head, lower_triangular, matrix_gather_noise, matrix_noise, product
 from echo_tf.echo.signed import bounded_scale, log_magnitude
@@ -89,8 +89,8 @@ class MatrixEchoDense(EchoWithHeads):
         **kwargs,
     ):
         super().__init__(rate_weight, **kwargs)
-        self.units, self.d_max, self.reservoir_size, self.seed, self.noise = units, d_max, reservoir_size, seed, noise
-        self.echoes = echoes
+        self.units, self.d_max, self.reservoir_size, self.noise = units, d_max, reservoir_size, noise
+        self.echoes, self.seed = echoes, check_seed(seed)
         self.signed, self.constant_scale = signed, constant_scale
         self.log_max_scale = math.log(max_scale(d_max))
         options = {"law": noise, "name": "source"}

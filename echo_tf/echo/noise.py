@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import check_d_max, invalid
-from echo_tf.echo.checks import Seed, Tensor, at_least_float32, check_choice, check_same_shape
+from echo_tf.echo.checks import Seed, Tensor, at_least_float32, check_choice, check_same_shape, check_seed
 
 SAMPLERS = ("ring", "gather")
 
@@ -213,6 +213,7 @@ def echo_noise(
     mean, log_scale = at_least_float32(mean, log_scale)
     check_choice("sampler", sampler, SAMPLERS)
     check_same_shape(mean, log_scale)
+    seed = seed if isinstance(seed, keras.random.SeedGenerator) else check_seed(seed)
     static_batch = mean.shape[0]
     if d_max is None:
         if replace or static_batch is None:

@@ -13,6 +13,16 @@ from echo_tf.echo.checks import SEEDS, Tensor
 SEED_SHIFT = 3_000_000
 
 
+class NotedVariable(keras.Variable):
+    """A variable that notes whether it was ever assigned: a graph that is being traced cannot read its value."""
+
+    was_assigned = False
+
+    def assign(self, value):
+        self.was_assigned = True
+        return super().assign(value)
+
+
 class Reservoir(keras.layers.Layer):
     """Pairs `(f, S)` of the latest training examples, and draws of the noise that they make.
 
@@ -29,14 +39,13 @@ class Reservoir(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.size, self._noise = size, noise
         self.seed_generator = keras.random.SeedGenerator(None if seed is None else (seed + SEED_SHIFT) % SEEDS)
-        self.has_been_filled = False  # noted beside `filled`, which a graph that is being traced cannot read
 
     def build(self, mean_shape, scale_shape):
         options = {"initializer": "zeros", "trainable": False}
         self.mean = self.add_weight(shape=(self.size, *mean_shape[1:]), name="mean", **options)
         self.scale = self.add_weight(shape=(self.size, *scale_shape[1:]), name="scale", **options)
         # How many examples were stored, up to `size`. Files of version 0.2 hold 1 for any number.
-        self.filled = self.add_weight(shape=(), name="filled", **options)
+        self.filled = NotedVariable(shape=(), dtype="float32", name="filled", **options)
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -58,7 +67,6 @@ class Reservoir(keras.layers.Layer):
 
         The first batch fills the reservoir, repeated as often as needed; if it is a single example, with the next one.
         """
-        self.has_been_filled = True
         count, filled = ops.shape(mean)[0], ops.convert_to_tensor(self.filled)
         values = [ops.stop_gradient(ops.cast(value, "float32")) for value in (mean, scale)]
         is_sound = ops.logical_and(*(ops.all(ops.isfinite(value)) for value in values))
@@ -95,7 +103,6 @@ class Reservoir(keras.layers.Layer):
         self.mean.assign(values[0][rows])
         self.scale.assign(values[1][rows])
         self.filled.assign(float(min(count, self.size)))
-        self.has_been_filled = True
 
     def load_own_variables(self, store):
         if self.built:
@@ -103,7 +110,6 @@ class Reservoir(keras.layers.Layer):
         super().load_own_variables(store)
         if not self.built:  # a copy of a layer that was never called
             return
-        self.has_been_filled = True  # a file of an untrained layer is not worth a warning
         kept = ops.convert_to_numpy(self.mean)
         if ops.convert_to_numpy(self.filled) == 1 and np.any(kept != kept[0]):  # of version 0.2
             self.filled.assign(float(self.size))

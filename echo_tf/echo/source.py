@@ -55,7 +55,7 @@ class EchoSource(keras.layers.Layer):
         check_choice("sampler", sampler, SAMPLERS)
         check_choice("echoes", echoes, ECHO_SOURCES)
         check_choice("noise", law, NOISE_LAWS)
-        check_seed(seed)
+        seed = check_seed(seed)
         if reservoir_size is not None and reservoir_size <= d_max:
             raise invalid("reservoir_size", f"more than d_max = {d_max}", f"reservoir_size={reservoir_size}")
         self.d_max, self.sampler, self.replace, self.echoes = d_max, sampler, replace, echoes

@@ -60,7 +60,8 @@ class BatchWatch:
                 f"The layer {self._source.owner!r} received a batch of one example, which has no others to make noise from, "
                 "and its reservoir is empty. Pass at least 2 examples, train the layer, or call adapt."
             )
-        is_empty = not self._reservoir.has_been_filled if is_filled is None else not is_filled
+        # Weights of an untrained layer that were set are not worth a warning.
+        is_empty = not self._reservoir.filled.was_assigned if is_filled is None else not is_filled
         if is_empty and not training and not self._has_warned_of_none and not _is_building(mean, is_filled):
             self._has_warned_of_none = True
             logger.warning(

@@ -18,9 +18,8 @@ class StandardMarginal(Channel):
 
     def __init__(self, units: int, *, rate_weight: float | None = None, seed: int | None = None, **kwargs):
         super().__init__(rate_weight, **kwargs)
-        check_seed(seed)
-        self.units, self.seed = units, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.units, self.seed = units, check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def sample_marginal(self, n: int) -> Tensor:
         """Draws from the marginal `N(0, I)` that the rate refers to. Shape `(n, units)`."""

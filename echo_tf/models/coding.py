@@ -3,9 +3,11 @@
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.checks import Tensor
+from echo_tf.echo.checks import Tensor, check_count
 from echo_tf.models.distortions import decoded_mean
+from echo_tf.models.examples import check_examples
 from echo_tf.models.passing import Passing
+from echo_tf.models.refusals import check_codes
 
 
 class Coding(Passing):
@@ -17,8 +19,12 @@ class Coding(Passing):
             self.channel.adapt(self.features(x))
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """Output of the encoder."""
-        return self.encoder.predict(np.asarray(x), verbose=0)
+        """Output of the encoder. Raises `ValueError` for examples that encoder or distortion is not made for."""
+        x = np.asarray(x)
+        check_examples(x, self.encoder, self.distortion)
+        if not self.built:  # the channel is not called, only its methods are
+            self.build((None, *x.shape[1:]))
+        return self.encoder.predict(x, verbose=0)
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """One draw of `z` for each example. Shape `(n, dim)`."""
@@ -27,6 +33,7 @@ class Coding(Passing):
     def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
         """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`."""
         z, x = ops.convert_to_numpy(z), np.asarray(x)
+        check_codes(z, self.channel)
         parameters = self.decoder.predict([z, x] if self.takes_example else z, verbose=0)
         return ops.convert_to_numpy(self.distortion(x, parameters))
 
@@ -36,12 +43,15 @@ class Coding(Passing):
         A decoder that takes the example has no `E[x|z]` in closed form. It gives a draw of `p(x|z)`, made pixel by pixel;
         `reconstruct` then averages draws, and `generate` gives draws.
         """
+        z = ops.convert_to_numpy(z)
+        check_codes(z, self.channel)
         if self.takes_example:
             return self.decoder.sample(z)
-        return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(ops.convert_to_numpy(z), verbose=0)))
+        return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(z, verbose=0)))
 
     def reconstruct(self, x: np.ndarray, samples: int = 10) -> np.ndarray:
         """`E[x|z]` averaged over `samples` draws of `z` (10 in the paper). The shape of `x`."""
+        check_count(samples, "samples")
         z = self.channel.draw(np.repeat(self.features(x), samples, axis=0)).z
         means = self.decode(z)
         return means.reshape(len(x), samples, *means.shape[1:]).mean(axis=1)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from echo_tf.models.examples import some_examples
+from echo_tf.models.examples import check_examples, some_examples
 from echo_tf.models.passing import Passing
 from echo_tf.models.refresh import REFRESH_EXAMPLES, RefreshChannel
 from echo_tf.models.refusals import check_training
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fitting(Passing):
-    """`fit` and `evaluate`."""
+    """`fit`, `evaluate` and `predict`."""
 
     _has_warned_of_order = False
 
@@ -58,6 +58,12 @@ class Fitting(Passing):
         """`keras.Model.evaluate`. Raises `ValueError` as `fit`."""
         check_training(self, x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """`keras.Model.predict`. Raises `ValueError` for examples, as `fit`."""
+        if not hasattr(x, "__next__"):
+            check_examples(x, self.encoder, self.distortion)
+        return super().predict(x, *args, **kwargs)
 
     def _warn_of_order(self) -> None:
         if self.channel.has_memory and not self._has_warned_of_order:

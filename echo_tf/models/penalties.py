@@ -27,8 +27,8 @@ class Penalty(keras.layers.Layer):
     def __init__(self, weight: float, seed: int | None, **kwargs):
         check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
-        check_seed(seed)
-        self.seed, self.seed_generator = seed, keras.random.SeedGenerator(seed)
+        self.seed = check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         initial = keras.initializers.Constant(not_negative("weight", weight))
         self._weight = self.add_weight(shape=(), initializer=initial, trainable=False, name="weight")
 

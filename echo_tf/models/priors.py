@@ -56,9 +56,8 @@ class MAFPrior(keras.layers.Layer):
     ):
         check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
-        check_seed(seed)
-        self.dim, self.seed = dim, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.dim, self.seed = dim, check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.flow = AutoregressiveFlow(dim, steps, hidden, name="flow")
 
     def build(self, input_shape=None):
@@ -135,11 +134,10 @@ class VampPrior(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_choice("average", average, ("densities", "logs"))
         check_choice("start", start, ("images", "mean"))
-        check_seed(seed)
         check_count(components, "components")
-        self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, seed
+        self.components, self.image_shape, self.average, self.seed = components, tuple(image_shape), average, check_seed(seed)
         self.start, self.start_noise = start, not_negative("start_noise", start_noise)
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape=None):
         self.pseudo_inputs = self.add_weight(

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from echo_tf.echo.bound import invalid
@@ -52,6 +53,12 @@ def check_parts(
         )
 
 
+def check_codes(z: np.ndarray, channel: Channel) -> None:
+    """Raise `ValueError` for what is not `z` of at least one example."""
+    if z.ndim < 2 or not len(z) or z.shape[-1] != channel.units:
+        raise invalid("z", f"shape (n, ..., {channel.units}), n >= 1, as {channel.name!r} gives it", f"shape {z.shape}")
+
+
 def check_no_targets(y: Any, sample_weight: Any) -> None:
     """Raise `ValueError` for targets, or weights of examples."""
     if y is not None or sample_weight is not None:
@@ -62,10 +69,12 @@ def check_no_targets(y: Any, sample_weight: Any) -> None:
 
 
 def check_training(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None:
-    """Raise `ValueError` for targets, weights, a loss of `compile`, or examples that encoder or distortion is not made for."""
+    """Raise `ValueError` for targets, weights, what `compile` may not have, or examples that encoder or distortion refuses."""
     check_no_targets(y, sample_weight)
-    if getattr(model, "loss", None) is not None:  # not in `compile`: with one of its own a model is loaded without optimizer
-        expected = "None: a RateDistortionModel has a loss of its own, made of `distortion` and `beta`"
-        raise invalid("loss` of `compile", expected, f"loss={model.loss!r}")
+    compiled = getattr(getattr(model, "_compile_config", None), "config", {})
+    for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        if compiled.get(name):  # not in `compile`: a model that was saved with one is loaded without optimizer
+            expected = "None: a RateDistortionModel has a loss and metrics of its own, and no targets"
+            raise invalid(f"{name}` of `compile", expected, f"{name}={compiled[name]!r}")
     if x is not None and not hasattr(x, "__next__"):
         check_examples(x, model.encoder, model.distortion)

@@ -9,6 +9,9 @@ from echo_tf.theory.bottleneck import mutual_information
 
 __all__ = ["correlation_information", "histogram_information", "nearest_neighbour_information", "regression_bound"]
 
+# Of pairs of continuous numbers next to none have two neighbours at one distance; those of rounded ones bias the estimate.
+LARGEST_SHARE_OF_TIES = 0.01
+
 
 def nearest_neighbour_information(x: ArrayLike, z: ArrayLike, k: int = 4) -> float:
     """Estimate of I(X; Z) from nearest neighbours.
@@ -25,7 +28,8 @@ def nearest_neighbour_information(x: ArrayLike, z: ArrayLike, k: int = 4) -> flo
         The estimate in nats; below 0 by chance if the information is small.
 
     Raises:
-        ValueError: shapes that do not agree, NaN or infinite values, fewer than two pairs, or `k` out of its range.
+        ValueError: shapes that do not agree, NaN or infinite values, fewer than two pairs, or `k` out of its range; values so
+            discrete or rounded that the k-th neighbour of more than a hundredth of the pairs is as near as the next one.
 
     Source: Kraskov, Stoegbauer and Grassberger 2004, first estimator.
 
@@ -36,7 +40,12 @@ def nearest_neighbour_information(x: ArrayLike, z: ArrayLike, k: int = 4) -> flo
     """
     x, z = _pairs(x, z)
     checks.integer("k", k, 1, len(x) - 1)
-    distance = scipy.spatial.cKDTree(np.hstack([x, z])).query(np.hstack([x, z]), k + 1, p=np.inf)[0][:, -1]
+    pairs = np.hstack([x, z])
+    distance, following = scipy.spatial.cKDTree(pairs).query(pairs, k + 2, p=np.inf)[0][:, k:].T  # the first is itself
+    tied = np.mean(np.isclose(distance, following, rtol=1e-9, atol=0.0))
+    if tied > LARGEST_SHARE_OF_TIES:
+        expected = "continuous numbers; of discrete ones histogram_information or mutual_information tells the information"
+        raise checks.invalid("x`, `z", expected, f"pairs of which {tied:.0%} have neighbours that are equally near")
     inside = np.nextafter(distance, 0.0)
     counts = [scipy.spatial.cKDTree(v).query_ball_point(v, inside, p=np.inf, return_length=True) for v in (x, z)]
     psi = scipy.special.digamma

@@ -10,9 +10,9 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.dense import EchoDense
-from echo_tf.echo.matrix import matrix_moments
+from echo_tf.echo.matrix import MatrixEchoLayer, matrix_moments
 from echo_tf.echo.matrix_dense import MatrixEchoDense
-from echo_tf.echo.noise import echo_moments, echo_rate
+from echo_tf.echo.noise import echo_moments, echo_noise, echo_rate
 from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 
 UNITS, FEATURES = 3, 5
@@ -158,6 +158,18 @@ def test_noise_samples_have_the_law_of_the_noise(make, options, moments):
 def test_seeds_that_are_refused(make, seed):
     with pytest.raises(ValueError, match="`seed`. Expected None or an integer below 2"):
         make(UNITS, seed=seed)
+
+
+@pytest.mark.parametrize("make", [GaussianChannel, EchoDense, MatrixEchoDense, lambda _, **o: MatrixEchoLayer(**o)])
+def test_seeds_of_numpy(make):
+    assert type(make(UNITS, seed=np.int64(4)).get_config()["seed"]) is int
+
+
+def test_seeds_of_functions():
+    mean, log_scale = np.random.default_rng(0).uniform(-1, -0.5, size=(2, 20, 3))
+    np.testing.assert_array_equal(echo_noise(mean, log_scale, seed=np.uint32(4)), echo_noise(mean, log_scale, seed=4))
+    with pytest.raises(ValueError, match="`seed`. Expected None or an integer below 2"):
+        echo_noise(mean, log_scale, seed=-1)
 
 
 @pytest.mark.parametrize("name", ["echo", "echo matrix", "gaussian", "gaussian full", "iaf"])

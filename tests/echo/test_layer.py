@@ -221,6 +221,16 @@ class TestWarning:
         fresh(pair)
         assert not said()
 
+    def test_not_of_a_model_with_the_weights_of_a_trained_one(self, said):
+        mean, log_scale = keras.Input((4,)), keras.Input((4,))
+        layer, pair = EchoLayer(d_max=9), inputs(20)
+        model = keras.Model([mean, log_scale], layer([mean, log_scale]))
+        layer(pair, training=True)
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        clone.predict(pair, verbose=0)  # a graph, which cannot see that the reservoir is filled
+        assert not said()
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -248,6 +258,9 @@ class TestRefusals:
         mean, log_scale = inputs(20)
         with pytest.raises(ValueError, match="shape of `mean`"):
             EchoLayer(d_max=9)([mean, log_scale[:, :3]])
+        for call in (EchoLayer(d_max=9), EchoLayer(d_max=9).adapt):
+            with pytest.raises(ValueError, match=r"`inputs`. Expected shapes \(batch, ..., dim\).*shape \(20,\)"):
+                call([mean[:, 0], log_scale[:, 0]])
         with pytest.raises(ValueError, match="all its dimensions"):
             EchoLayer().build([(None, None, 3)] * 2)
 

@@ -425,10 +425,35 @@ class TestRefusals:
         ],
     )
     def test_examples_that_do_not_fit(self, model, change, message):
-        for call in (model.fit, model.evaluate):
+        for call in (model.fit, model.evaluate, model.predict):
             with pytest.raises(ValueError, match=message):
                 call(change(table(20, shape=(8, 8, 1))), verbose=0)
         assert int(model.optimizer.iterations) == 0
+
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (table(20, shape=(8, 8)), r"shape \(8, 8, 1\).*Add a last axis"),
+            (table(0, shape=(8, 8, 1)), "at least one example"),
+            (np.full((20, 8, 8, 1), np.nan), "finite data"),
+        ],
+    )
+    def test_examples_that_have_no_codes(self, model, x, message):
+        for call in (model.encode, model.reconstruct, model.features):
+            with pytest.raises(ValueError, match=message):
+                call(x)
+
+    @pytest.mark.parametrize("shape", [(2, DIM + 1), (DIM,), (0, DIM)])
+    def test_codes_that_cannot_be_decoded(self, model, shape):
+        for call in (model.decode, lambda z: model.distortion_of(z, table(2, shape=(8, 8, 1)))):
+            with pytest.raises(ValueError, match=r"`z`. Expected shape \(n, ..., 3\)"):
+                call(np.zeros(shape))
+
+    def test_codes_of_a_model_that_is_not_built(self):
+        model = RateDistortionModel(*networks(), echo())
+        assert model.encode(table(20).tolist()).shape == (20, DIM)
+        model.compile("sgd")
+        model.fit(table(20), batch_size=20, verbose=0)
 
     def test_targets_and_weights(self, model):
         x = table(20, shape=(8, 8, 1))
@@ -490,11 +515,15 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"in the shape of the examples.*4, 4, 1.*End it with a Reshape"):
             model(table(2, shape=(4, 4, 1)))
 
-    def test_a_loss(self):
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("loss", "mse"), ("loss_weights", {"rate": 0.5}), ("metrics", ["mse"]), ("metrics", {"rate": "mse"})],
+    )
+    def test_losses_and_metrics_of_compile(self, name, value):
         model = RateDistortionModel(*networks(), GaussianChannel(DIM))
-        model.compile("sgd", loss="mse")
+        model.compile("sgd", **{name: value})
         for call in (model.fit, model.evaluate):
-            with pytest.raises(ValueError, match="`loss` of `compile`. Expected None"):
+            with pytest.raises(ValueError, match=f"`{name}` of `compile`. Expected None"):
                 call(table(20), verbose=0)
 
     def test_untrained_echo_cannot_generate(self):

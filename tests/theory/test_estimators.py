@@ -99,6 +99,16 @@ def test_a_variable_that_does_not_vary_has_no_correlation():
         correlation_information([[0.0], [1.0]], [[0.1], [0.1]])
 
 
+def test_nearest_neighbours_of_discrete_and_rounded_numbers_are_refused():
+    x, z = gaussian_pairs(0.6, n=1_000)
+    labels = np.sign(x)
+    for pair in ((labels, labels), (np.round(x, 1), np.round(z, 1)), (0 * x, 0 * x)):
+        with pytest.raises(ValueError, match="`x`, `z`. Expected continuous numbers.*equally near"):
+            nearest_neighbour_information(*pair)
+    # A label beside a number is fine.
+    assert nearest_neighbour_information(x + 10 * labels, labels) == pytest.approx(math.log(2), abs=0.01)
+
+
 def test_equal_values_share_a_bin():
     rng = np.random.default_rng(0)
     x, z = rng.integers(0, 2, (2, 2_000, 1))
