@@ -307,6 +307,7 @@ def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--report", "--dry-run"], "--dry-run: not with --report"),
+        (["--report", "--method", "vae"], "--method: not with --report, which takes all results in --out"),
         (["--experiment", "bottleneck", "--dry-run"], "--dry-run: not with --experiment bottleneck"),
         (["--experiment", "theory", "--beta", "2"], "--beta: not with --experiment theory"),
         (["--arrays"], "--arrays: only with --experiment analysis"),

@@ -200,6 +200,9 @@ def _each_once(datasets: list[str | Path]) -> list[str | Path]:
     return list(dict.fromkeys(name for one in datasets for name in (order.DATASETS if one == "all" else [one])))
 
 
+_REPORTED = {"report", "experiment", "out", "publish", "readme", "strict"}
+
+
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that do not go together, or not with this machine."""
     experiment, given = EXPERIMENTS[options.experiment], {n for n, v in vars(options).items() if v != parser.get_default(n)}
@@ -213,8 +216,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         (options.experiment != "analysis", {"arrays"}, "only with --experiment analysis"),
         (not options.dry_run, {"measure"}, "only with --dry-run"),
         (options.experiment != "likelihood", {"images", "temperatures", "chains"}, "only with --experiment likelihood"),
-        (options.report, {"dry_run"}, "not with --report, which trains nothing"),
-        (options.report, {"evaluate_on"}, "not with --report, which evaluates nothing"),
+        (options.report and not experiment.run, given - _REPORTED, "not with --report, which takes all results in --out"),
         (options.split != "test", {"evaluate_on"}, "it takes test images; leave out --split"),
         (options.echoes != "reservoir", {"evaluate_on"}, "echoes are training examples there; leave out --echoes"),
         (bool(options.export), given - {"export", "out"}, "not with --export, which takes --out alone"),

@@ -141,8 +141,6 @@ def _read_model(data: bytes) -> RateDistortionModel:
         raise ValueError("its weights are not those of the model")
     for weight, array in zip(model.weights, arrays, strict=True):
         weight.assign(array.astype(keras.backend.standardize_dtype(weight.dtype)))
-    if model.channel.has_memory:
-        model.channel.source.reservoir.has_been_filled = True
     return model
 
 
