@@ -1,15 +1,19 @@
 """Models and layers on other backends of Keras. Processes of their own: the backend is chosen when Keras is imported."""
 
+import gzip
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import echo_tf
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def needs(package):
@@ -218,3 +222,49 @@ def test_rate_in_fit_on_jax():
     assert answers["two"]["low_rate"] == pytest.approx(history["rate"], rel=1e-5)
     assert np.isnan(answers["one at once"]["rate"])  # never an old value
     assert not [path for path in answers["weights"] if "rate_sums" in path]
+
+
+@pytest.mark.jax
+@needs("jax")
+class TestOperations:
+    """`benchmarks.operations`, on a processor and on the trace that a GPU would leave."""
+
+    def test_on_a_processor(self, tmp_path):
+        command = ["-m", "benchmarks.operations", "--networks", "none", "--methods", "vae", "--steps", "5"]
+        run = subprocess.run(
+            [sys.executable, *command, "--json", str(tmp_path / "operations.json")],
+            env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        kinds = json.loads((tmp_path / "operations.json").read_text())["vae"]["kinds"]
+        assert {"matrix product", "other"} <= set(kinds)
+        assert kinds["matrix product"]["number"] >= 6  # three layers, forwards and backwards
+
+    def test_of_a_gpu(self, tmp_path):
+        """Kernels count, and neither what the host does nor the lines that name the same kernels by module."""
+        from benchmarks import operations
+
+        places = [(1, None, "/host:CPU"), (1, 5, "tf_XLAEigen/1"), (2, None, "/device:GPU:0"), (2, 1, "Stream #1(Compute)")]
+        names = [
+            {"ph": "M", "pid": pid, "name": "process_name" if tid is None else "thread_name", "args": {"name": name}}
+            | ({} if tid is None else {"tid": tid})
+            for pid, tid, name in [*places, (2, 2, "XLA Modules")]
+        ]
+        kernels = ["sm80_xmma_wgrad_implicit_gemm_bf16_nhwc", "cudnn::nchwToNhwcKernel", "loop_convert_fusion", "ampere_gemm"]
+        spans = [(2, 1, name, 10 * i, 12) for i, name in enumerate(kernels)]
+        spans += [(2, 2, "jit_run", 0, 50), (1, 5, "dot.1", 0, 7)]
+        events = [{"ph": "X", "pid": p, "tid": t, "name": name, "ts": ts, "dur": dur} for p, t, name, ts, dur in spans]
+        trace = tmp_path / "vm.trace.json.gz"
+        trace.write_bytes(gzip.compress(json.dumps({"traceEvents": [*names, *events, {}]}).encode()))
+
+        found = operations.operations(trace)
+        assert [name for name, _, _ in found] == kernels
+        kinds = ["convolution", "copy or transposition", "other", "matrix product"]
+        assert [operations.kind(name) for name in kernels] == kinds
+        told = operations.summary(100.0, found, steps=2)
+        assert told["microseconds covered by operations"] == 21  # from 0 to 42, where they overlap
+        assert told["kinds"]["convolution"] == {"microseconds": 6, "number": 0.5}
