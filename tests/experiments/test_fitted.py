@@ -21,7 +21,9 @@ def gaussian(function, log_var=-2.0):
     """A model whose `z` is `function(features)` and Gaussian noise."""
     encoder = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(function)])
     channel = GaussianChannel(2, seed=0)
-    model = RateDistortionModel(encoder, keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), channel)
+    model = RateDistortionModel(
+        encoder, keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), channel, distortion="gaussian"
+    )
     model.build((None, 2))
     channel.mean_head.kernel.assign(np.eye(2))
     channel.log_var_head.kernel.assign(np.zeros((2, 2)))
@@ -52,7 +54,9 @@ def test_echo_is_given_gaussian_noise():
     """With the rate of its formula, and a lower one, since Gaussian noise has the larger entropy."""
     encoder = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: 5.0 * keras.ops.sign(x))])
     channel = MatrixEchoDense(2, rate_weight=None, d_max=99, seed=0)
-    model = RateDistortionModel(encoder, keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), channel)
+    model = RateDistortionModel(
+        encoder, keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), channel, distortion="gaussian"
+    )
     model.build((None, 2))
     channel.mean_head.kernel.assign(np.eye(2))
     channel.adapt(model.features(FEATURES))

@@ -52,7 +52,8 @@ def test_laws_keep_what_they_say(law, correlated, skewed):
 class TestCompareLaws:
     @staticmethod
     def compared(d_max, **options):
-        model = RateDistortionModel(keras.Sequential([keras.Input((3,))]), keras.layers.Dense(3), MatrixEchoDense(2, **options))
+        encoder, channel = keras.Sequential([keras.Input((3,))]), MatrixEchoDense(2, **options)
+        model = RateDistortionModel(encoder, keras.layers.Dense(3), channel, distortion="gaussian")
         model.build((None, 3))
         model.channel.log_scale_head.bias.assign([3.0, 3.0])
         model.channel.below_head.bias.assign([0.5])
