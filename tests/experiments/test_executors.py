@@ -145,7 +145,8 @@ def test_errors_of_workers_are_told_and_the_others_go_on(reproduce, small_comman
     assert reproduce.main([*small_command("wild", "vae"), "--rate-samples", "2", "--out", str(tmp_path), *options]) == 2
     (result,) = tmp_path.rglob("result.json")
     assert result.parent.parent.name == "vae"
-    assert "1 of 2 models failed.\nThe loss is" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 2 models failed.\n" in told and "-seed=0: The loss is nan" in told
 
 
 def kill_processes(names):
