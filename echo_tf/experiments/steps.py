@@ -21,11 +21,14 @@ def on_cpu() -> bool:
 
 
 def order_sums_alike() -> None:
-    """Keep TensorFlow from ordering sums anew in every process, so that a seed gives the same numbers. Steps are as fast."""
+    """Keep TensorFlow from ordering sums anew in every process, so that a seed gives the same numbers. Steps are as fast.
+
+    Its optimizer of graphs goes through them in an order that chance decides.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 class BatchOrders(keras.utils.PyDataset):
