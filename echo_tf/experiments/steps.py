@@ -21,7 +21,7 @@ def on_cpu() -> bool:
 
 
 def order_sums_alike() -> None:
-    """Keep TensorFlow from ordering sums anew in every process, so that a seed gives the same numbers. Steps are as fast.
+    """Keep TensorFlow from ordering sums anew in every process, so that a seed nearly always gives the same numbers.
 
     Its optimizer of graphs goes through them in an order that chance decides.
     """

@@ -155,7 +155,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
     TensorFlow has the same number of threads and the same kernels (`TF_ENABLE_ONEDNN_OPTS`), and does one operation at a time
     (`TF_NUM_INTEROP_THREADS=1`; `reproduce.py` sets both). Otherwise it sums in another order: with another number of threads a
     loss of 550 nats differed by 0.03 after 12 steps, and with operations side by side that of matrix Echo by 0.1 after ten
-    epochs of Binary MNIST. `enable_op_determinism()` is not needed.
+    epochs of Binary MNIST. Some trainings of matrix Echo still differ, by 0.05 nats after six epochs; why is not known.
 
     Args:
         config: The configuration. It must be the one with which `folder` was begun.
