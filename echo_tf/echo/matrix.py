@@ -22,7 +22,7 @@ from keras import ops
 from echo_tf.echo.bound import check_d_max, invalid, max_scale
 from echo_tf.echo.checks import Seed, Tensor, at_least_float32, check_seed
 from echo_tf.echo.layer import BareEchoLayer, pair
-from echo_tf.echo.noise import along_ring, echo_recurrence
+from echo_tf.echo.noise import along_ring, echo_recurrence, take_rows
 from echo_tf.echo.source import EchoSource
 
 # Most steps of the iteration for the covariance of z, which is exact up to 33 dimensions; see `matrix_moments`.
@@ -93,10 +93,10 @@ def matrix_gather_noise(mean: Tensor, scale: Tensor, orders: Tensor, d_max: int)
 
     Source: paper, equations 2 and 3.
     """
-    noise = ops.take(mean, orders[:, d_max - 1], axis=0)
+    noise = take_rows(mean, orders[:, d_max - 1])
     for place in range(d_max - 2, -1, -1):
         echo = orders[:, place]
-        noise = ops.take(mean, echo, axis=0) + product(ops.take(scale, echo, axis=0), noise)
+        noise = take_rows(mean, echo) + product(take_rows(scale, echo), noise)
     return noise
 
 

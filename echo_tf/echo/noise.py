@@ -78,6 +78,14 @@ def echo_recurrence(
         size *= 2
 
 
+def take_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """`ops.take` along axis 0, whose gradient is a tensor.
+
+    TensorFlow would keep the gradient as pairs of rows and values, and add it to the others in an order that chance decides.
+    """
+    return ops.take(ops.reshape(values, ops.shape(values)), rows, axis=0)
+
+
 def along_ring(
     recurrence: Callable[..., Tensor], mean: Tensor, scale: Tensor, order: Tensor, behind: Tensor | None = None
 ) -> Tensor:
@@ -94,7 +102,7 @@ def along_ring(
     """
     following = ops.roll(order, -1)
     behind = None if behind is None else ops.roll(behind, -1, axis=0)
-    noise = recurrence(ops.take(mean, following, axis=0), ops.take(scale, following, axis=0), behind=behind)
+    noise = recurrence(take_rows(mean, following), take_rows(scale, following), behind=behind)
     return ops.take(noise, ops.argsort(order), axis=0)
 
 
@@ -154,8 +162,8 @@ def gather_noise(
     Source: paper, equations 2 and 3.
     """
     orders = orders[:, :d_max]
-    means = ops.take(mean, orders, axis=0)  # (examples, d_max, ..., dim)
-    log_scales = ops.take(log_scale, orders, axis=0)  # (examples, d_max, ..., dim)
+    means = take_rows(mean, orders)  # (examples, d_max, ..., dim)
+    log_scales = take_rows(log_scale, orders)  # (examples, d_max, ..., dim)
 
     log_products = ops.cumsum(log_scales, axis=1)
     log_weights = log_products - log_scales  # exclusive: the first echo has weight 1
@@ -252,8 +260,8 @@ def diagonal_noise(
     if sampler == "ring":
         # The recurrence along one random sequence; the last d_max places only serve as echoes of those before them.
         places = keras.random.randint((batch + d_max,), 0, batch, seed=seed)
-        scales = linear(ops.take(log_scale, places, axis=0))
-        return echo_recurrence(ops.take(mean, places, axis=0), scales, d_max)[1 : batch + 1]
+        scales = linear(take_rows(log_scale, places))
+        return echo_recurrence(take_rows(mean, places), scales, d_max)[1 : batch + 1]
     if replace:
         return gather(mean, log_scale, keras.random.randint((batch, d_max), 0, batch, seed=seed), d_max)
     orders = independent_orders(batch, seed)

@@ -12,7 +12,7 @@ from keras import ops
 
 from echo_tf.echo.checks import Tensor, check_same_shape
 from echo_tf.echo.layer import EchoLayer
-from echo_tf.echo.noise import diagonal_noise, scaled_moments
+from echo_tf.echo.noise import diagonal_noise, scaled_moments, take_rows
 
 # Least |s|, as in the authors' code: the rate of a scale that passes through 0 is large and not infinite.
 LEAST_SCALE = 1e-7
@@ -50,7 +50,7 @@ def signed_gather_noise(
         Noise `e`. Shape `(examples, ..., dim)`.
     """
     orders = orders[:, :d_max]
-    means, scales = ops.take(mean, orders, axis=0), ops.take(scale, orders, axis=0)  # (examples, d_max, ..., dim)
+    means, scales = take_rows(mean, orders), take_rows(scale, orders)  # (examples, d_max, ..., dim)
     products = ops.cumprod(scales, axis=1)
     weights = ops.concatenate([ops.ones_like(products[:, :1]), products[:, :-1]], axis=1)  # the first echo has weight 1
     noise = ops.sum(means * weights, axis=1)

@@ -21,8 +21,8 @@ from echo_tf.experiments.steps import (
     BatchOrders,
     CompiledSteps,
     compiled_steps,
+    keep_graphs_as_traced,
     on_cpu,
-    order_sums_alike,
 )
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
 from echo_tf.models.build import build_gaussian_phase, build_model
@@ -129,7 +129,7 @@ def load_saved(path: Path) -> keras.Model | None:
     Raises:
         TrainingError: the file is whole, but no model that this version can load.
     """
-    order_sums_alike()  # whatever is done with the model: training, renewal of the channel, measurement
+    keep_graphs_as_traced()  # whatever is done with the model: training, renewal of the channel, measurement
     if not path.exists():
         return None
     if damage := zip_damage(path):
@@ -152,10 +152,8 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
     damaged checkpoint is set aside, and training begins anew.
 
     On the CPU a seed gives the same numbers to the last bit, resumed or not, in float32 and in mixed bfloat16, as long as
-    TensorFlow has the same number of threads and the same kernels (`TF_ENABLE_ONEDNN_OPTS`), and does one operation at a time
-    (`TF_NUM_INTEROP_THREADS=1`; `reproduce.py` sets both). Otherwise it sums in another order: with another number of threads a
-    loss of 550 nats differed by 0.03 after 12 steps, and with operations side by side that of matrix Echo by 0.1 after ten
-    epochs of Binary MNIST. Some trainings of matrix Echo still differ, by 0.05 nats after six epochs; why is not known.
+    TensorFlow has the same number of threads and the same kernels (`TF_ENABLE_ONEDNN_OPTS`, which `reproduce.py` sets). With
+    another number of threads it sums in another order: a loss of 550 nats differed by 0.03 after 12 steps.
 
     Args:
         config: The configuration. It must be the one with which `folder` was begun.

@@ -63,6 +63,19 @@ def test_a_call_is_its_steps_one_by_one(method, vectors, tiny):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # rounding of float32
 
 
+@pytest.mark.parametrize("method", ["echo", "echo_matrix", "iaf_maf"])
+def test_no_sum_of_three_whose_order_chance_decides(method, vectors, tiny):
+    """TensorFlow's sum of many tensors begins with the one whose memory is free first."""
+    model = build_model(tiny(method, flow={"hidden_units": 8}), vectors.shape, steps_per_epoch=3)
+    model.optimizer.build(model.trainable_variables)
+    steps = compiled_steps(model, vectors.raw("train"), vectors.white, 3)
+    graph = steps.run.get_concrete_function(np.zeros((3, 20), "int32")).graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    terms = [sum(not name.startswith("^") for name in node.input) for node in nodes if node.op == "AddN"]
+    assert terms
+    assert max(terms) == 2
+
+
 def test_the_losses_of_a_call_are_the_means_up_to_each_step(vectors, tiny):
     model = build_model(tiny(), vectors.shape, steps_per_epoch=3)
     model.optimizer.build(model.trainable_variables)
