@@ -21,8 +21,6 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves these kernels off on processors without VNNI instructions, where a training step takes twice as long then.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# One operation after the other: side by side they take more threads than `--threads` says.
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 

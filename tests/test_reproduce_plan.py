@@ -11,13 +11,13 @@ from echo_tf.command import training
 from echo_tf.experiments import measure, order, run, sharing
 
 OUTCOME = {name: {"mean": 1.0} for name in ("rate_nats", "distortion_nats", "neg_elbo_nats")} | {"training_seconds": 1.0}
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 
 
 @pytest.fixture(autouse=True)
 def same_environment(monkeypatch):
     """What the command sets for its processes is put back."""
-    names = ("TF_NUM_INTRAOP_THREADS", "NPROC", "TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
-    for name in names:
+    for name in (*THREADS, "TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -172,7 +172,7 @@ class TestJobs:
         monkeypatch.setattr(sharing.shutil, "which", lambda name: None)
         self.run(reproduce, tmp_path, "--method", "vae", "echo", "iaf", "--jobs", "auto", *options)
         assert capsys.readouterr().err.count(told) == 1
-        assert (os.environ.get("TF_NUM_INTRAOP_THREADS"), os.environ.get("NPROC")) == (threads, threads)
+        assert [os.environ.get(name) for name in THREADS] == 3 * [threads]
         assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
         assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 

@@ -72,7 +72,7 @@ def tell_machine(options: argparse.Namespace, models: int | None = None) -> None
     backend = sharing.backend()
     packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
-    threads = options.threads or sharing.count_cores()
+    threads = sharing.count_threads()
     gpus = sharing.gpus()
     here = ", ".join(f"{gpus.count(gpu)} {gpu}" for gpu in dict.fromkeys(gpus)) or f"{threads} CPU thread{'s'[: threads > 1]}"
     count = "" if models is None else f": {models} model{'s' if models != 1 else ''} to train"

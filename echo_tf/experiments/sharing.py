@@ -71,9 +71,16 @@ def gpus() -> list[str]:
 
 
 def set_threads(threads: int) -> None:
-    """Give TensorFlow and JAX so many threads for their kernels, in this process and its children. Call it before an import."""
+    """Give TensorFlow and JAX so many threads, in this process and its children. Call it before an import."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)  # operations at a time: with more, one thread each is more than one
     os.environ["NPROC"] = str(threads)  # what XLA takes for the number of processors
+
+
+def count_threads() -> int:
+    """Threads that kernels get: those of `set_threads` or of the environment, else one for each processor."""
+    given = os.environ.get("NPROC" if backend() == "jax" else "TF_NUM_INTRAOP_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else count_cores()
 
 
 def share_memory() -> None:

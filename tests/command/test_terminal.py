@@ -56,8 +56,9 @@ def test_whoever_has_seen_enough_leaves_no_trace(tmp_path):
     assert "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
-def test_the_machine_in_a_line(capsys):
-    terminal.tell_machine(argparse.Namespace(threads=3, executor="local", jobs=2), 5)
+def test_the_machine_in_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(sharing, "count_threads", lambda: 3)
+    terminal.tell_machine(argparse.Namespace(executor="local", jobs=2), 5)
     line = capsys.readouterr().err
     assert line.startswith("echo_tf ") and line.count("\n") == 1
     assert line.endswith("3 CPU threads: 5 models to train, 2 at once.\n")
@@ -66,7 +67,7 @@ def test_the_machine_in_a_line(capsys):
 def test_the_machine_of_an_experiment_without_cells(capsys, monkeypatch):
     monkeypatch.setattr(sharing, "gpus", lambda: ["NVIDIA H200", "NVIDIA H200"])
     monkeypatch.setattr(sharing, "backend", lambda: "jax")
-    terminal.tell_machine(argparse.Namespace(threads=None, executor="local", jobs=1))
+    terminal.tell_machine(argparse.Namespace(executor="local", jobs=1))
     line = capsys.readouterr().err
     assert ", jax " in line and line.endswith(", 2 NVIDIA H200.\n")
 

@@ -172,6 +172,24 @@ def test_jobs_that_fit_the_machine(monkeypatch, cores, gpu, cells, jobs, threads
     assert "\n" not in told
 
 
+@pytest.mark.parametrize(
+    ("backend", "environment", "threads"),
+    [
+        ("tensorflow", {"TF_NUM_INTRAOP_THREADS": "3", "NPROC": "4"}, 3),
+        ("jax", {"TF_NUM_INTRAOP_THREADS": "3", "NPROC": "4"}, 4),
+        ("tensorflow", {"TF_NUM_INTRAOP_THREADS": "0"}, 5),  # TensorFlow takes all then
+        ("tensorflow", {}, 5),
+    ],
+)
+def test_threads_are_those_of_the_environment(monkeypatch, backend, environment, threads):
+    monkeypatch.setattr(sharing, "count_cores", lambda: 5)
+    for name in ("TF_NUM_INTRAOP_THREADS", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"KERAS_BACKEND": backend, **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert sharing.count_threads() == threads
+
+
 def test_memory_is_left_to_others_unless_the_user_decided(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "")  # so that its value is put back
