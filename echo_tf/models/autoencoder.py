@@ -12,7 +12,7 @@ from echo_tf.models.distortions import DistortionFunction, make_distortion
 from echo_tf.models.fitting import Fitting
 from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 from echo_tf.models.priors import MAFPrior, VampPrior
-from echo_tf.models.refusals import check_no_targets, check_parts
+from echo_tf.models.refusals import check_kinds, check_no_targets, check_parts
 from echo_tf.models.saving import Saving
 
 
@@ -39,10 +39,10 @@ class RateDistortionModel(Coding, Fitting, Saving):
         constraint: `BetaConstraint`, or `None`. With it beta changes in training until rate or distortion is at its target.
 
     Raises:
-        ValueError: a prior beside a channel without density, or one that does not fit it; a constraint below the channel's
-            floor; invalid arguments; in `fit` and
-            `evaluate`, examples of another shape than the encoder's, or outside the range of the distortion; targets or
-            `sample_weight`; a decoder that takes the example, with another distortion than `"bernoulli"`.
+        ValueError: parts of another kind; a prior beside a channel without density, or one that does not fit it; a constraint
+            below the channel's floor; a decoder that takes the example, with another distortion than `"bernoulli"`; invalid
+            arguments. In `fit` and `evaluate`, examples of another shape than the encoder's, or outside the range of the
+            distortion; targets or `sample_weight`.
 
     Source: paper, equation 8 (objective) and section 5 (Bernoulli decoder).
 
@@ -72,6 +72,7 @@ class RateDistortionModel(Coding, Fitting, Saving):
         **kwargs,
     ):
         check_options(type(self), kwargs)
+        check_kinds(channel, prior, penalty, constraint)
         # The networks alone follow the dtype policy; examples, channel and losses are float32.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.encoder, self.decoder = (

@@ -11,8 +11,28 @@ from echo_tf.echo.bound import invalid
 from echo_tf.echo.channel import Channel
 from echo_tf.models.distortions import Bernoulli, DistortionFunction
 from echo_tf.models.examples import check_examples
+from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
+from echo_tf.models.priors import MAFPrior, VampPrior
 
 logger = logging.getLogger(__name__)
+
+
+def check_kinds(channel: Any, prior: Any, penalty: Any, constraint: Any) -> None:
+    """Raise `ValueError` for a part of another kind, such as a decoder in the place of the channel."""
+    if not isinstance(channel, Channel):
+        expected = "a Channel, such as EchoDense(8), as the third argument, behind encoder and decoder"
+        raise invalid("channel", expected, _kind_of(channel))
+    for name, part, kinds in (
+        ("prior", prior, (MAFPrior, VampPrior)),
+        ("penalty", penalty, (MMDPenalty, TotalCorrelationPenalty)),
+        ("constraint", constraint, (BetaConstraint,)),
+    ):
+        if part is not None and not isinstance(part, kinds):
+            raise invalid(name, " or ".join(["None", *(f"a {kind.__name__}" for kind in kinds)]), _kind_of(part))
+
+
+def _kind_of(part: Any) -> str:
+    return f"the class {part.__name__}" if isinstance(part, type) else f"{type(part).__name__}"
 
 
 def check_parts(

@@ -467,6 +467,19 @@ class TestRefusals:
         with pytest.raises(ValueError, match="takes no targets"):
             model.fit(weighted, shuffle=False, verbose=0)
 
+    def test_parts_of_another_kind(self):
+        encoder, decoder = networks()
+        for channel, found in (
+            (decoder, "Received: Sequential"),
+            (EchoDense, "Received: the class EchoDense"),
+            (None, "NoneType"),
+        ):
+            with pytest.raises(ValueError, match=f"`channel`. Expected a Channel, .* behind encoder and decoder. .*{found}"):
+                RateDistortionModel(encoder, echo(), channel)
+        for name, part in (("prior", MMDPenalty()), ("penalty", "mmd"), ("constraint", 20.0)):
+            with pytest.raises(ValueError, match=f"`{name}`. Expected None or a .*Received: {type(part).__name__}"):
+                RateDistortionModel(encoder, decoder, echo(), **{name: part})
+
     def test_parts_that_do_not_go_together(self):
         for prior in (MAFPrior(DIM), VampPrior(5, (6,))):
             with pytest.raises(ValueError, match="`prior`. Expected None with EchoDense, which has no density"):
