@@ -297,6 +297,15 @@ def test_what_cannot_be_evaluated_on_other_data_is_not_trained(reproduce, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_an_experiment_with_rows_about_another_model_trains_nothing(reproduce, tmp_path, capsys):
+    table = tmp_path / "noise" / "digits" / "laws.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("method,cell,fingerprint\necho,paper-epochs=30-beta=1-seed=0,0123456789abcdef\n")
+    assert reproduce.main(["--experiment", "noise", "--method", "echo", "--out", str(tmp_path)]) == 2
+    assert f"{table} has rows about another model that was called echo/paper-epochs=30-beta=1" in capsys.readouterr().err
+    assert not (tmp_path / "digits").exists()
+
+
 def test_what_cannot_be_analysed_is_not_trained(reproduce, tmp_path, capsys):
     assert reproduce.main(["--experiment", "analysis", "--method", "echo_large_batch", "--out", str(tmp_path)]) == 2
     assert "1,000 images, and the test split of digits has 360" in capsys.readouterr().err

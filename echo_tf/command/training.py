@@ -15,6 +15,7 @@ from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.elsewhere import evaluate_elsewhere
 from echo_tf.experiments.executors import LocalProcesses, Outcomes, RayCluster, Task
 from echo_tf.experiments.inputs import Input
+from echo_tf.experiments.points import check_points
 from echo_tf.experiments.records import read_metrics
 
 logger = logging.getLogger(__name__)
@@ -141,11 +142,16 @@ def _trained(
     options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell], told: str
 ) -> Iterator[tuple[Path, list[Cell], Input]]:
     """Train all cells, and then give for each data set the folder of the experiment, which is printed, and its cells."""
+    parts = [
+        (options.out / options.experiment / name, [cell for cell in cells if cell.dataset == name], found)
+        for name, found in inputs.items()
+    ]
+    for folder, own, _ in parts:
+        check_points(folder, own)
     train_cells(options, inputs, cells)
-    for name, found in inputs.items():
-        folder = options.out / options.experiment / name
-        print(f"{folder}: {told}")
-        yield folder, [cell for cell in cells if cell.dataset == name], found
+    for part in parts:
+        print(f"{part[0]}: {told}")
+        yield part
 
 
 def _load(options: argparse.Namespace, found: Input) -> Dataset:

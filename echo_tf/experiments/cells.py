@@ -1,6 +1,8 @@
 """Cells of an experiment: one model to train and evaluate each, in a folder of its own. Needs no Keras."""
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,18 @@ class Cell:
         """`rate 20` where training held the rate to that, so that beta is where it began; empty without a target."""
         constraint = self.config.constraint
         return "" if constraint.quantity == "none" else f"{constraint.quantity} {constraint.target_nats:g}"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ where `differences` finds any. Values that are the default do not count.
+
+        So keys that a later version adds change nothing.
+        """
+        flat, plain = (
+            {**vars(cell), **flatten(cell.config)} for cell in (self, Cell(self.dataset, Config(self.config.method)))
+        )
+        own = {key: value for key, value in flat.items() if key != "config" and value != plain[key]}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def evaluation_batch(self) -> int:

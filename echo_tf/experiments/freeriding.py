@@ -141,6 +141,7 @@ def _point(result: Result, found: Used) -> UsedPoint:
         epochs=result.epochs,
         beta=config.beta if beta is None else beta,
         target=result.target,
+        fingerprint=result.cell.fingerprint,
         seed=config.seed,
         rate_floor_nats=config.rate_floor,
         **result.mean,

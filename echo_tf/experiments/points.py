@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from echo_tf.errors import CellError
 from echo_tf.experiments.cells import Cell
 from echo_tf.files import read_rows, write_rows
 
-ModelKey = tuple[str, str, int, float, int, str, str]
+ModelKey = tuple[str, str, int, float, int, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class ModelPoint:
         dataset, method, epochs, beta, seed: Of its training. `beta` is where it began if there is a `target`.
         cell: Name of its folder, which tells it from all others of the method.
         target: What training held, `rate 20`, or nothing.
+        fingerprint: `Cell.fingerprint`; empty in rows of earlier versions.
     """
 
     dataset: str
@@ -28,6 +30,7 @@ class ModelPoint:
     seed: int
     cell: str
     target: str
+    fingerprint: str
 
 
 MODEL = tuple(get_type_hints(ModelPoint))
@@ -37,7 +40,21 @@ def model_key(cell: Cell) -> ModelKey:
     """The values of the columns `MODEL` for a cell."""
     config = cell.config
     name = cell.folder(Path()).name
-    return cell.dataset, config.method, config.training.epochs, config.beta, config.seed, name, cell.target
+    training = config.training.epochs, config.beta, config.seed
+    return cell.dataset, config.method, *training, name, cell.target, cell.fingerprint
+
+
+def check_points(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise `CellError` if a table in a folder has rows about another model that was in the folder of one of these cells."""
+    wanted = {(cell.config.method, cell.folder(Path()).name): cell.fingerprint for cell in cells}
+    for path in sorted(folder.glob("*.csv")):
+        for row in read_rows(path):
+            found = row.get("fingerprint")
+            if found and found != wanted.get(key := (row["method"], row["cell"]), found):
+                raise CellError(
+                    f"{path} has rows about another model that was called {'/'.join(key)}, with another configuration or other "
+                    "data. Move it away or use another --out."
+                )
 
 
 def read_points(path: Path, kind: type) -> list[dict]:
@@ -46,11 +63,11 @@ def read_points(path: Path, kind: type) -> list[dict]:
 
 
 def _completed(row: dict) -> dict:
-    """A row as earlier versions wrote it, which did not tell models apart that were held to targets, with its later columns."""
+    """A row as earlier versions wrote it, with its later columns. The first did not tell apart what was held to targets."""
     if not {"method", "epochs", "beta", "seed"} <= row.keys():
         return row  # about no trained model, or the columns that are missing are no later ones
     cell = f"paper-epochs={row['epochs']}-beta={float(row['beta']):g}-seed={row['seed']}"
-    return {"cell": cell, "target": "", "split": "test", **row}
+    return {"cell": cell, "target": "", "split": "test", "fingerprint": "", **row}
 
 
 class PointTable:
@@ -67,7 +84,7 @@ class PointTable:
     Example:
         >>> import tempfile
         >>> table = PointTable(Path(tempfile.mkdtemp()) / "points.csv", ModelPoint)
-        >>> key = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "")
+        >>> key = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "", "e321780ab75336d7")
         >>> if key not in table:
         ...     table.put([ModelPoint(*key)])
         >>> key in table
@@ -79,14 +96,16 @@ class PointTable:
         self.rows = read_points(path, kind)
 
     def __contains__(self, key: tuple) -> bool:
-        return any(self._key_of(row) == key for row in self.rows)
+        return any(self._is_about(row, key) for row in self.rows)
 
     def put(self, points: Sequence[Any]) -> None:
         """Write points of one key, in the place of those that an interruption may have left of it."""
         new = [asdict(point) for point in points]
-        key = self._key_of(new[0])
-        self.rows = [row for row in self.rows if self._key_of(row) != key] + new
+        key = tuple(new[0][name] for name in self._key)
+        self.rows = [row for row in self.rows if not self._is_about(row, key)] + new
         write_rows(self.path, self.rows)
 
-    def _key_of(self, row: dict) -> tuple:
-        return tuple(row[name] for name in self._key)
+    def _is_about(self, row: dict, key: tuple) -> bool:
+        """Whether a row has this key. An empty fingerprint goes with any."""
+        pairs = zip(self._key, key, strict=True)
+        return all(row[name] == value or (name == "fingerprint" and not row[name]) for name, value in pairs)

@@ -205,8 +205,9 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     for found in there:
         if changes := differences(found, cell):
-            # The tables of experiments beside it have rows of that cell, and know it by the name of its folder alone.
-            raise CellError(f"{folder} holds a cell with another configuration ({changes}). Use another --out.")
+            raise CellError(
+                f"{folder} holds a cell with another configuration ({changes}). Use another --out, or move the folder away."
+            )
 
 
 def _cells_of_results(folder: Path) -> list[Cell]:

@@ -12,7 +12,8 @@ TABLE = "used.csv"
 class UsedPoint:
     """What the decoder of a trained model takes from `z`, in nats an image; standard errors are over images.
 
-    `cell` is the folder of the model, `beta` its last one, `target` what training was held to, if anything. `used_nats` is how
+    `cell` is the folder of the model, `beta` its last one, `target` what training was held to, if anything; `fingerprint` is
+    that of its cell. `used_nats` is how
     much likelier an image is with its own `z` than with those of others, `certain_nats` a lower bound of `I(X; Z)` from the
     same numbers, and `shuffled_nats` what the distortion rises by with the `z` of another image; see `freeriding.measure`.
     """
@@ -24,6 +25,7 @@ class UsedPoint:
     epochs: int
     beta: float
     target: str
+    fingerprint: str
     seed: int
     rate_floor_nats: float
     rate_nats: float

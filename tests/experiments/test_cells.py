@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -40,6 +42,20 @@ def test_plan_goes_seed_by_seed_and_names_each_cell_once():
 
 def test_plan_keeps_the_beta_of_a_configuration():
     assert [cell.config.beta for cell in plan("digits", [load_config("vae", beta=4.0)], None, 1)] == [4.0]
+
+
+def test_a_fingerprint_differs_where_cells_do():
+    cells = [Cell("digits", config) for config in (VAE, load_config("vae"), load_config("echo"), load_config("vae", beta=2.0))]
+    cells += [dataclasses.replace(cells[0], holdout=5), dataclasses.replace(cells[0], data="f00d")]
+    assert len({cell.fingerprint for cell in cells}) == len(cells)
+    assert Cell.from_dict(json.loads(json.dumps(cells[0].to_dict()))).fingerprint == cells[0].fingerprint
+
+
+def test_a_fingerprint_is_that_of_values_that_are_no_default():
+    """Else all rows of a table would be of other models as soon as a version adds a key."""
+    plain = Cell("digits", Config("mine"))
+    assert plain.fingerprint == hashlib.sha256(b"{}").hexdigest()[:16]
+    assert Cell("digits", Config("mine", beta=2.0)).fingerprint == hashlib.sha256(b'{"beta": 2.0}').hexdigest()[:16]
 
 
 def test_seeds_beyond_the_generators_are_refused():

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from echo_tf.errors import ResultError
+from echo_tf.errors import CellError, ResultError
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.points import MODEL, ModelPoint, PointTable, model_key
+from echo_tf.experiments.points import MODEL, ModelPoint, PointTable, check_points, model_key
 from echo_tf.models.config import load_config
 
 
@@ -14,18 +14,19 @@ class Point(ModelPoint):
     rate_nats: float
 
 
-KEY = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "")
-OTHER = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-rate=20-seed=0", "rate 20")
+CELL = Cell("digits", load_config("echo", dataset="digits"))
+HELD = Cell("digits", load_config("echo", dataset="digits", constraint={"quantity": "rate", "target_nats": 20.0}))
+KEY, OTHER = model_key(CELL), model_key(HELD)
 
 
 def test_a_cell_is_found_again_by_its_key(tmp_path):
-    key = model_key(Cell("digits", load_config("echo", dataset="digits")))
-    assert (key, MODEL) == (KEY, ("dataset", "method", "epochs", "beta", "seed", "cell", "target"))
-    held = load_config("echo", dataset="digits", constraint={"quantity": "rate", "target_nats": 20.0})
-    assert model_key(Cell("digits", held)) == OTHER
+    assert MODEL == ("dataset", "method", "epochs", "beta", "seed", "cell", "target", "fingerprint")
+    key = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-beta=1-seed=0", "", CELL.fingerprint)
+    other = ("digits", "echo", 30, 1.0, 0, "paper-epochs=30-rate=20-seed=0", "rate 20", HELD.fingerprint)
+    assert (model_key(CELL), model_key(HELD)) == (key, other)
     PointTable(tmp_path / "t.csv", Point).put([Point(*key, "echo", 0.1)])
     again = PointTable(tmp_path / "t.csv", Point)
-    assert key in again and OTHER not in again
+    assert key in again and other not in again
     assert again.rows == [dataclasses.asdict(Point(*key, "echo", 0.1))]  # numbers are numbers again
 
 
@@ -40,7 +41,7 @@ def test_what_an_interruption_left_is_replaced_and_nothing_else(tmp_path):
 def test_other_columns_may_be_the_key(tmp_path):
     table = PointTable(tmp_path / "t.csv", Point, ("law",))
     table.put([Point(*KEY, "echo", 2.0)])
-    assert ("echo",) in table and KEY not in table
+    assert ("echo",) in table and ("gaussian",) not in table
 
 
 def test_rows_of_earlier_versions_are_found(tmp_path):
@@ -50,6 +51,19 @@ def test_rows_of_earlier_versions_are_found(tmp_path):
     assert KEY in table and OTHER not in table
     table.put([Point(*OTHER, "echo", 0.1)])
     assert [row["rate_nats"] for row in PointTable(tmp_path / "t.csv", Point).rows] == [0.5, 0.1]
+    check_points(tmp_path, [CELL, HELD])
+    table.put([Point(*KEY, "echo", 0.2)])  # in the place of the first
+    assert [row["rate_nats"] for row in PointTable(tmp_path / "t.csv", Point).rows] == [0.1, 0.2]
+
+
+def test_rows_about_the_model_that_was_there_before_are_refused(tmp_path):
+    check_points(tmp_path / "none", [CELL])
+    PointTable(tmp_path / "t.csv", Point).put([Point(*KEY, "echo", 2.0)])
+    check_points(tmp_path, [CELL, HELD])
+    changed = Cell("digits", load_config("echo", dataset="digits", network={"latent_dim": 8}))
+    for other in (changed, dataclasses.replace(CELL, data="f00d")):
+        with pytest.raises(CellError, match=r"t\.csv has rows about another model that was called echo/paper-epochs=30-beta=1"):
+            check_points(tmp_path, [HELD, other])
 
 
 def test_a_damaged_file_is_named(tmp_path):
