@@ -53,7 +53,7 @@ def check_points(folder: Path, cells: Sequence[Cell]) -> None:
             if found and found != wanted.get(key := (row["method"], row["cell"]), found):
                 raise CellError(
                     f"{path} has rows about another model that was called {'/'.join(key)}, with another configuration or other "
-                    "data. Move it away or use another --out."
+                    f"data. Move {folder} away (its models are measured anew then) or use another --out."
                 )
 
 
