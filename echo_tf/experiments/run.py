@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import logging
 import math
 import platform
 import subprocess
@@ -21,6 +22,8 @@ from echo_tf.experiments.encodings import as_uint8, image_arrays, latent_map
 from echo_tf.experiments.evaluation import PASSES, evaluate
 from echo_tf.experiments.training import Callbacks, load_saved, save_atomically, train
 from echo_tf.files import locked, read_json, replacing, set_aside, write_atomically, write_checked, zip_damage
+
+logger = logging.getLogger(__name__)
 
 PICTURE_COUNT = 10
 
@@ -86,7 +89,7 @@ def run_cell(
             "training_images": len(dataset.raw("train")),
             "example_size": math.prod(dataset.shape),
             **_evaluated(cell, model, images, passes, echoes),
-            "training_seconds": round(sum(line["seconds"] for line in records.read_metrics(folder)), 1),
+            "training_seconds": _training_seconds(cell, folder),
             "environment": environment(),
         }
         _save_pictures(records.pictures_path(folder, split), model, images)
@@ -117,6 +120,18 @@ def _trained_model(cell: Cell, dataset: Dataset, folder: Path, validate: bool, c
     for path in (folder / records.CHECKPOINT, folder / records.FAILED):
         path.unlink(missing_ok=True)
     return model
+
+
+def _training_seconds(cell: Cell, folder: Path) -> float:
+    """Time of all epochs in the metrics; a warning counts those that are missing, of a file that was deleted or cut."""
+    lines, epochs = records.read_metrics(folder), cell.config.training.epochs
+    if len(lines) < epochs:
+        logger.warning(
+            "%s has %d of %d epochs: curves of the training and its time lack the others. To have them, move the folder away "
+            "and train anew.",
+            *(folder / records.METRICS, len(lines), epochs),
+        )
+    return round(sum(line["seconds"] for line in lines), 1)
 
 
 def _evaluated(cell: Cell, model: keras.Model, images: np.ndarray, passes: int, echoes: str) -> dict:

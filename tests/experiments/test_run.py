@@ -49,6 +49,16 @@ def test_result_holds_cell_measures_and_circumstances(finished, vectors):
     }
 
 
+def test_metrics_that_lack_epochs_are_named(finished, vectors, tmp_path, caplog):
+    cell, out, _ = finished
+    folder = cell.folder(tmp_path)
+    shutil.copytree(cell.folder(out), folder)
+    (folder / records.METRICS).write_text("")
+    result_path(folder, "test").unlink()
+    run_cell(cell, vectors, tmp_path)
+    assert [record.getMessage() for record in caplog.records if "has 0 of 1 epochs" in record.getMessage()]
+
+
 def test_channels_without_a_floor_have_none_in_their_result(cell, vectors, tmp_path):
     result = run_cell(cell, vectors, tmp_path, passes=2)
     assert not {"rate_floor_nats", "rate_by_dimension_nats"} & set(result)
