@@ -24,6 +24,7 @@ from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.robustness import DRAWS, Attack, Measured, RobustnessPoint, attacks, measure
 from echo_tf.experiments.source_models import CHANNELS, make_channel
 from echo_tf.files import locked
+from echo_tf.models.examples import some_examples
 from echo_tf.models.losses import mean_rate
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,8 @@ def train_classifier(dataset: Dataset, channel: str, beta: float, seed: int, epo
         model.fit(images[order], targets, batch_size=batch_size, shuffle=False, verbose=0)
     if channel != NO_CHANNEL:
         encoder = keras.Model(model.input, model.get_layer("features").output)
-        model.get_layer("channel").adapt(encoder.predict(images[:REFRESH_IMAGES], batch_size=batch_size, verbose=0))
+        sample = some_examples(images, REFRESH_IMAGES)  # from all of it: it may be sorted by label
+        model.get_layer("channel").adapt(encoder.predict(sample, batch_size=batch_size, verbose=0))
     return model
 
 
@@ -142,7 +144,7 @@ def measure_classifier(
         dataset: The same data.
         settings: Columns of both tables: `dataset`, `channel`, `beta`, `seed`.
         epochs: Length of its training.
-        transferred: By size, the first test images as they were attacked for the classifier without a channel.
+        transferred: By size, the test images as they were attacked for the classifier without a channel.
     """
     (labels, answers), batch_size = _answers(dataset), _batch_size(dataset)
     rng = np.random.default_rng(settings["seed"])
@@ -153,11 +155,12 @@ def measure_classifier(
         made: dict[str, Any] = {"split": split, "attack": attack.name, "size": attack.size, "draws": attack.draws}
         return RobustnessPoint(**settings, epochs=epochs, rate_nats=rate, **made, **found.summary())
 
-    trained = measure(model, dataset.train[:TRAINING_IMAGES], labels[:TRAINING_IMAGES], batch_size, rng)
+    seen = some_examples(dataset.train, TRAINING_IMAGES), some_examples(labels, TRAINING_IMAGES)
+    trained = measure(model, *seen, batch_size, rng)
     rows = [row("train", Attack("clean", 0.0, 0), trained), row("test", Attack("clean", 0.0, 0), clean)]
     draws = 1 if settings["channel"] == NO_CHANNEL else DRAWS
-    right = answers[:ATTACKED_IMAGES]
-    own = attacks(model, dataset.test[:ATTACKED_IMAGES], right, draws, batch_size, settings["seed"])
+    right = some_examples(answers, ATTACKED_IMAGES)
+    own = attacks(model, some_examples(dataset.test, ATTACKED_IMAGES), right, draws, batch_size, settings["seed"])
     others = ((Attack("transfer", size, 1), attacked) for size, attacked in transferred.items())
     for attack, attacked in itertools.chain(own, others):
         rows.append(row("test", attack, measure(model, attacked, right, batch_size, rng)))
@@ -209,7 +212,7 @@ def _measured(
     """Points of some channels and betas, one after the other."""
     logger.info("training: no channel, seed %d", seed)
     plain = train_classifier(dataset, NO_CHANNEL, 0.0, seed, epochs)
-    images, answers = dataset.test[:ATTACKED_IMAGES], _answers(dataset)[1][:ATTACKED_IMAGES]
+    images, answers = (some_examples(values, ATTACKED_IMAGES) for values in (dataset.test, _answers(dataset)[1]))
     found = attacks(plain, images, answers, 1, _batch_size(dataset), seed)
     transferred = {attack.size: attacked for attack, attacked in found if attack.name == "pgd"}
     for channel, beta, _ in keys:

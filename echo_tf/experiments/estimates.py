@@ -40,7 +40,8 @@ def recorded_speeds(out: Path, images: Mapping[str, int]) -> Speeds:
 
 def _size(dataset: str) -> int:
     """Pixels of a side of a known data set, 0 of one's own."""
-    return 0 if dataset not in KNOWN else SIZE if dataset.removesuffix(DEPENDENT) in SIZES else 28
+    others = {"binary_digits": 8, **dict.fromkeys(SIZES, SIZE)}
+    return others.get(dataset.removesuffix(DEPENDENT), 28) if dataset in KNOWN else 0
 
 
 def seconds_per_step(cell: Cell, speeds: Speeds) -> float | None:

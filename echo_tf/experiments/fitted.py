@@ -11,6 +11,7 @@ from keras import ops
 from echo_tf.echo.channel import Channel
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import Config
+from echo_tf.models.examples import some_examples
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.gaussian_echo import with_gaussian_noise
 from echo_tf.models.losses import gaussian_log_density
@@ -133,7 +134,7 @@ def measure_looseness(
         `DRAWS` draws, nats, each of shape `(images,)`.
     """
     if not model.channel.has_density:
-        model = with_gaussian_noise(model, train[:REFRESH_EXAMPLES], None, seed)
+        model = with_gaussian_noise(model, some_examples(train, REFRESH_EXAMPLES), None, seed)
     marginal = fit_marginal(model.channel, model.features(train), steps, seed)
     features, rates, gains = model.features(images), [], []
     for _ in range(DRAWS):

@@ -25,6 +25,7 @@ from echo_tf.experiments.points import ModelKey, PointTable, model_key
 from echo_tf.experiments.run import held_out, load_model
 from echo_tf.files import locked
 from echo_tf.models.config import Config
+from echo_tf.models.examples import some_examples
 from echo_tf.theory import energy_test
 
 DRAWS = 20_000
@@ -77,8 +78,8 @@ def measure(model: keras.Model, images: np.ndarray, seed: int = 0) -> tuple[dict
 
     of, passes = model.distortion_of, range(PASSES)
     laws = {law: np.array([of(encodings(law, features), images).mean() for _ in passes]) for law in LAWS}
-    shown = images[:IMAGES]
-    z = encodings("echo", features[:IMAGES])
+    shown = some_examples(images, IMAGES)
+    z = encodings("echo", some_examples(features, IMAGES))
     whole, worth = of(z, shown), []
     for j in range(z.shape[1]):
         without = z.copy()

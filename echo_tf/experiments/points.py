@@ -1,5 +1,6 @@
 """Tables that experiments fill point by point, so that they go on where they stopped. Needs no Keras."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import Any, get_type_hints
 from echo_tf.errors import CellError
 from echo_tf.experiments.cells import Cell
 from echo_tf.files import read_rows, write_rows
+
+logger = logging.getLogger(__name__)
+
+# Experiments whose tables are about trained models.
+OF_MODELS = ("noise", "likelihood", "disentanglement", "freeriding")
 
 ModelKey = tuple[str, str, int, float, int, str, str, str]
 
@@ -55,6 +61,15 @@ def check_points(folder: Path, cells: Sequence[Cell]) -> None:
                     f"{path} has rows about another model that was called {'/'.join(key)}, with another configuration or other "
                     f"data. Move {folder} away (its models are measured anew then) or use another --out."
                 )
+
+
+def warn_of_other_models(out: Path, cells: Sequence[Cell]) -> None:
+    """Warn of the tables in `out` that have rows about other models than those which are called so now."""
+    for folder in (path for name in OF_MODELS for path in sorted((out / name).glob("*")) if path.is_dir()):
+        try:
+            check_points(folder, [cell for cell in cells if cell.dataset == folder.name])
+        except CellError as error:
+            logger.warning("%s", error)
 
 
 def read_points(path: Path, kind: type) -> list[dict]:

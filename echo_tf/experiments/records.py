@@ -200,7 +200,7 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
     """Raise `CellError` if a folder holds another cell than this one, or one that cannot be read."""
     path = folder / CELL
     try:
-        there = [read_cell(path)] if path.exists() else _cells_of_results(folder)
+        there = [read_cell(path)] if path.exists() else cells_of_results(folder)
     except MISFITS as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     for found in there:
@@ -210,7 +210,7 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
             )
 
 
-def _cells_of_results(folder: Path) -> list[Cell]:
+def cells_of_results(folder: Path) -> list[Cell]:
     """What the results say that are all a published folder has. A damaged one, which is set aside later, says nothing."""
     found = []
     for path in (result_path(folder, split) for split in SPLITS):

@@ -61,7 +61,8 @@ def run_cell(
         The result, as in `result.json`.
 
     Raises:
-        CellError: the folder holds a cell with another configuration, or another process works in it.
+        CellError: the folder holds a cell with another configuration, or a result whose model is gone, or another process works
+            in it.
         ConfigError: fewer than two passes.
         DataError: no such split, or other data than those of the cell.
         TrainingError: see `train`. The reason is in `failed.json` then; the same call resumes from the checkpoint.
@@ -78,6 +79,7 @@ def run_cell(
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
             return read_json(path)
+        _check_model(folder)
         for damaged, damage in records.damages(folder, split).items():
             set_aside(damaged, damage)
         write_atomically(folder / records.CELL, json.dumps(cell.to_dict(), indent=2))
@@ -94,6 +96,16 @@ def run_cell(
         }
         _save_pictures(records.pictures_path(folder, split), model, images)
         return write_checked(path, result)  # last: it says that the cell is finished
+
+
+def _check_model(folder: Path) -> None:
+    """Raise `CellError` for a result whose model is gone: a new training would write over its curve, and then over it."""
+    has_model = any((folder / name).exists() for name in (records.MODEL, records.CHECKPOINT))
+    if not has_model and records.cells_of_results(folder):
+        raise CellError(
+            f"{folder} has a result, but its model is gone, as in folders that were published. For tables of what is there use "
+            "--report. To train the model anew use another --out, or move the folder away."
+        )
 
 
 def _data_of(cell: Cell, dataset: Dataset) -> Dataset:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from echo_tf.experiments.records import Result
 from echo_tf.report.looks import looks
 from echo_tf.report.names import plain_title, stem, title
 from echo_tf.report.rows import Row, grouped
 from echo_tf.report.style import pyplot, save
 from echo_tf.report.table import Column, Table, plain_columns
-from echo_tf.report.tables import BETA_OF_POINT
+from echo_tf.report.tables import BETA_OF_POINT, EPOCHS, METHOD_OF_POINT
 from echo_tf.report.words import told_table
 
 _TEMPERATURES = Column("temperatures", "{temperatures} x {chains}", "temperatures chains")
-_OF_MODEL = ("dataset", "method", "cell", "split")
+_OF_MODEL = ("dataset", "method", "cell", "split", "fingerprint")
 
 
 def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
@@ -31,9 +32,13 @@ def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
     rising = sorted(points, key=worth)
     found = {tuple(point[name] for name in _OF_MODEL): point for point in rising}
 
+    def of_model(one: Result) -> dict | None:
+        """Its point; one of earlier versions has no fingerprint."""
+        key = one.dataset, one.method, one.cell.folder(Path()).name, one.split
+        return found.get((*key, one.cell.fingerprint)) or found.get((*key, ""))
+
     def annealed(row: Row) -> dict | None:
-        keys = ((one.dataset, one.method, one.cell.folder(Path()).name, one.split) for one in row.results)
-        own = [point for key in keys if (point := found.get(key))]
+        own = [point for one in row.results if (point := of_model(one))]
         if len(own) < len(row.seeds) or len({point["images"] for point in own}) > 1:
             return None
         means = {key: float(np.mean([point[key] for point in own])) for key in ("neg_log_likelihood_nats", "lowered_nats")}
@@ -45,8 +50,8 @@ def with_likelihoods(rows: list[Row], points: list[dict]) -> list[Row]:
 def likelihood_table(points: list[dict]) -> Table | None:
     """`-log p(x)` of trained models by annealed importance sampling; `None` without any."""
     columns = (
-        *plain_columns("dataset", "method", "epochs"),
-        BETA_OF_POINT,
+        *plain_columns("dataset"),
+        *(METHOD_OF_POINT, EPOCHS, BETA_OF_POINT),
         *plain_columns("seed", "split", "marginal", "images"),
         _TEMPERATURES,
         Column("-ELBO", "{neg_elbo_nats:.2f}", "neg_elbo_nats"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from echo_tf.experiments.scores import pictures_name
-from echo_tf.report.names import beta_or_target, dataset_title, plain_title
+from echo_tf.report.names import beta_or_target, dataset_title, point_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import headed, method_look, pyplot, save
@@ -27,7 +27,7 @@ def scores_table(rows: list[dict]) -> Table | None:
     """Scores of every setting; `None` without any."""
     columns = (
         DATA_OF_POINT,
-        Column("method", lambda row: plain_title(row["method"]), "method"),
+        Column("method", point_title, "method cell"),
         *(EPOCHS, BETA_OF_POINT, *plain_columns("seeds", "codes")),
         *(measured(title, key) for key, title in {"rate_nats": "rate", "active": "active dimensions", **SCORES}.items()),
     )
@@ -39,13 +39,18 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     shown = [row for row in rows if row["codes"] == "mean"]
     figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
-    settings = {method: list(dict.fromkeys(beta_or_target(r) for r in shown if r["method"] == method)) for method in methods}
+    of_epochs = "" if len({row["epochs"] for row in shown}) == 1 else ", {epochs} epochs"
+
+    def label(row):
+        return f"{point_title(row)}, {beta_or_target(row)}{of_epochs.format(**row)}"
+
+    settings = {method: list(dict.fromkeys(label(row) for row in shown if row["method"] == method)) for method in methods}
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
-        for (method, held), members in grouped(shown, lambda row: (row["method"], beta_or_target(row))).items():
-            filled = _FILLED[settings[method].index(held) % len(_FILLED)]
+        for (method, setting), members in grouped(shown, lambda row: (row["method"], label(row))).items():
+            filled = _FILLED[settings[method].index(setting) % len(_FILLED)]
             look = method_look(method, *methods) | {"fillstyle": filled, "markerfacecoloralt": "white"}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
-            axis.plot(*points, linestyle="none", label=f"{plain_title(method)}, {held}", **look)
+            axis.plot(*points, linestyle="none", label=setting, **look)
         axis.set(ylabel=name + (" (nats)" if key.endswith("nats") else ""))
         axis.axhline(0.0, color="0.6", linewidth=0.8)  # so that small differences look small
     for axis in axes[1]:
@@ -54,23 +59,31 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     return save(headed(figure, heading), path)
 
 
-def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path:
+def _pictures(folder: Path, row: dict) -> Path:
+    """The traversals of the model of a row."""
+    path = folder / pictures_name(row["method"], row["cell"])
+    return path if path.exists() else folder / "{method}-{epochs}-{beta}-{seed}.npz".format(**row)  # as of earlier versions
+
+
+def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path | None:
     """What the decoders make of single dimensions of `z`, a block for each setting of the first seed.
 
+    Models without pictures are left out; `None` if none has any.
+
     Raises:
-        ResultError: pictures are missing or damaged.
+        ResultError: pictures are damaged.
     """
-    first = min(row["seed"] for row in rows)
-    settings = list({(row["method"], row["cell"]): row for row in rows if row["seed"] == first}.values())
+    pictured = [row for row in rows if _pictures(folder, row).exists()]
+    if not pictured:
+        return None
+    first = min(row["seed"] for row in pictured)
+    settings = list({(row["method"], row["cell"]): row for row in pictured if row["seed"] == first}.values())
     which = "Each row moves one dimension of z, and the others stay: those of highest rate (at the left, nats)"
     figure, axes = panels(len(settings), 3.0, 2.4, f"{dataset_title(rows[0]['dataset'])}\n{which}")
     for axis, row in zip(axes, settings, strict=False):
-        source = folder / pictures_name(row["method"], row["cell"])
-        if not source.exists():  # as earlier versions called it
-            source = folder / "{method}-{epochs}-{beta}-{seed}.npz".format(**row)
-        images, rates = read_pictures(source, "images", "rates")
+        images, rates = read_pictures(_pictures(folder, row), "images", "rates")
         axis.imshow(mosaic(images), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
-        axis.set_title(f"{plain_title(row['method'])}, {beta_or_target(row)}", fontsize=9)
+        axis.set_title(f"{point_title(row)}, {beta_or_target(row)}", fontsize=9)
     return save(figure, path)

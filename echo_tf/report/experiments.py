@@ -90,6 +90,6 @@ def _scored(out: Path, folder: Path, name: str, read: Callable, table: Callable,
     (of_rows, plot_rows), (of_pictures, plot_pictures) = plots.items()
     for path, rows in found.items():
         figures.append(plot_rows(rows, folder / f"{name}_{of_rows}_{path.name}.png"))
-        if any(path.glob("*.npz")):
-            figures.append(plot_pictures(path, rows, folder / f"{name}_{of_pictures}_{path.name}.png"))
+        if (pictures := plot_pictures(path, rows, folder / f"{name}_{of_pictures}_{path.name}.png")) is not None:
+            figures.append(pictures)
     return Found([table(all_rows(found))], figures)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.experiments.used import pictures_name
-from echo_tf.report.names import beta_or_target, dataset_title, plain_title
+from echo_tf.report.names import beta_or_target, dataset_title, point_title
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
 from echo_tf.report.style import headed, method_look, pyplot, save
@@ -21,8 +21,13 @@ _ENDING = "_pixelcnn"
 _TOLD_APART = float(np.log(257))  # nats: what an image and 256 others can say for certain
 
 
-def _name(method: str) -> str:
-    return plain_title(method) + ("" if method.endswith(_ENDING) else ", decoder of z alone")
+def _name(row: dict) -> str:
+    return point_title(row) + ("" if row["method"].endswith(_ENDING) else ", decoder of z alone")
+
+
+def _pictures(folder: Path, row: dict) -> Path:
+    """The draws of the decoder of the model of a row."""
+    return folder / pictures_name(row)
 
 
 def settings(rows: list[dict]) -> list[dict]:
@@ -36,7 +41,7 @@ def used_table(rows: list[dict]) -> Table | None:
     text = measured("used", "used_nats").text
     columns = (
         DATA_OF_POINT,
-        Column("method", lambda row: _name(row["method"]), "method"),
+        Column("method", _name, "method cell"),
         *(SPLIT_OF_POINT, EPOCHS),
         Column("held to", "{target}", "target"),
         Column("beta", "{beta:.3g}", "beta"),
@@ -55,12 +60,17 @@ def plot_used(rows: list[dict], path: Path) -> Path:
     figure, axes = pyplot().subplots(1, 3, figsize=(9.6, 3.9))
     floor = max(row["rate_floor_nats"] for row in rows)
     most = max([floor, *(row["rate_nats"] for row in shown)])
-    for (method, target), members in grouped(shown, lambda row: (row["method"], row["target"])).items():
+    of_epochs = "" if len({row["epochs"] for row in shown}) == 1 else ", {epochs} epochs"
+
+    def label(row):
+        held = f", held to {row['target']}" if row["target"] else ""
+        return _name(row) + held + of_epochs.format(**row) + ("" if row["split"] == "test" else f", {row['split']}")
+
+    for name, members in grouped(shown, label).items():
         members = sorted(members, key=lambda row: row["beta"])
-        is_powerful = method.endswith(_ENDING)
-        filled = "none" if not is_powerful else "left" if target else "full"
+        method, target = members[0]["method"], members[0]["target"]
+        filled = "none" if not method.endswith(_ENDING) else "left" if target else "full"
         look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": filled, "markerfacecoloralt": "white"}
-        name = _name(method) + (f", held to {target}" if target else "")
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
             errors = [row[f"{keys[1]}_se"] or 0.0 for row in members]
@@ -82,22 +92,27 @@ def plot_used(rows: list[dict], path: Path) -> Path:
     return save(headed(figure, f"{dataset_title(shown[0]['dataset'])}: what is sent, and what of it the decoder takes"), path)
 
 
-def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path:
+def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path | None:
     """Images at the left, and draws of the decoder with their `z` fixed, a block for each setting of the first seed.
 
+    Models without draws are left out; `None` if none has any.
+
     Raises:
-        ResultError: pictures are missing or damaged.
+        ResultError: pictures are damaged.
     """
-    first = min(row["seed"] for row in rows)
-    shown = [row for row in rows if row["seed"] == first]
+    drawn = [row for row in rows if _pictures(folder, row).exists()]
+    if not drawn:
+        return None
+    first = min(row["seed"] for row in drawn)
+    shown = [row for row in drawn if row["seed"] == first]
     heading = f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)"
     figure, axes = panels(len(shown), 2.6, 1.75, heading)
     for axis, row in zip(axes, shown, strict=False):
-        originals, draws = read_pictures(folder / pictures_name(row), "originals", "draws")
+        originals, draws = read_pictures(_pictures(folder, row), "originals", "draws")
         framed = np.pad(np.concatenate([originals[:, None], draws], axis=1).astype(float), [(0, 0)] * 2 + [(1, 0)] * 2)
         framed[:, :, 0, :] = framed[:, :, :, 0] = 0.35
         axis.imshow(mosaic(framed), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
         taken = f"rate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}"
-        axis.set_title(f"{_name(row['method'])}, {beta_or_target(row)}\n{taken}", fontsize=8)
+        axis.set_title(f"{_name(row)}, {beta_or_target(row)}\n{taken}", fontsize=8)
     return save(figure, path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.experiments.laws import KEY, LAWS
-from echo_tf.report.names import beta_or_target, dataset_title, plain_title, spelled, title
+from echo_tf.report.names import beta_or_target, dataset_title, point_title, spelled, title
 from echo_tf.report.rows import Pair, Row, grouped
 from echo_tf.report.style import headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
@@ -85,7 +85,7 @@ def plot_laws(laws: list[dict], dimensions: list[dict], path: Path) -> Path:
         return by([row | {"model": model(row)} for row in rows], "model")
 
     def model(row):
-        named = f"{plain_title(row['method'])}: {row['epochs']} epochs"
+        named = f"{point_title(row)}: {row['epochs']} epochs" + ("" if row["split"] == "test" else f", {row['split']}")
         return named if row["beta"] == 1 and not row["target"] else f"{named}, {beta_or_target(row)}"
 
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9.0, 4.4))

@@ -50,6 +50,18 @@ def plain_title(method: str) -> str:
     return WORDS["methods"].get(method, method)
 
 
+def point_name(row: dict) -> str:
+    """`vae (released, held out 700)`: the method of a row of an experiment, and what its cell says of protocol and holdout."""
+    protocol, holdout = row["cell"].partition("-")[0], row["cell"].partition("-holdout=")[2]
+    found = [*(["released"] if protocol == "released" else []), *([f"held out {holdout}"] if holdout else [])]
+    return row["method"] + (f" ({', '.join(found)})" if found else "")
+
+
+def point_title(row: dict) -> str:
+    """`VAE (released, held out 700)`: the same, the method as people write it."""
+    return point_name(row).replace(row["method"], plain_title(row["method"]), 1)
+
+
 def beta_or_target(row: dict) -> str:
     """How the rate of the model of a row was set: `β = 1`, or `rate 20` where that was held."""
     return row["target"] or f"β = {row['beta']:g}"

@@ -39,7 +39,10 @@ def _objective(title: str, name: str, digits: int = 2) -> Column:
 
 
 def overfitting_table(rows: list[Row]) -> Table | None:
-    """Training and held-out objective of the models that were trained with `--validate`; `None` without any."""
+    """Training and held-out objective of the models that were trained with `--validate`; `None` without any.
+
+    Those that were held to a target are left out: their beta changed all the time, and so did what was minimised.
+    """
     columns = (
         *(DATA, METHOD, EPOCHS, NETWORKS, Column("beta", "{beta:g}", "beta=config.beta"), SEEDS),
         _objective("training, last epoch", "training"),
@@ -48,6 +51,6 @@ def overfitting_table(rows: list[Row]) -> Table | None:
         _objective("best epoch", "best_epoch", digits=1),
     )
     # One row a model: that of the test set, where there is one.
-    models = {row.cell: row for row in sorted(rows, key=lambda row: row.split == "test")}.values()
+    models = {row.cell: row for row in sorted(rows, key=lambda row: row.split == "test") if not row.target}.values()
     watched = [replace(row, beside=found) for row in models if (found := _objectives(row))]
     return told_table("overfitting", columns, watched, notes_on_marks(watched))

@@ -9,12 +9,12 @@ from echo_tf.report.style import pyplot
 
 
 def read_pictures(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of a file of pictures. Raises `ResultError` where they are missing or damaged."""
+    """Arrays of a file of pictures. Raises `ResultError` where they are damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except Exception as error:  # NumPy and zipfile fail in many ways
-        raise ResultError(f"{path} cannot be read ({error!r}). Delete {path.parent}, and run the same again.") from None
+        raise ResultError(f"{path} cannot be read ({error!r}). Delete it: the figure lacks it then.") from None
 
 
 def mosaic(pictures: np.ndarray) -> np.ndarray:

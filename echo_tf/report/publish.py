@@ -17,17 +17,39 @@ logger = logging.getLogger(__name__)
 _SETTINGS = ("source", "channel", "beta", "seed")
 
 
-def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
-    """Copy files to a folder and return their paths there; without a folder those that they have.
+def publish_report(out: Path, results: Sequence[Result], paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy the files of a report to a folder, and what they are made of to `cells` in it, which is an `--out` then.
+
+    That is results, metrics of every epoch, the total correlation of the noise of analysed models, evaluations on other data,
+    and the tables of experiments.
+
+    Args:
+        out: Folder of all cells.
+        results: Those in it.
+        paths: Files of the report.
+        folder: Where all goes.
+
+    Returns:
+        Paths of the copies of `paths`.
 
     Raises:
-        ResultError: a page there is not of this program. Nothing has been copied then.
+        ResultError: there is a page that is not of this program, or as `check_results` and `check_tables`. Nothing has been
+            copied then.
     """
+    page, cells = folder / "index.html", folder / "cells"
+    if page.exists() and b"by echo_tf" not in page.read_bytes():
+        raise ResultError(f"{page} is a page of another kind. Publish to another folder, or move it away.")
+    check_results(results, cells)
+    check_tables(out, cells)
+    copy_results(results, cells)
+    copy_tables(out, cells)
+    return publish_files(paths, folder)
+
+
+def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
+    """Copy files to a folder and return their paths there; without a folder those that they have."""
     if folder is None:
         return list(paths)
-    page = folder / "index.html"
-    if page.name in {path.name for path in paths} and page.exists() and b"by echo_tf" not in page.read_bytes():
-        raise ResultError(f"{page} is a page of another kind. Publish to another folder, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
     copies = [folder / path.name for path in paths]
     for path, copy in zip(paths, copies, strict=True):
@@ -55,21 +77,25 @@ def _settings(path: Path) -> set[tuple]:
     return {tuple((name, row[name]) for name in _SETTINGS if name in row) for row in read_rows(path)}
 
 
-def copy_results(results: Sequence[Result], folder: Path) -> None:
-    """Copy what tables and curves are made from to `folder`, which is an `--out` then.
+def _targets(results: Sequence[Result], folder: Path) -> dict[Path, Result]:
+    """Where each result goes."""
+    return {result_path(folder.joinpath(*result.folder.parts[-3:]), result.split): result for result in results}
 
-    That is results, metrics of every epoch, the total correlation of the noise of analysed models, and evaluations on other
-    data. Where another result takes the place of one, the noise and the evaluations of the old model are deleted.
 
-    Other results in `folder` stay; a warning counts them.
-
-    Raises:
-        ResultError: there is the result of another model under the name of one of these. Nothing has been copied then.
-    """
-    targets = {result_path(folder.joinpath(*result.folder.parts[-3:]), result.split): result for result in results}
-    for target, result in targets.items():
+def check_results(results: Sequence[Result], folder: Path) -> None:
+    """Raise `ResultError` where a folder holds the result of another model under the name of one of these."""
+    for target, result in _targets(results, folder).items():
         if target.exists() and (changes := differences(read_result(target).cell, result.cell)):
             raise ResultError(f"{target} holds another model ({changes}). Publish to another folder, or move it away.")
+
+
+def copy_results(results: Sequence[Result], folder: Path) -> None:
+    """Copy what tables and curves are made from to `folder`.
+
+    Where another result takes the place of one, the noise and the evaluations of the old model are deleted. Other results in
+    `folder` stay; a warning counts them.
+    """
+    targets = _targets(results, folder)
     for target, result in targets.items():
         if target.parent.resolve() == result.folder.resolve():
             continue
@@ -90,19 +116,23 @@ def _beside(folder: Path, split: str) -> list[Path]:
     return [noise_path(folder, split), *(elsewhere_paths(folder) if split == "test" else [])]
 
 
-def copy_tables(out: Path, folder: Path) -> None:
-    """Copy the tables of experiments, `EXPERIMENT/DATASET/*.csv` in `out`, to `folder`, which is an `--out` then.
+def _tables(out: Path, folder: Path) -> dict[Path, Path]:
+    """Where each table of an experiment, `EXPERIMENT/DATASET/*.csv` in `out`, goes."""
+    return {folder / path.relative_to(out): path for path in sorted(out.glob("*/*/*.csv"))}
 
-    Raises:
-        ResultError: a table there has rows that the one here lacks, or one of them is damaged. Nothing has been copied then.
-    """
-    targets = {folder / path.relative_to(out): path for path in sorted(out.glob("*/*/*.csv"))}
-    for target, path in targets.items():
+
+def check_tables(out: Path, folder: Path) -> None:
+    """Raise `ResultError` where a table in a folder has rows that the one in `out` lacks, or one of them is damaged."""
+    for target, path in _tables(out, folder).items():
         there = read_rows(target)
         rows = [{name: row.get(name) for name in there[0]} for row in read_rows(path)] if there else []
         if any(row not in rows for row in there):  # columns that it lacks are those of later versions
             raise ResultError(f"{target} has rows that {path} lacks. Publish to another folder, or move it away.")
-    for target, path in targets.items():
+
+
+def copy_tables(out: Path, folder: Path) -> None:
+    """Copy the tables of experiments to `folder`."""
+    for target, path in _tables(out, folder).items():
         if target.resolve() != path.resolve():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -37,11 +38,12 @@ def over_seeds(rows: Iterable[dict], setting: Sequence[str], numbers: Sequence[s
     Of a single seed that is the one of its row, of an evaluation, or `None` where it has none.
 
     Args:
-        rows: A row for each seed.
-        setting: Keys that tell settings apart.
+        rows: A row for each seed, about a model in the folder `cell`.
+        setting: Keys that tell settings apart; so does `cell`, whose seed is left out.
         numbers: Keys of what is averaged.
     """
-    found = []
+    found, setting = [], (*setting, "cell")
+    rows = [row | {"cell": re.sub(r"-seed=\d+", "", row["cell"])} for row in rows]
     for values, members in grouped(rows, lambda row: tuple(row[key] for key in setting)).items():
         row = {**dict(zip(setting, values, strict=True)), "seeds": len(members)}
         for key in numbers:
@@ -181,7 +183,11 @@ def compare(results: Iterable[Result]) -> list[Row]:
 
 def curves(rows: list[Row]) -> list[list[Row]]:
     """The rate-distortion curves that rows make: those of at least two betas, all else being equal, by rising beta."""
-    groups = grouped((row for row in rows if not row.target), lambda row: (row.dataset, row.method, row.precision, row.setting))
+
+    def all_but_beta(row):  # methods that are not in `configs/` have no `departures`
+        return row.dataset, replace(row.config, seed=0, beta=1.0), row.setting
+
+    groups = grouped((row for row in rows if not row.target), all_but_beta)
     return [sorted(curve, key=lambda row: row.config.beta) for curve in groups.values() if len(curve) > 1]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
-from echo_tf.report.names import data_name, data_title, dataset_title, method_name, starred
+from echo_tf.report.names import data_name, data_title, dataset_title, method_name, point_name, starred
 from echo_tf.report.paper import paper_table, published
 from echo_tf.report.rows import (
     PAPER_EPOCHS,
@@ -72,7 +72,8 @@ NEAR_FLOOR = Column("near floor", "{near_floor_dimensions:.1f} ({near_floor_nats
 DATA_OF_POINT = Column("data", lambda row: dataset_title(row["dataset"]), "dataset")
 BETA_OF_POINT = Column("beta", lambda row: row["target"] or f"{row['beta']:g}", "beta target")
 SPLIT_OF_POINT = Column("images", lambda row: "" if row["split"] == "test" else row["split"], "split")
-OF_MODEL = (*plain_columns("dataset", "method", "epochs"), BETA_OF_POINT, *plain_columns("seed"), SPLIT_OF_POINT)
+METHOD_OF_POINT = Column("method", point_name, "method cell")
+OF_MODEL = (*plain_columns("dataset"), METHOD_OF_POINT, EPOCHS, BETA_OF_POINT, *plain_columns("seed"), SPLIT_OF_POINT)
 
 MEASURED = (DATA, METHOD, EPOCHS, NETWORKS, BETA, SEEDS, RATE, DISTORTION, NEG_ELBO)
 

@@ -51,7 +51,8 @@ def by(rows: list[dict], name: str) -> Iterator[tuple[list[dict], dict]]:
     groups = grouped(rows, lambda row: row[name])
     for i, value in enumerate(sorted(groups, key="none".__eq__)):
         label = "no channel" if value == "none" else spelled(value) + kind
-        yield groups[value], {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "label": label}
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        yield groups[value], {**look, "markersize": 4, "label": label}
 
 
 def _plot_noise(rows: list[dict]):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import echo_tf
 from echo_tf.errors import ResultError
 from echo_tf.experiments.annealed import read_table
+from echo_tf.experiments.points import warn_of_other_models
 from echo_tf.experiments.records import (
     Result,
     analysis_path,
@@ -25,7 +26,7 @@ from echo_tf.files import read_json, read_text, write_atomically
 from echo_tf.report.bounds import with_likelihoods
 from echo_tf.report.experiments import all_rows, of_experiments, read_folders
 from echo_tf.report.figures import plot_all
-from echo_tf.report.publish import copy_results, copy_tables, publish_files
+from echo_tf.report.publish import publish_report
 from echo_tf.report.rows import Row, compare, curves
 from echo_tf.report.summary import summary_sentence
 from echo_tf.report.table import Table
@@ -56,17 +57,18 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
         out: Folder of all cells.
         publish: Folder for copies of tables and figures; the results that they come from, and the tables of experiments, are
             copied to `cells` in it.
-        readme: File whose results section is replaced, see `write_section`.
+        readme: File whose results section is replaced, see `section_text`.
 
     Raises:
         FileNotFoundError: no results in `out`.
-        CellError, ResultError: a file is damaged, one model stands in two folders, or as `copy_results`, `copy_tables` and
-            `write_section`.
+        CellError, ResultError: a file is damaged, one model stands in two folders, or as `section_text`, before anything is
+            published, and `publish_report`.
         OSError: something cannot be written.
     """
     results = read_results(out)
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
+    warn_of_other_models(out, [result.cell for result in results])
     points = all_rows(read_folders(out / "likelihood", read_table))
     rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
@@ -78,22 +80,20 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     tables, figures = [*tables, *more_tables], [*figures, *more_figures]
     paths = [*(path for table in tables for path in table.write(folder)), *figures]
     paths.append(write_page(rows, tables, figures, folder / "index.html"))
-    if publish:
-        copy_results(results, publish / "cells")
-        copy_tables(out, publish / "cells")
+    text = section_text(rows, readme) if readme else ""
+    paths = publish_report(out, results, paths, publish) if publish else paths
     if readme:
-        write_section(rows, readme)
-    return Report(rows, publish_files(paths, publish))
+        write_atomically(readme.resolve(), text)  # a link stays one
+    return Report(rows, paths)
 
 
-def write_section(rows: list[Row], path: Path) -> None:
-    """Replace what stands between the lines `SECTION_BEGIN` and `SECTION_END` of a file by the `readme_table`.
+def section_text(rows: list[Row], path: Path) -> str:
+    """The text of a file with the `readme_table` between the lines `SECTION_BEGIN` and `SECTION_END`.
 
     Raises:
         ResultError: the file has no such lines or is no UTF-8, or there are no such results.
-        OSError: it cannot be read or written.
+        OSError: it cannot be read.
     """
-    path = path.resolve()  # a link stays one
     try:
         text = read_text(path)
     except ValueError as error:
@@ -104,7 +104,7 @@ def write_section(rows: list[Row], path: Path) -> None:
         raise ResultError(f"{path} lacks the lines {SECTION_BEGIN} and {SECTION_END}, between which results go. Add them.")
     if (table := readme_table(rows)) is None:
         raise ResultError("No results on the test set with beta = 1. Train first, or leave out --readme.")
-    write_atomically(path, before + begin + table.markdown() + end + after)
+    return before + begin + table.markdown() + end + after
 
 
 def write_page(rows: list[Row], tables: list[Table], figures: list[Path], path: Path) -> Path:

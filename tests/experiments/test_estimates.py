@@ -43,7 +43,14 @@ def test_another_method_is_scaled():
 
 
 @pytest.mark.parametrize(
-    "other", [cell(dtype_policy="mixed_bfloat16"), cell(batch_size=50), Cell("mine", load_config("vae")), None]
+    "other",
+    [
+        cell(dtype_policy="mixed_bfloat16"),
+        cell(batch_size=50),
+        Cell("mine", load_config("vae")),
+        Cell("binary_digits", load_config("vae")),  # 8x8 pixels
+        None,
+    ],
 )
 def test_what_is_no_guide(other):
     assert seconds_per_step(cell(), [(other, 0.02)] if other else []) is None

@@ -80,7 +80,15 @@ def test_run_is_resumed_and_reported(stripes, tiny, tmp_path, monkeypatch, witho
 
 def test_seeds_of_models_with_a_target_are_averaged():
     numbers = ("rate_nats", "distortion_nats", "neg_elbo_nats", "used_nats", "certain_nats", "shuffled_nats")
-    row = {"dataset": "a", "method": "vae", "split": "test", "epochs": 1, "target": "rate 3", **dict.fromkeys(numbers, 1.0)}
+    row = {
+        "dataset": "a",
+        "method": "vae",
+        "split": "test",
+        "epochs": 1,
+        "target": "rate 3",
+        "cell": "c",
+        **dict.fromkeys(numbers, 1.0),
+    }
     (found,) = settings([row | {"beta": 0.5}, row | {"beta": 0.7, "used_nats": 3.0}])
     assert (found["seeds"], found["beta"], found["used_nats"], found["used_nats_se"]) == (2, pytest.approx(0.6), 2.0, 1.0)
     assert len(settings([row | {"beta": 0.5, "target": ""}, row | {"beta": 0.7, "target": ""}])) == 2

@@ -4,7 +4,7 @@ import pytest
 
 from echo_tf.errors import CellError, ResultError
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.points import MODEL, ModelPoint, PointTable, check_points, model_key
+from echo_tf.experiments.points import MODEL, ModelPoint, PointTable, check_points, model_key, warn_of_other_models
 from echo_tf.models.config import load_config
 
 
@@ -64,6 +64,16 @@ def test_rows_about_the_model_that_was_there_before_are_refused(tmp_path):
     for other in (changed, dataclasses.replace(CELL, data="f00d")):
         with pytest.raises(CellError, match=r"t\.csv has rows about another model that was called echo/paper-epochs=30-beta=1"):
             check_points(tmp_path, [HELD, other])
+
+
+def test_a_report_warns_of_them(tmp_path, caplog):
+    (tmp_path / "noise" / "digits").mkdir(parents=True)
+    PointTable(tmp_path / "noise" / "digits" / "t.csv", Point).put([Point(*KEY, "echo", 1.0)])
+    warn_of_other_models(tmp_path, [CELL])
+    assert not caplog.records
+    changed = Cell("digits", load_config("echo", dataset="digits", channel={"d_max": 49}))
+    warn_of_other_models(tmp_path, [changed])
+    assert "rows about another model that was called echo/" in caplog.text
 
 
 def test_a_damaged_file_is_named(tmp_path):

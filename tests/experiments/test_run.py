@@ -49,6 +49,18 @@ def test_result_holds_cell_measures_and_circumstances(finished, vectors):
     }
 
 
+def test_a_result_whose_model_is_gone_is_kept(finished, vectors, tmp_path):
+    cell, out, _ = finished
+    folder = cell.folder(tmp_path)
+    shutil.copytree(cell.folder(out), folder)
+    for name in ("model.keras", "pictures.npz"):  # what published folders lack
+        (folder / name).unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(CellError, match=r"has a result, but its model is gone.*use --report"):
+        run_cell(cell, vectors, tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_metrics_that_lack_epochs_are_named(finished, vectors, tmp_path, caplog):
     cell, out, _ = finished
     folder = cell.folder(tmp_path)

@@ -14,6 +14,7 @@ def point(method="echo", seed=0, **values):
         "seed": seed,
         "cell": cell,
         "target": "",
+        "fingerprint": "",
     }
     effort = {"marginal": "own", "split": "test", "images": 100, "temperatures": 500, "chains": 1}
     found = {"neg_log_likelihood_nats": 84.0, "neg_log_likelihood_se": 1.0, "simulated": 100, "gap_nats": 0.5, "gap_se": 0.1}
@@ -38,6 +39,13 @@ def test_rows_find_their_points(result):
     both = [point("vae", marginal=marginal, lowered_nats=nats) for marginal, nats in (("own", 1.0), ("fitted", 5.0))]
     assert with_likelihoods(rows, both)[2].annealed["lowered_nats"] == 1.0  # with its own marginal
     assert with_likelihoods(rows, [points[0], point(seed=1, images=50)])[0].annealed is None
+
+
+def test_points_of_a_model_that_was_there_before_are_left_out(result):
+    one = result("vae")
+    old, new = point("vae", fingerprint="0" * 16), point("vae", fingerprint=one.cell.fingerprint, lowered_nats=5.0)
+    assert with_likelihoods(compare([one]), [old])[0].annealed is None
+    assert with_likelihoods(compare([one]), [new, old])[0].annealed["lowered_nats"] == 5.0
 
 
 def test_entropy_bound_is_the_least(result):

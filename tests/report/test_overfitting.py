@@ -36,6 +36,12 @@ def test_held_out_images_choose_an_epoch(result, tmp_path):
     assert float(row["best"]) == pytest.approx(95.5) and float(row["best_epoch_se"]) == pytest.approx(0.5)
 
 
+def test_models_held_to_a_target_are_left_out(result, tmp_path):
+    constraint = {"quantity": "rate", "target_nats": 20}
+    held = result("vae", folder=curve(tmp_path / "0", (90.0,)), constraint=constraint, final_beta=1.3)
+    assert overfitting_table(compare([held])) is None
+
+
 def test_without_held_out_images_there_is_no_table(result, tmp_path):
     watched, unwatched = curve(tmp_path / "0", (90.0,)), tmp_path / "1"
     unwatched.mkdir()

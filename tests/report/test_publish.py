@@ -5,7 +5,15 @@ import pytest
 from echo_tf.errors import ResultError
 from echo_tf.experiments.records import noise_path, read_noise, read_results
 from echo_tf.files import checksum
-from echo_tf.report.publish import copy_results, copy_tables, publish_files, publish_measured
+from echo_tf.report.publish import (
+    check_results,
+    check_tables,
+    copy_results,
+    copy_tables,
+    publish_files,
+    publish_measured,
+    publish_report,
+)
 from echo_tf.report.rows import compare
 
 
@@ -22,10 +30,10 @@ def test_a_page_of_somebody_else_is_kept(tmp_path):
     folder, page = tmp_path / "site", tmp_path / "index.html"
     page.write_text("Made by echo_tf")
     for _ in range(2):
-        publish_files([page], folder)
+        publish_report(tmp_path / "runs", [], [page], folder)
     (folder / page.name).write_text("my own")
     with pytest.raises(ResultError, match="page of another kind"):
-        publish_files([page], folder)
+        publish_report(tmp_path / "runs", [], [page], folder)
     assert (folder / page.name).read_text() == "my own"
 
 
@@ -74,7 +82,7 @@ def test_publishing_keeps_what_other_models_left(put, tmp_path, caplog):
     published = tmp_path / "published"
     copy_results(read_results(tmp_path / "one"), published)
     with pytest.raises(ResultError, match=r"training\.epochs: 200 there, 10 wanted"):
-        copy_results(read_results(tmp_path / "two"), published)
+        check_results(read_results(tmp_path / "two"), published)
     assert [path.name for path in published.glob("*/*/*")] == ["a"]
     copy_results([read_results(tmp_path / "two")[1]], published)
     assert "1 more results" in caplog.text
@@ -127,9 +135,10 @@ def test_tables_of_every_experiment_are_published(tmp_path):
     tables[0].write_text("of,nats\nmore,2\n")
     tables[1].write_text("of,nats\nnew,3\n")
     with pytest.raises(ResultError, match=r"fits\.csv has rows that .* lacks"):
-        copy_tables(out, published)
+        check_tables(out, published)
     assert "laws,1" in (published / "noise/digits/laws.csv").read_text()
     tables[0].write_text("of,kind,nats\nlaws,,1\nmore,,2\n")  # a later version has one column more
     tables[1].unlink()
+    check_tables(out, published)
     copy_tables(out, published)
     assert (published / "noise/digits/laws.csv").read_text() == tables[0].read_text()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -137,6 +139,11 @@ class TestCurves:
         (curve,) = curves(compare(results))
         assert [row.config.beta for row in curve] == [1.0, 2.0]
         assert [row.mean["rate_nats"] for row in curve] == [20.0, 10.0]
+
+    def test_are_of_one_configuration_where_methods_are_not_ours(self, result):
+        own = [result(beta=beta, channel={"d_max": d_max}) for beta, d_max in ((0.5, 99), (1.0, 99), (2.0, 49), (4.0, 49))]
+        own = [replace(one, cell=replace(one.cell, config=replace(one.config, method="mine"))) for one in own]
+        assert [[row.config.beta for row in curve] for curve in curves(compare(own))] == [[0.5, 1.0], [2.0, 4.0]]
 
     def test_are_of_one_setting(self, result, bfloat16):
         for change in (bfloat16, {"channel": {"d_max": 49}}, {"training": {"batch_size": 200}}, {"split": "validation"}):

@@ -13,7 +13,7 @@ from echo_tf.files import checksum, read_rows
 from echo_tf.report.rows import compare
 from echo_tf.report.table import Table
 from echo_tf.report.tables import readme_table
-from echo_tf.report.write import SECTION_BEGIN, SECTION_END, write_page, write_report, write_section
+from echo_tf.report.write import SECTION_BEGIN, SECTION_END, section_text, write_page, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +29,28 @@ print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.m
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert len(modules) >= 10
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_published_where_something_is_refused(result, on_disk, drawn, tmp_path):
+    out, site, readme = tmp_path / "runs", tmp_path / "site", tmp_path / "README.md"
+    on_disk(result(folder=out / "binary_mnist" / "echo" / "cell"))
+    site.mkdir()
+    readme.write_text("no place for results")
+    with pytest.raises(ResultError, match="Add them"):
+        write_report(out, publish=site, readme=readme)
+    assert not any(site.iterdir())
+    readme.write_text(f"{SECTION_BEGIN}\n{SECTION_END}\n")
+    (site / "index.html").write_text("my own")
+    with pytest.raises(ResultError, match="page of another kind"):
+        write_report(out, publish=site, readme=readme)
+    (site / "index.html").unlink()
+    for folder, value in ((site / "cells", 1), (out, 2)):
+        (folder / "noise" / "digits").mkdir(parents=True)
+        (folder / "noise" / "digits" / "other.csv").write_text(f"nats\n{value}\n")
+    with pytest.raises(ResultError, match="has rows that"):
+        write_report(out, publish=site, readme=readme)
+    assert not any(site.glob("cells/*/*/*/result.json"))
+    assert readme.read_text() == f"{SECTION_BEGIN}\n{SECTION_END}\n"
 
 
 def test_nothing_to_report(tmp_path):
@@ -136,7 +158,7 @@ def test_replaces_only_what_it_made(rows, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{SECTION_BEGIN}\nold\n{SECTION_END}\nafter\n")
     for _ in range(2):
-        write_section(rows, path)
+        path.write_text(section_text(rows, path))
         assert path.read_text() == f"before\n{SECTION_BEGIN}\n{readme_table(rows).markdown()}{SECTION_END}\nafter\n"
 
 
@@ -144,38 +166,33 @@ def test_without_results_on_the_test_set_nothing_is_replaced(result, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"{SECTION_BEGIN}\nold\n{SECTION_END}\n")
     with pytest.raises(ResultError, match="No results on the test set"):
-        write_section(compare([result(split="validation")]), path)
-    assert "old" in path.read_text()
+        section_text(compare([result(split="validation")]), path)
 
 
-def test_a_file_without_a_place_for_it_is_left_alone(rows, tmp_path):
+def test_a_file_without_a_place_for_it_is_refused(rows, tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"text\n{SECTION_BEGIN}\n")
     with pytest.raises(ResultError, match="Add them"):
-        write_section(rows, path)
-    assert path.read_text() == f"text\n{SECTION_BEGIN}\n"
+        section_text(rows, path)
 
 
-def test_a_file_that_is_a_link_stays_one(rows, tmp_path):
+def test_a_file_that_is_a_link_stays_one(result, on_disk, drawn, tmp_path):
     path, link = tmp_path / "README.md", tmp_path / "index.md"
     path.write_text(f"{SECTION_BEGIN}\n{SECTION_END}\n")
     link.symlink_to(path)
-    write_section(rows, link)
+    on_disk(result(folder=tmp_path / "runs" / "binary_mnist" / "echo" / "cell"))
+    write_report(tmp_path / "runs", readme=link)
     assert link.is_symlink() and "| echo |" in path.read_text()
 
 
-def test_a_file_that_is_no_utf_8_is_left_alone(rows, tmp_path):
+def test_a_file_that_is_no_utf_8_is_refused(rows, tmp_path):
     path = tmp_path / "README.md"
-    path.write_bytes(text := f"Maß\n{SECTION_BEGIN}\n{SECTION_END}\n".encode("latin-1"))
+    path.write_bytes(f"Maß\n{SECTION_BEGIN}\n{SECTION_END}\n".encode("latin-1"))
     with pytest.raises(ResultError, match=r"README\.md cannot be read as UTF-8"):
-        write_section(rows, path)
-    assert path.read_bytes() == text
+        section_text(rows, path)
 
 
-def test_the_readme_has_the_results_on_file(tmp_path):
+def test_the_readme_has_the_results_on_file():
     rows = compare(read_results(ROOT / "results" / "record" / "cells"))
     assert rows
-    copy = tmp_path / "README.md"
-    copy.write_text((ROOT / "README.md").read_text())
-    write_section(rows, copy)
-    assert copy.read_text() == (ROOT / "README.md").read_text()
+    assert section_text(rows, ROOT / "README.md") == (ROOT / "README.md").read_text()
