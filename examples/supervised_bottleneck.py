@@ -28,7 +28,7 @@ def build_classifier(beta):
             keras.Input((28, 28, 1)),
             layers.Flatten(),
             layers.Dense(128, activation="relu"),
-            # 4 dimensions with 239 echoes: the rate cannot be below 4 * 0.079 nats, the label is worth log 10 = 2.3.
+            # 4 dimensions with 239 echoes: the rate cannot be below 4 * 0.078 nats, the label is worth log 10 = 2.3.
             echo_tf.EchoDense(4, d_max=239, rate_weight=beta, seed=0, name="bottleneck"),
             layers.Dense(10),
         ]

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.checks import Tensor, check_choice, check_features, positive
+from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.heads import EchoWithHeads, scale_head
 from echo_tf.echo.laws import NOISE_LAWS
 from echo_tf.echo.layer import EchoLayer
@@ -108,6 +109,7 @@ class EchoDense(EchoWithHeads):
 
     def build(self, input_shape):
         check_features(input_shape)
+        freeze_parts(self)
         self.mean_head.build(input_shape)
         self.log_scale_head.build(input_shape)
         shape = (None, *input_shape[1:-1], self.units)

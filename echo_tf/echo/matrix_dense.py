@@ -9,6 +9,7 @@ from keras import ops
 
 from echo_tf.echo.bound import max_scale
 from echo_tf.echo.checks import Tensor, check_features, check_seed
+from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.heads import ConstantHead, EchoWithHeads, scale_head
 from echo_tf.echo.matrix import below_head, lower_triangular, matrix_gather_noise, matrix_noise, product
 from echo_tf.echo.signed import bounded_scale, log_magnitude
@@ -105,6 +106,7 @@ class MatrixEchoDense(EchoWithHeads):
 
     def build(self, input_shape):
         check_features(input_shape)
+        freeze_parts(self)
         for head in (self.mean_head, self.log_scale_head, self.below_head):
             head.build(input_shape)
         shape = (None, *input_shape[1:-1], self.units)

@@ -54,7 +54,7 @@ def signed_gather_noise(
     products = ops.cumprod(scales, axis=1)
     weights = ops.concatenate([ops.ones_like(products[:, :1]), products[:, :-1]], axis=1)  # the first echo has weight 1
     noise = ops.sum(means * weights, axis=1)
-    return noise if behind is None else noise + products[:, -1] * behind
+    return noise if behind is None else noise + ops.prod(scales, axis=1) * behind  # 1 where a batch of one has no echoes
 
 
 signed_noise = functools.partial(diagonal_noise, linear=ops.convert_to_tensor, gather=signed_gather_noise)

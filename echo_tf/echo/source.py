@@ -76,6 +76,8 @@ class EchoSource(keras.layers.Layer):
         self._watch.check(mean, training)
         from_reservoir = not training or self.echoes == "reservoir"
         earlier = self._earlier(mean, is_needed=from_reservoir)
+        if not training and self._takes_reservoir():
+            return earlier
         noise = self._by_law(self._from_batch(mean, scale, earlier), ops.shape(mean)[0])
         if self.echoes == "detached":
             noise = ops.stop_gradient(noise)
@@ -86,6 +88,10 @@ class EchoSource(keras.layers.Layer):
             self._watch.see(mean)
             self.reservoir.store(mean, scale)
         return noise
+
+    def _takes_reservoir(self) -> bool:
+        """Whether inference is known to take its noise from the reservoir, which saves that of a batch that may be large."""
+        return self.reservoir.is_filled is True and not bool(ops.convert_to_numpy(self.batch_at_inference) > 0)
 
     def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor | None:
         """Noise from the reservoir for every example. `None` or 0 if it is not needed and the batch has `d_max` others."""

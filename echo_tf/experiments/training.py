@@ -191,6 +191,11 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
         model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step a second time, for its variables
     else:
         finished = int(ops.convert_to_numpy(model.optimizer.iterations)) // orders.steps
+        if not finished:  # Keras only warns where the optimizer's variables are others than those of the file
+            raise TrainingError(
+                f"{folder / CHECKPOINT} has no state of its optimizer that can be loaded, perhaps because another version "
+                "wrote it. Move the folder away to train anew."
+            )
         logger.info("%s: resumed after %d epochs", folder, finished)
         if finished in (echo_epochs, epochs):
             model.refresh_channel(sample)  # as the end of a phase does, after its last checkpoint

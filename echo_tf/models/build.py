@@ -116,9 +116,7 @@ def _channel(config: Config) -> Channel:
 def _with_flow(made: Callable[..., Any], config: Config, seed: int, **options: Any) -> Any:
     """A channel or marginal that is made of a flow."""
     hidden = (config.flow.hidden_units,) * config.flow.hidden_layers
-    part = made(config.network.latent_dim, config.flow.steps, hidden, seed=seed, **options)
-    part.flow.trainable = config.flow.trainable
-    return part
+    return made(config.network.latent_dim, config.flow.steps, hidden, train_flow=config.flow.trainable, seed=seed, **options)
 
 
 def _prior(config: Config, shape: tuple[int, ...]) -> MAFPrior | VampPrior | None:

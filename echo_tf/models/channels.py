@@ -8,6 +8,7 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel, Density, Draw
 from echo_tf.echo.checks import Tensor, check_count, check_is_flat, check_seed
+from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.matrix import below_head, lower_triangular, product
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_entropy, gaussian_kl, gaussian_log_density
@@ -72,6 +73,7 @@ class GaussianChannel(StandardMarginal):
 
     def build(self, input_shape):
         check_is_flat(self.name, input_shape)
+        freeze_parts(self)
         self.mean_head.build(input_shape)
         self.log_var_head.build(input_shape)
 
@@ -188,6 +190,7 @@ class FullGaussianChannel(CorrelatedGaussianChannel):
 
     def build(self, input_shape):
         check_is_flat(self.name, input_shape)
+        freeze_parts(self)
         for head in (self.mean_head, self.log_sd_head, self.below_head):
             head.build(input_shape)
 
@@ -214,6 +217,7 @@ class IAFChannel(GaussianChannel):
     Args:
         units: Integer, dimension of `z`.
         steps, hidden: see `AutoregressiveFlow`.
+        train_flow: Boolean. `False` leaves the flow as it starts.
         **kwargs: `shared_noise`, `rate_weight` and `seed`, see `GaussianChannel`.
 
     Call arguments and returns: as `GaussianChannel`.
@@ -227,9 +231,12 @@ class IAFChannel(GaussianChannel):
         ((4, 8), (4,))
     """
 
-    def __init__(self, units: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), **kwargs):
+    def __init__(
+        self, units: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), *, train_flow: bool = True, **kwargs
+    ):
         super().__init__(units, **kwargs)
-        self.flow = AutoregressiveFlow(units, steps, hidden, name="flow")
+        self.train_flow = train_flow
+        self.flow = AutoregressiveFlow(units, steps, hidden, trainable=train_flow, name="flow")
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -246,4 +253,5 @@ class IAFChannel(GaussianChannel):
         return self.flow(base)[0]
 
     def get_config(self):
-        return {**super().get_config(), "steps": self.flow.steps, "hidden": list(self.flow.hidden)}
+        flow = {"steps": self.flow.steps, "hidden": list(self.flow.hidden), "train_flow": self.train_flow}
+        return {**super().get_config(), **flow}

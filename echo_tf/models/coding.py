@@ -31,9 +31,15 @@ class Coding(Passing):
         return ops.convert_to_numpy(self.channel.draw(self.features(x)).z)
 
     def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
-        """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`."""
+        """`-log p(x|z)` in nats of examples with given `z`, which may be that of another one. Shape `(n,)`.
+
+        Raises `ValueError` for examples that encoder or distortion is not made for, and another number of `z`.
+        """
         z, x = ops.convert_to_numpy(z), np.asarray(x)
         check_codes(z, self.channel)
+        check_examples(x, self.encoder, self.distortion)
+        if len(z) != len(x):
+            raise ValueError(f"Expected a `z` for each example. Received: {len(z)} for {len(x)}")
         parameters = self.decoder.predict([z, x] if self.takes_example else z, verbose=0)
         return ops.convert_to_numpy(self.distortion(x, parameters))
 

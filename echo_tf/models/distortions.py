@@ -79,11 +79,13 @@ class Gaussian(Serializable):
 
 
 def make_distortion(distortion: str | DistortionFunction) -> DistortionFunction:
-    """The distortion that a name stands for; a function as it is.
+    """The distortion that a name stands for; a function as it is, but `bernoulli_distortion` is the one of that name.
 
     Raises:
         ValueError: neither.
     """
+    if distortion is bernoulli_distortion:  # the public loss, which knows no range of data and no mean
+        return Bernoulli()
     if callable(distortion):
         return distortion
     if distortion in ("bernoulli", "gaussian"):

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.freezing import freeze_parts
+
 Tensor = Any
 
 
@@ -99,6 +101,7 @@ class AutoregressiveFlow(keras.layers.Layer):
         self.networks = [MADE(dim, hidden, reverse=bool(i % 2), name=f"made_{i}") for i in range(steps)]
 
     def build(self, x_shape=None):
+        freeze_parts(self)
         for network in self.networks:
             network.build()
 

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from echo_tf.echo.checks import Tensor
+from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.heads import EchoWithHeads
 from echo_tf.echo.matrix import matrix_moments
 from echo_tf.echo.standardise import RunningStandardiser
@@ -51,6 +52,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
         self.echo, self.standardiser = echo, RunningStandardiser(name="standardiser")
 
     def build(self, input_shape):
+        freeze_parts(self)
         if not self.echo.built:
             self.echo.build(input_shape)
             self.echo.built = True  # it is not called, only its methods are

@@ -144,10 +144,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 def constrained_beta(beta: Tensor, quantity: str, nats: Tensor, target: float, gain: float) -> tuple[Tensor, Tensor]:
     """Weights of the rate under a constraint on the rate or the distortion: that of this step, and beta after it.
 
-    With the relative deviation `c = sign (nats / target - 1)`, cut at 1, the step uses `beta exp(DAMPING c)`, and beta becomes
-    `beta exp(gain c)`: dual ascent in `log beta` on the Lagrangian of `min D` with `R = target` (sign 1), or of `min R` with
-    `D = target` (sign -1, since there the multiplier is `1 / beta`). The first factor acts as the quadratic term of an
-    augmented Lagrangian: it answers at once, so that beta itself does not run away while the model is still learning.
+    With the relative deviation `c = sign (nats / target - 1)`, cut at -1 and 1 (a distortion may be negative), the step uses
+    `beta exp(DAMPING c)`, and beta becomes `beta exp(gain c)`: dual ascent in `log beta` on the Lagrangian of `min D` with
+    `R = target` (sign 1), or of `min R` with `D = target` (sign -1, since there the multiplier is `1 / beta`). The first factor
+    acts as the quadratic term of an augmented Lagrangian: it answers at once, so that beta itself does not run away while the
+    model is still learning.
 
     Args:
         beta: Multiplier so far. Scalar, positive.
@@ -162,5 +163,5 @@ def constrained_beta(beta: Tensor, quantity: str, nats: Tensor, target: float, g
     Source: Rezende & Viola 2018 (GECO), whose multiplier acts on the distortion; the paper's section 5 suggests constraints.
         Differs: relative deviation of the batch instead of nats of a moving average, and the damping.
     """
-    deviation = CONSTRAINED[quantity] * ops.stop_gradient(ops.minimum(nats / target - 1.0, 1.0))
+    deviation = CONSTRAINED[quantity] * ops.stop_gradient(ops.clip(ops.convert_to_tensor(nats / target - 1.0), -1.0, 1.0))
     return beta * ops.exp(DAMPING * deviation), ops.clip(beta * ops.exp(gain * deviation), *BETA_RANGE)

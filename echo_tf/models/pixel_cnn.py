@@ -177,8 +177,11 @@ class PixelCNN(keras.Model):
         return images
 
     def get_config(self):
-        return dict(self.settings)
+        return {**self.settings, "trainable": self.trainable}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        decoder = cls(**{name: value for name, value in config.items() if name != "trainable"})
+        if not config.get("trainable", True):
+            decoder.trainable = False
+        return decoder

@@ -14,6 +14,7 @@ from keras import ops
 from echo_tf.echo.bound import invalid
 from echo_tf.echo.channel import Channel, Draw
 from echo_tf.echo.checks import Tensor, check_choice, check_count, check_options, check_seed, not_negative
+from echo_tf.echo.freezing import freeze_parts
 from echo_tf.models.flows import AutoregressiveFlow
 from echo_tf.models.losses import gaussian_log_density
 
@@ -37,6 +38,7 @@ class MAFPrior(keras.layers.Layer):
     Args:
         dim: Integer, dimension of `z`.
         steps, hidden: see `AutoregressiveFlow`.
+        train_flow: Boolean. `False` leaves the flow as it starts.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Source: Papamakarios et al. 2017; sizes in the paper's appendix (four shift-only steps). Differs from the released code,
@@ -52,15 +54,24 @@ class MAFPrior(keras.layers.Layer):
     needs_components = needs_start = False
 
     def __init__(
-        self, dim: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), *, seed: int | None = None, **kwargs
+        self,
+        dim: int,
+        steps: int = 4,
+        hidden: tuple[int, ...] = (640, 640, 640),
+        *,
+        train_flow: bool = True,
+        seed: int | None = None,
+        **kwargs,
     ):
         check_options(type(self), kwargs)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.dim, self.seed = dim, check_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
-        self.flow = AutoregressiveFlow(dim, steps, hidden, name="flow")
+        self.train_flow = train_flow
+        self.flow = AutoregressiveFlow(dim, steps, hidden, trainable=train_flow, name="flow")
 
     def build(self, input_shape=None):
+        freeze_parts(self)
         self.flow.build()
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -82,7 +93,7 @@ class MAFPrior(keras.layers.Layer):
 
     def get_config(self):
         flow = {"dim": self.flow.dim, "steps": self.flow.steps, "hidden": list(self.flow.hidden)}
-        return {**super().get_config(), **flow, "seed": self.seed}
+        return {**super().get_config(), **flow, "train_flow": self.train_flow, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

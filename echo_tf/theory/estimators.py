@@ -127,7 +127,7 @@ def correlation_information(x: ArrayLike, z: ArrayLike) -> float:
         z: Shape `(n, 1)`.
 
     Returns:
-        The estimate in nats; `inf` if one is a multiple of the other.
+        The estimate in nats; `inf`, or by rounding some 18, if one is a multiple of the other.
 
     Raises:
         ValueError: shapes that do not agree, NaN or infinite values, fewer than two pairs, or a variable that does not vary.

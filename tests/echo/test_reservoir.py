@@ -186,6 +186,20 @@ class TestTraining:
         spread = (first - expected) ** 2
         assert abs(spread.mean() - variance) < 5 * spread.std() / np.sqrt(dims)
 
+    def test_inference_makes_no_noise_of_a_batch_that_it_does_not_need(self, monkeypatch):
+        """With `gather` it takes memory that grows as the square of the batch."""
+        layer = made(EchoLayer(d_max=9, sampler="gather", seed=0))
+        layer.adapt(pairs(50, seed=1))
+
+        def refused(*_):
+            raise AssertionError("made of the batch")
+
+        monkeypatch.setattr(layer.source, "_from_batch", refused)
+        assert noise(layer, pairs(20), training=False).shape == (20, 3)
+        layer.source.batch_at_inference.assign(1.0)
+        with pytest.raises(AssertionError, match="made of the batch"):
+            noise(layer, pairs(20), training=False)
+
     def test_gradients_flow_through_the_batch_alone(self):
         layer = made(EchoLayer(d_max=200, seed=0))
         layer.adapt(pairs(50, seed=1))

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from echo_tf.echo.bound import max_scale
@@ -54,6 +55,16 @@ class TestNoise:
         )
         for found, expected in zip(scaled_moments(mean, scale), echo_moments(mean, np.log(scale)), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+    @pytest.mark.parametrize("sampler", ["ring", "gather"])
+    def test_a_batch_of_one_whose_size_the_graph_does_not_know(self, sampler):
+        layer = SignedEchoLayer(d_max=9, sampler=sampler, seed=0)
+        pair = np.random.default_rng(0).uniform(-1, 1, (2, 50, 3)).astype("float32")
+        layer(list(pair), training=True)
+        spec = [tf.TensorSpec((None, 3))] * 2
+        for training in (True, False):
+            graph = tf.function(lambda f, s, training=training: layer([f, s], training=training), input_signature=spec)
+            assert np.all(np.isfinite(graph(*pair[:, :1])))
 
     @pytest.mark.parametrize("options", [{}, {"sampler": "gather"}, {"replace": True}, {"sampler": "gather", "replace": True}])
     def test_every_sampler_gives_the_moments_in_closed_form(self, options):

@@ -62,11 +62,26 @@ def assert_resumed_training_is_the_same(settings, dataset, folder):
     [
         ("echo", {"constraint": {"quantity": "rate", "target_nats": 60.0}}),
         ("info_vae", {"training": {"beta_warmup": 1.0}}),
+        ("iaf_maf", {"flow": {"hidden_units": 8, "hidden_layers": 1, "trainable": False}}),  # as in the protocol released
         ("echo_maf", {"flow": {"hidden_units": 8, "hidden_layers": 1}}),  # interrupted where the second phase begins
     ],
 )
 def test_interrupted_training_ends_with_the_very_same_numbers(tmp_path, vectors, tiny, method, changes):
     assert_resumed_training_is_the_same(tiny(method, **changes), vectors, tmp_path)
+
+
+def test_checkpoint_without_the_state_of_its_optimizer_is_refused(tmp_path, vectors, tiny):
+    """Keras loads such a file with a warning, and the training would begin anew on trained weights."""
+    settings = tiny("vae")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, vectors, tmp_path, callbacks=[_Interrupt()])
+    model = keras.saving.load_model(tmp_path / "checkpoint.keras")
+    model.compile("sgd")
+    model.save(tmp_path / "checkpoint.keras")
+    lines = read_metrics(tmp_path)
+    with pytest.raises(TrainingError, match=r"no state of its optimizer.*Move the folder away"):
+        train(settings, vectors, tmp_path)
+    assert read_metrics(tmp_path) == lines
 
 
 @pytest.mark.parametrize("method", ["echo", "echo_maf"])

@@ -439,7 +439,10 @@ class TestRefusals:
         ],
     )
     def test_examples_that_have_no_codes(self, model, x, message):
-        for call in (model.encode, model.reconstruct, model.features):
+        def distortion_of(x):
+            return model.distortion_of(np.zeros((max(1, len(x)), DIM)), x)
+
+        for call in (model.encode, model.reconstruct, model.features, distortion_of):
             with pytest.raises(ValueError, match=message):
                 call(x)
 
@@ -448,6 +451,11 @@ class TestRefusals:
         for call in (model.decode, lambda z: model.distortion_of(z, table(2, shape=(8, 8, 1)))):
             with pytest.raises(ValueError, match=r"`z`. Expected shape \(n, ..., 3\)"):
                 call(np.zeros(shape))
+
+    def test_codes_of_other_examples(self, model):
+        for count in (1, 3):
+            with pytest.raises(ValueError, match=f"a `z` for each example. Received: {count} for 2"):
+                model.distortion_of(np.zeros((count, DIM)), table(2, shape=(8, 8, 1)))
 
     def test_codes_of_a_model_that_is_not_built(self):
         model = RateDistortionModel(*networks(), echo())

@@ -33,7 +33,8 @@ def of_a_user(x, parameters):
 
 
 def test_names_objects_and_functions():
-    assert isinstance(make_distortion("bernoulli"), Bernoulli)
+    for name in ("bernoulli", bernoulli_distortion):
+        assert isinstance(make_distortion(name), Bernoulli)
     assert make_distortion("gaussian").sd == 1.0
     for given in (Gaussian(2.0), of_a_user):
         assert make_distortion(given) is given

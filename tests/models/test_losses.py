@@ -102,6 +102,7 @@ def test_beta_rests_at_the_target_and_stays_in_its_range():
     assert [float(b) for b in constrained_beta(2.0, "rate", 20.0, 20.0, 0.01)] == [2.0, 2.0]
     assert float(constrained_beta(BETA_RANGE[1], "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(BETA_RANGE[1])
     assert float(constrained_beta(2.0, "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))  # cut at 1
+    assert float(constrained_beta(2.0, "distortion", -1e3, 1.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))
 
 
 def test_weight_of_a_constraint_has_no_gradient():
