@@ -10,7 +10,7 @@ from echo_tf.experiments import order
 from echo_tf.experiments.cells import Cell, differences, plan
 from echo_tf.experiments.estimates import in_words, recorded_speeds, seconds_per_step, total_in_words
 from echo_tf.experiments.inputs import Input, read_inputs
-from echo_tf.experiments.records import is_finished
+from echo_tf.experiments.records import check_model, is_finished
 from echo_tf.models.config import available_methods, load_config
 from echo_tf.report.paper import paper_table
 
@@ -57,8 +57,10 @@ def _check_apart(cells: list[Cell]) -> None:
 
 
 def unfinished_cells(options: argparse.Namespace, inputs: dict[str, Input], cells: list[Cell]) -> list[Cell]:
-    """The cells that are still to train or evaluate, in the order in which that begins."""
+    """The cells that are still to train or evaluate, in the order in which that begins. Raises `CellError` as `check_model`."""
     left = [c for c in cells if not is_finished(c, options.out, options.split, options.rate_samples, options.echoes)]
+    for cell in left:
+        check_model(cell.folder(options.out))
     if options.jobs == 1 or len(inputs) > 1:
         return left
     return order.longest_first(left, {name: data.images for name, data in inputs.items()}, options.out)

@@ -203,7 +203,8 @@ def echo_noise(
             batch.
         replace: Boolean. `False`: all echoes of an example differ and none is the example itself. `True`: echoes are
             drawn uniformly from the whole batch, repeats and the own sample included; then the rate formula is
-            approximate, too low: by 1 to 4 % with 99 echoes in batches of 100, by 0.1 to 0.4 % in batches of 1,000.
+            approximate, too low: with 99 echoes and the largest scale by 1 to 4 % in batches of 100, by 0.1 to 0.4 % in
+            batches of 1,000.
         seed: A `keras.random.SeedGenerator` (fresh draw at each call), an integer (the same draw at each call), or `None`
             (Keras' global generator).
 

@@ -90,7 +90,7 @@ class EchoSource(keras.layers.Layer):
         return noise
 
     def _takes_reservoir(self) -> bool:
-        """Whether inference is known to take its noise from the reservoir, which saves that of a batch that may be large."""
+        """Whether inference is known to take its noise from the reservoir, so that a large batch needs none of its own."""
         return self.reservoir.is_filled is True and not bool(ops.convert_to_numpy(self.batch_at_inference) > 0)
 
     def _earlier(self, mean: Tensor, is_needed: bool) -> Tensor | None:

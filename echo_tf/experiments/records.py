@@ -200,7 +200,7 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
     """Raise `CellError` if a folder holds another cell than this one, or one that cannot be read."""
     path = folder / CELL
     try:
-        there = [read_cell(path)] if path.exists() else cells_of_results(folder)
+        there = [read_cell(path)] if path.exists() else _cells_of_results(folder)
     except MISFITS as error:
         raise CellError(f"{path} cannot be read ({error}). Move the folder away or use another --out.") from None
     for found in there:
@@ -210,7 +210,17 @@ def check_same_cell(cell: Cell, folder: Path) -> None:
             )
 
 
-def cells_of_results(folder: Path) -> list[Cell]:
+def check_model(folder: Path) -> None:
+    """Raise `CellError` for a result whose model is gone: a new training would write over its curve, and then over it."""
+    has_model = any(any(folder.glob(f"{name}*")) for name in (MODEL, CHECKPOINT))  # a damaged one is made anew
+    if _cells_of_results(folder) and not has_model:
+        raise CellError(
+            f"{folder} has a result, but its model is gone, as in folders that were published. For tables of what is there use "
+            "--report. To train the model anew use another --out, or move the folder away."
+        )
+
+
+def _cells_of_results(folder: Path) -> list[Cell]:
     """What the results say that are all a published folder has. A damaged one, which is set aside later, says nothing."""
     found = []
     for path in (result_path(folder, split) for split in SPLITS):

@@ -79,7 +79,7 @@ def run_cell(
     with locked(folder):
         if records.is_finished(cell, out, split, passes, echoes):  # another process was faster
             return read_json(path)
-        _check_model(folder)
+        records.check_model(folder)
         for damaged, damage in records.damages(folder, split).items():
             set_aside(damaged, damage)
         write_atomically(folder / records.CELL, json.dumps(cell.to_dict(), indent=2))
@@ -96,16 +96,6 @@ def run_cell(
         }
         _save_pictures(records.pictures_path(folder, split), model, images)
         return write_checked(path, result)  # last: it says that the cell is finished
-
-
-def _check_model(folder: Path) -> None:
-    """Raise `CellError` for a result whose model is gone: a new training would write over its curve, and then over it."""
-    has_model = any((folder / name).exists() for name in (records.MODEL, records.CHECKPOINT))
-    if not has_model and records.cells_of_results(folder):
-        raise CellError(
-            f"{folder} has a result, but its model is gone, as in folders that were published. For tables of what is there use "
-            "--report. To train the model anew use another --out, or move the folder away."
-        )
 
 
 def _data_of(cell: Cell, dataset: Dataset) -> Dataset:

@@ -235,7 +235,6 @@ class IAFChannel(GaussianChannel):
         self, units: int, steps: int = 4, hidden: tuple[int, ...] = (640, 640, 640), *, train_flow: bool = True, **kwargs
     ):
         super().__init__(units, **kwargs)
-        self.train_flow = train_flow
         self.flow = AutoregressiveFlow(units, steps, hidden, trainable=train_flow, name="flow")
 
     def build(self, input_shape):
@@ -253,5 +252,5 @@ class IAFChannel(GaussianChannel):
         return self.flow(base)[0]
 
     def get_config(self):
-        flow = {"steps": self.flow.steps, "hidden": list(self.flow.hidden), "train_flow": self.train_flow}
+        flow = {"steps": self.flow.steps, "hidden": list(self.flow.hidden), "train_flow": self.flow.trainable}
         return {**super().get_config(), **flow}

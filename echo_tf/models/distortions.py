@@ -79,7 +79,7 @@ class Gaussian(Serializable):
 
 
 def make_distortion(distortion: str | DistortionFunction) -> DistortionFunction:
-    """The distortion that a name stands for; a function as it is, but `bernoulli_distortion` is the one of that name.
+    """The distortion that a name stands for; a function as it is. `bernoulli_distortion` itself means `"bernoulli"`.
 
     Raises:
         ValueError: neither.

@@ -67,7 +67,6 @@ class MAFPrior(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.dim, self.seed = dim, check_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
-        self.train_flow = train_flow
         self.flow = AutoregressiveFlow(dim, steps, hidden, trainable=train_flow, name="flow")
 
     def build(self, input_shape=None):
@@ -93,7 +92,7 @@ class MAFPrior(keras.layers.Layer):
 
     def get_config(self):
         flow = {"dim": self.flow.dim, "steps": self.flow.steps, "hidden": list(self.flow.hidden)}
-        return {**super().get_config(), **flow, "train_flow": self.train_flow, "seed": self.seed}
+        return {**super().get_config(), **flow, "train_flow": self.flow.trainable, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from echo_tf.experiments.scores import pictures_name
-from echo_tf.report.names import beta_or_target, dataset_title, point_title
+from echo_tf.report.names import beta_or_target, dataset_title, point_title, told_apart, without_seed
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.style import FILLS, headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
 from echo_tf.report.tables import BETA_OF_POINT, DATA_OF_POINT, EPOCHS
 from echo_tf.report.words import told_table
@@ -19,7 +19,6 @@ SCORES = {
     "dci_informativeness": "DCI informativeness",
     "total_correlation_nats": "total correlation",
 }
-_FILLED = ("full", "left", "none", "top", "right", "bottom")  # markers of one method, by setting
 _SETTING = ("dataset", "method", "epochs", "beta", "target", "codes")
 
 
@@ -39,15 +38,14 @@ def plot_scores(rows: list[dict], path: Path) -> Path:
     shown = [row for row in rows if row["codes"] == "mean"]
     figure, axes = pyplot().subplots(2, 3, figsize=(9.0, 6.0), sharex=True)
     methods = list(dict.fromkeys(row["method"] for row in shown))
-    of_epochs = "" if len({row["epochs"] for row in shown}) == 1 else ", {epochs} epochs"
 
     def label(row):
-        return f"{point_title(row)}, {beta_or_target(row)}{of_epochs.format(**row)}"
+        return f"{point_title(row)}, {beta_or_target(row)}{told_apart(row, shown)}"
 
     settings = {method: list(dict.fromkeys(label(row) for row in shown if row["method"] == method)) for method in methods}
     for axis, (key, name) in zip(axes.ravel(), SCORES.items(), strict=True):
         for (method, setting), members in grouped(shown, lambda row: (row["method"], label(row))).items():
-            filled = _FILLED[settings[method].index(setting) % len(_FILLED)]
+            filled = FILLS[settings[method].index(setting) % len(FILLS)]
             look = method_look(method, *methods) | {"fillstyle": filled, "markerfacecoloralt": "white"}
             points = [[row["rate_nats"] for row in members], [row[key] for row in members]]
             axis.plot(*points, linestyle="none", label=setting, **look)
@@ -66,7 +64,7 @@ def _pictures(folder: Path, row: dict) -> Path:
 
 
 def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path | None:
-    """What the decoders make of single dimensions of `z`, a block for each setting of the first seed.
+    """What the decoders make of single dimensions of `z`, a block for each setting, of its first seed.
 
     Models without pictures are left out; `None` if none has any.
 
@@ -76,8 +74,8 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path | None:
     pictured = [row for row in rows if _pictures(folder, row).exists()]
     if not pictured:
         return None
-    first = min(row["seed"] for row in pictured)
-    settings = list({(row["method"], row["cell"]): row for row in pictured if row["seed"] == first}.values())
+    falling = sorted(pictured, key=lambda row: -row["seed"])
+    settings = list({(row["method"], without_seed(row["cell"])): row for row in falling}.values())[::-1]  # the last counts
     which = "Each row moves one dimension of z, and the others stay: those of highest rate (at the left, nats)"
     figure, axes = panels(len(settings), 3.0, 2.4, f"{dataset_title(rows[0]['dataset'])}\n{which}")
     for axis, row in zip(axes, settings, strict=False):
@@ -85,5 +83,5 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path | None:
         axis.imshow(mosaic(images), cmap="gray", vmin=0, vmax=255)
         for place, rate in enumerate(rates):
             axis.text(-4, (place + 0.5) * images.shape[2], f"{rate:.1f}", ha="right", va="center", fontsize=7)
-        axis.set_title(f"{point_title(row)}, {beta_or_target(row)}", fontsize=9)
+        axis.set_title(f"{point_title(row)}, {beta_or_target(row)}{told_apart(row, settings)}", fontsize=9)
     return save(figure, path)

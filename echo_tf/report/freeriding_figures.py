@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from echo_tf.experiments.used import pictures_name
-from echo_tf.report.names import beta_or_target, dataset_title, point_title
+from echo_tf.report.names import beta_or_target, dataset_title, point_title, told_apart, without_seed
 from echo_tf.report.pictures import mosaic, panels, read_pictures
 from echo_tf.report.rows import grouped, over_seeds
-from echo_tf.report.style import headed, method_look, pyplot, save
+from echo_tf.report.style import FILLS, headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
 from echo_tf.report.tables import DATA_OF_POINT, EPOCHS, SPLIT_OF_POINT
 from echo_tf.report.words import told_table
@@ -60,21 +60,23 @@ def plot_used(rows: list[dict], path: Path) -> Path:
     figure, axes = pyplot().subplots(1, 3, figsize=(9.6, 3.9))
     floor = max(row["rate_floor_nats"] for row in rows)
     most = max([floor, *(row["rate_nats"] for row in shown)])
-    of_epochs = "" if len({row["epochs"] for row in shown}) == 1 else ", {epochs} epochs"
 
     def label(row):
-        held = f", held to {row['target']}" if row["target"] else ""
-        return _name(row) + held + of_epochs.format(**row) + ("" if row["split"] == "test" else f", {row['split']}")
+        return _name(row) + (f", held to {row['target']}" if row["target"] else "") + told_apart(row, shown)
 
+    fills: dict[str, list[str]] = {}  # of the settings of one colour, so that no two are alike
     for name, members in grouped(shown, label).items():
         members = sorted(members, key=lambda row: row["beta"])
         method, target = members[0]["method"], members[0]["target"]
-        filled = "none" if not method.endswith(_ENDING) else "left" if target else "full"
+        usual = "none" if not method.endswith(_ENDING) else "left" if target else "full"
+        taken = fills.setdefault(method.removesuffix(_ENDING), [])
+        filled = next((fill for fill in (usual, *FILLS) if fill not in taken), usual)
+        taken.append(filled)
         look = method_look(method.removesuffix(_ENDING)) | {"fillstyle": filled, "markerfacecoloralt": "white"}
         for axis, keys in zip(axes, _PANELS, strict=True):
             points = ([row[key] for row in members] for key in keys)
             errors = [row[f"{keys[1]}_se"] or 0.0 for row in members]
-            axis.errorbar(*points, yerr=errors, linestyle="-" if filled == "full" else "none", label=name, **look)
+            axis.errorbar(*points, yerr=errors, linestyle="-" if usual == "full" else "none", label=name, **look)
     for axis, keys in zip(axes, _PANELS, strict=True):
         axis.set(xlabel=_NAMES[keys[0]] + (" (nats)" if keys[0] != "beta" else ""), ylabel=f"{_NAMES[keys[1]]} (nats)")
     betas = sorted({row["beta"] for row in shown if not row["target"]} or {float(f"{row['beta']:.2g}") for row in shown})
@@ -93,7 +95,7 @@ def plot_used(rows: list[dict], path: Path) -> Path:
 
 
 def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path | None:
-    """Images at the left, and draws of the decoder with their `z` fixed, a block for each setting of the first seed.
+    """Images at the left, and draws of the decoder with their `z` fixed, a block for each setting, of its first seed.
 
     Models without draws are left out; `None` if none has any.
 
@@ -103,8 +105,8 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path | None:
     drawn = [row for row in rows if _pictures(folder, row).exists()]
     if not drawn:
         return None
-    first = min(row["seed"] for row in drawn)
-    shown = [row for row in drawn if row["seed"] == first]
+    falling = sorted(drawn, key=lambda row: -row["seed"])
+    shown = list({(row["method"], without_seed(row["cell"]), row["split"]): row for row in falling}.values())[::-1]
     heading = f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)"
     figure, axes = panels(len(shown), 2.6, 1.75, heading)
     for axis, row in zip(axes, shown, strict=False):
@@ -114,5 +116,5 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path | None:
         axis.imshow(mosaic(framed), cmap="gray", vmin=0, vmax=1)
         axis.axvline(framed.shape[3] - 0.5, color="#D55E00", linewidth=2.0)
         taken = f"rate {row['rate_nats']:.1f}, used {row['used_nats']:.1f}"
-        axis.set_title(f"{_name(row)}, {beta_or_target(row)}\n{taken}", fontsize=8)
+        axis.set_title(f"{_name(row)}, {beta_or_target(row)}{told_apart(row, shown)}\n{taken}", fontsize=8)
     return save(figure, path)

@@ -1,6 +1,7 @@
 """How a setting is called: the same in tables, labels, titles and names of files."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 from echo_tf.experiments.elsewhere import Elsewhere
@@ -60,6 +61,17 @@ def point_name(row: dict) -> str:
 def point_title(row: dict) -> str:
     """`VAE (released, held out 700)`: the same, the method as people write it."""
     return point_name(row).replace(row["method"], plain_title(row["method"]), 1)
+
+
+def without_seed(cell: str) -> str:
+    """The name of a folder without its seed: the same for models that differ in nothing else."""
+    return re.sub(r"-seed=\d+", "", cell)
+
+
+def told_apart(row: dict, others: Sequence[dict]) -> str:
+    """`, 8 epochs, validation`: the length of the training if not all have that, and the split if it is not the test set."""
+    epochs = f", {row['epochs']} epochs" if len({other["epochs"] for other in others}) > 1 else ""
+    return epochs + ("" if row.get("split", "test") == "test" else f", {row['split']}")
 
 
 def beta_or_target(row: dict) -> str:

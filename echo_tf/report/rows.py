@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -14,7 +13,7 @@ from echo_tf.echo.bound import max_scale
 from echo_tf.errors import ResultError
 from echo_tf.experiments.records import QUANTITIES, Result
 from echo_tf.models.config import DATASETS
-from echo_tf.report.names import departures, parts
+from echo_tf.report.names import departures, parts, without_seed
 from echo_tf.report.paper import paper_table, published
 
 TOLERANCE_NATS = 1.0
@@ -43,7 +42,7 @@ def over_seeds(rows: Iterable[dict], setting: Sequence[str], numbers: Sequence[s
         numbers: Keys of what is averaged.
     """
     found, setting = [], (*setting, "cell")
-    rows = [row | {"cell": re.sub(r"-seed=\d+", "", row["cell"])} for row in rows]
+    rows = [row | {"cell": without_seed(row["cell"])} for row in rows]
     for values, members in grouped(rows, lambda row: tuple(row[key] for key in setting)).items():
         row = {**dict(zip(setting, values, strict=True)), "seeds": len(members)}
         for key in numbers:

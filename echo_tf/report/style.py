@@ -8,6 +8,7 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 _PAPER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255")
 COLOURS = (*_PAPER_COLOURS, "#332288", "#999933", "#6B3E26")
 MARKERS = "osD^vPX*<>hpd8H"  # all that can be filled by halves
+FILLS = ("full", "left", "none", "top", "right", "bottom")  # of markers of one method, by setting
 
 # One colour and marker a method in every figure. The paper's nine and ours that stand beside them have colours of their own;
 # the others have the same colours again, and are so ordered that none has that of the method that it departs from.

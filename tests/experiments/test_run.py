@@ -59,6 +59,8 @@ def test_a_result_whose_model_is_gone_is_kept(finished, vectors, tmp_path):
     with pytest.raises(CellError, match=r"has a result, but its model is gone.*use --report"):
         run_cell(cell, vectors, tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "model.keras.damaged").touch()  # which was set aside, so that it is made anew
+    records.check_model(folder)
 
 
 def test_metrics_that_lack_epochs_are_named(finished, vectors, tmp_path, caplog):

@@ -49,6 +49,9 @@ def test_flows(train_flow, tmp_path):
     model.build((None, 6))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
+    again = IAFChannel(3, 2, (4,))
+    again.flow.trainable = False  # later
+    assert not again.get_config()["train_flow"]
     of_flows = 2 * 2 * 4  # of each two networks with four arrays
     for copy in (model, loaded):
         assert len(trained_paths(copy)) == 2 + 2 + 4 + (of_flows if train_flow else 0)
