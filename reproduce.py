@@ -116,4 +116,4 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell script
             signal.signal(number, progress.stop)
-    sys.exit(main())
+    terminal.leave(main())

@@ -1,6 +1,7 @@
 """What a person at the terminal sees before and after the trainings: one line about the machine, and what came out."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -8,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import echo_tf
 from echo_tf.experiments import sharing
@@ -45,6 +46,20 @@ def filter_errors() -> None:
     os.dup2(write, 2)
     os.close(write)
     sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with an exit status; at once if that is none of success.
+
+    While Python shuts down, a thread of TensorFlow that was in the midst of a training may wait for it for ever, and it for the
+    thread. All files are closed by now.
+    """
+    if status:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit()
 
 
 def width() -> int:

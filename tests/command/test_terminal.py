@@ -44,6 +44,23 @@ os.abort()
     assert "oneDNN" not in done.stderr and "cuInit" not in done.stderr and "absl" not in done.stderr
 
 
+@pytest.mark.parametrize("status", [0, 143])
+def test_a_process_that_was_stopped_waits_for_no_thread(status):
+    script = f"""
+import threading, time
+from echo_tf.command import terminal
+thread = threading.Thread(target=time.sleep, args=(2,))
+thread.start()
+print("done", end="")
+try:
+    terminal.leave({status})
+finally:
+    print(", left", end="")
+"""
+    done = run(script)
+    assert (done.returncode, done.stdout) == (status, "done" if status else "done, left")
+
+
 def test_keras_comes_without_a_word_of_its_own():
     done = run("from echo_tf.command.terminal import filter_errors; filter_errors(); import keras; keras.ops.ones(3)")
     assert (done.returncode, done.stderr) == (0, "")
