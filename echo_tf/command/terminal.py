@@ -51,8 +51,8 @@ def filter_errors() -> None:
 def leave(status: int) -> NoReturn:
     """End this process with an exit status; at once if that is none of success.
 
-    While Python shuts down, a thread of TensorFlow that was in the midst of a training may wait for it for ever, and it for the
-    thread. All files are closed by now.
+    While Python shuts down it waits for threads of TensorFlow, as those that `steps.as_input` is about: a run that was stopped
+    hung for a minute behind its message. All files are closed by now.
     """
     if status:
         with contextlib.suppress(OSError):

@@ -78,6 +78,29 @@ class BatchOrders(keras.utils.PyDataset):
         self.start(self.epoch + 1)
 
 
+def as_input(orders: BatchOrders) -> Any:
+    """`orders` as `fit` takes them: on TensorFlow a `tf.data.Dataset` that does not tune itself.
+
+    Of any other input Keras makes a data set with a thread that tunes it. At the end of an epoch that thread is woken to stop,
+    but may look for the order to stop before it is on record (`Model::OptimizeLoop` and `CancellationManager::StartCancel` in
+    TensorFlow 2.21). Then it sleeps on, and `fit` waits for it: for as long as the epoch took, a minute at most.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return orders
+    import tensorflow as tf
+
+    def calls():
+        orders.on_epoch_end()  # before the first epoch too, as Keras does with a `PyDataset`
+        for call in range(len(orders)):
+            yield (orders[call],)
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    signature = (tf.TensorSpec((None, orders.batch_size), "int32"),)
+    data = tf.data.Dataset.from_generator(calls, output_signature=signature)
+    return data.apply(tf.data.experimental.assert_cardinality(len(orders))).prefetch(1).with_options(options)
+
+
 class CompiledSteps:
     """The `train_function` of a Keras model that is fitted to `BatchOrders`: all steps of a call in one compiled loop.
 

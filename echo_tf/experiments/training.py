@@ -20,6 +20,7 @@ from echo_tf.experiments.steps import (
     CALL_STEPS_ON_CPU,
     BatchOrders,
     CompiledSteps,
+    as_input,
     compiled_steps,
     keep_graphs_as_traced,
     on_cpu,
@@ -209,7 +210,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, validate: bool = Fa
         own = [model.follow(sample), _Schedule(config), _StopAtNonFinite(model.train_function), _Recorder(folder)]
         keras.Model.fit(  # that of the model would take orders for examples
             model,
-            orders,
+            as_input(orders),
             epochs=until,
             initial_epoch=finished,
             validation_data=validation,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from echo_tf.errors import ConfigError
-from echo_tf.experiments.steps import BatchOrders, compiled_steps
+from echo_tf.experiments.steps import BatchOrders, as_input, compiled_steps
 from echo_tf.models.build import build_model
 
 
@@ -35,6 +35,17 @@ class TestBatchOrders:
         orders = BatchOrders(2 * steps, batch_size=2, seed=0, call_steps=most)
         assert [len(orders[i]) for i in range(len(orders))] == lengths
 
+    def test_data_sets_of_tensorflow_are_the_same_epochs_and_do_not_tune_themselves(self):
+        """The thread that tunes a data set may hold up the end of an epoch for as long as the epoch took."""
+        orders, expected = (BatchOrders(60, batch_size=10, seed=3, call_steps=4) for _ in range(2))
+        data = as_input(orders)
+        assert data.options().autotune.enabled is False
+        assert data.cardinality() == len(orders) == 2
+        expected.on_epoch_end()  # Keras ends an epoch before the first
+        for _ in range(2):
+            iter(data)  # Keras makes one that it does not use after each epoch
+            assert np.concatenate([call for (call,) in data.as_numpy_iterator()]).tolist() == self.epoch(expected)
+
     def test_too_few_images(self):
         with pytest.raises(ConfigError, match="at most 25"):
             BatchOrders(25, batch_size=26, seed=0, call_steps=10)
@@ -48,7 +59,7 @@ def fitted(config, vectors, in_one_call):
     orders = BatchOrders(60, 20, seed=0, call_steps=10)
     if in_one_call:
         model.train_function = compiled_steps(model, vectors.raw("train"), vectors.white, 3)
-        logs = keras.Model.fit(model, orders, shuffle=False, verbose=0).history
+        logs = keras.Model.fit(model, as_input(orders), shuffle=False, verbose=0).history
     else:
         orders.start(epoch=1)  # Keras looks at the data before the first epoch, and ends one then
         logs = keras.Model.fit(model, vectors.train[orders.order], batch_size=20, shuffle=False, verbose=0).history
@@ -81,7 +92,7 @@ def test_the_losses_of_a_call_are_the_means_up_to_each_step(vectors, tiny):
     model = build_model(tiny(), vectors.shape, steps_per_epoch=3)
     model.optimizer.build(model.trainable_variables)
     model.train_function = compiled_steps(model, vectors.raw("train"), vectors.white, 3)
-    history = keras.Model.fit(model, BatchOrders(60, 20, seed=0, call_steps=10), shuffle=False, verbose=0)
+    history = keras.Model.fit(model, as_input(BatchOrders(60, 20, seed=0, call_steps=10)), shuffle=False, verbose=0)
     losses = keras.ops.convert_to_numpy(model.train_function.losses)
     assert losses.shape == (3,)
     assert losses[-1] == pytest.approx(history.history["loss"][0], rel=1e-6)
