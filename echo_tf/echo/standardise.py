@@ -100,7 +100,11 @@ class RunningStandardiser(Standardiser):
         if law == "independent":
             centred = mean + product(scale, z_mean) - z_mean
             variance = ops.mean(ops.square(centred) + product(ops.square(scale), variance), axis=0)
-        self.mean.assign(z_mean)
+        self.assign(z_mean, variance)
+
+    def assign(self, mean: Tensor, variance: Tensor) -> None:
+        """Store moments that weigh as much as those of many steps, so that the next batch does not replace them."""
+        self.mean.assign(mean)
         self.variance.assign(variance)
         self.steps.assign(1.0 / NEWEST)
 
@@ -116,7 +120,9 @@ class RunningStandardiser(Standardiser):
         self.average(ops.stop_gradient(moments[0]), ops.stop_gradient(moments[1]), enough)
         stored = self.by_stored(z)
         renormalised = by_batch + ops.stop_gradient(stored - by_batch)
-        return ops.where(enough, ops.where(self.renormalising > 0, renormalised, by_batch), stored)
+        if not always_renormalise:
+            renormalised = ops.where(self.renormalising > 0, renormalised, by_batch)
+        return ops.where(enough, renormalised, stored)
 
     def average(self, mean: Tensor, variance: Tensor, enough: Tensor | bool = True) -> None:
         """Let the moments of a batch into the stored ones. A batch with a number that is not finite is dropped.

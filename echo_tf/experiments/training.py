@@ -52,7 +52,7 @@ class _Schedule(keras.callbacks.Callback):
         def epochs(share):
             return max(1, round(share * config.training.epochs))
 
-        if epoch == epochs(config.channel.renormalise_at):
+        if epoch >= epochs(config.channel.renormalise_at):  # in every epoch: the channel may be a new one since then
             self.model.channel.renormalise()
         if config.training.beta_warmup:
             self.model.beta.assign(config.beta * min(1.0, (epoch + 1) / epochs(config.training.beta_warmup)))

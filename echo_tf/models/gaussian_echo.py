@@ -7,7 +7,7 @@ from keras import ops
 from echo_tf.echo.checks import Tensor
 from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.heads import EchoWithHeads
-from echo_tf.echo.matrix import matrix_moments
+from echo_tf.echo.matrix import matrix_moments, product
 from echo_tf.echo.standardise import RunningStandardiser
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import CorrelatedGaussianChannel, row_squares
@@ -93,15 +93,14 @@ class GaussianEcho(CorrelatedGaussianChannel):
         """The same of `y`."""
         mean, scale, rates = self.echo.encode(inputs)
         scale, noise_mean = self.echo.as_matrix(scale), ops.convert_to_tensor(self.noise_mean)
-        deviation = mean + ops.squeeze(ops.matmul(scale, noise_mean[:, None]), -1) - noise_mean
+        deviation = mean + product(scale, noise_mean) - noise_mean
         whitening = ops.convert_to_tensor(self.whitening)
         factor = ops.matmul(whitening, ops.matmul(scale, ops.convert_to_tensor(self.noise_factor)))
         return ops.matmul(deviation, ops.transpose(whitening)), -rates, factor
 
     def adapt(self, data: Tensor, seed: int = 0) -> None:
         mean, _, factor = self._whitened(data)
-        for variable, value in zip((self.standardiser.mean, self.standardiser.variance), _moments(mean, factor), strict=True):
-            variable.assign(value)
+        self.standardiser.assign(*_moments(mean, factor))
 
     def renormalise(self) -> None:
         self.standardiser.renormalising.assign(1.0)

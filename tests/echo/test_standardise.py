@@ -156,7 +156,12 @@ class TestRunning:
         reservoir.filled.assign(float(SIZE * filled))
         standardiser = RunningStandardiser()
         standardiser.build((None, 3))
-        return standardiser, lambda z, training=True: standardiser.transform(z, None, None, reservoir, training=training)
+
+        def transform(z, training=True, always_renormalise=False):
+            options = {"training": training, "always_renormalise": always_renormalise}
+            return standardiser.transform(z, None, None, reservoir, **options)
+
+        return standardiser, transform
 
     @staticmethod
     def by(z, *batches):
@@ -172,6 +177,14 @@ class TestRunning:
             expected = self.by(batches[0], *batches[:number])
             np.testing.assert_allclose(transform(batches[0], training=False), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(standardiser.by_stored(z), self.by(z, *batches), rtol=1e-4, atol=1e-5)
+
+    def test_of_echoes_from_the_reservoir_alone_training_is_by_all_that_was_seen(self):
+        """So that a batch of one class is standardised as it will be at inference."""
+        _, transform = self.made()
+        batches = [np.float32(outputs()), np.float32(2 * outputs() + 3)]
+        transform(batches[0])
+        expected = self.by(batches[1], *batches)
+        np.testing.assert_allclose(transform(batches[1], always_renormalise=True), expected, rtol=1e-4, atol=1e-5)
 
     def test_later_batches_have_a_constant_weight(self):
         standardiser, transform = self.made()

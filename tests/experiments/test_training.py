@@ -151,6 +151,13 @@ def test_channel_renormalises_on_time(tmp_path, vectors, tiny):
     np.testing.assert_array_equal(watch.seen, [[0.0], [1.0]])
 
 
+def test_gaussian_phase_renormalises_where_echo_did(tmp_path, vectors, tiny):
+    watch = Watch(lambda model: [model.channel.standardiser.renormalising, model.channel.has_density])
+    options = {"channel": {"renormalise_at": 0.3, "gaussian_at": 0.5}, "flow": {"hidden_units": 8}}
+    train(tiny("echo_maf", epochs=4, **options), vectors, tmp_path, callbacks=[watch])
+    np.testing.assert_array_equal(watch.seen, [[0, 0], [1, 0], [1, 1], [1, 1]])
+
+
 def test_beta_warms_up_epoch_by_epoch_and_a_channel_need_not_renormalise(tmp_path, vectors, tiny):
     watch = Watch(lambda model: [model.beta, model.channel.standardiser.renormalising])
     options = {"channel": {"renormalise_at": 1.0}, "training": {"beta_warmup": 0.5}}

@@ -73,9 +73,13 @@ def test_training_standardises_by_the_batch_and_renormalising_by_what_is_stored(
     z = [ops.convert_to_numpy(gaussian(np.repeat(shifted, 20, axis=0), training=True))]
     gaussian.renormalise()
     gaussian.match(features())
+    stored = ops.convert_to_numpy(gaussian.standardiser.mean)
     z.append(ops.convert_to_numpy(gaussian(np.repeat(shifted, 20, axis=0), training=True)))
     assert np.abs(z[0].mean(axis=0)).max() < 0.06
+    assert np.abs(z[0].var(axis=0) - 1.0).max() < 0.06
     assert np.abs(z[1].mean(axis=0)).max() > 0.1
+    shift = z[0].mean(axis=0) - z[1].mean(axis=0)  # a batch moves what is stored, but does not take its place
+    assert 0 < np.abs(ops.convert_to_numpy(gaussian.standardiser.mean) - stored).max() < np.abs(shift).max()
 
 
 def networks():
