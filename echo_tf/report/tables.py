@@ -239,7 +239,7 @@ def readme_table(rows: list[Row]) -> Table | None:
     counts = grouped(epochs_by_cell(rows).items(), lambda item: dataset_title(item[0][0]))
     complete = [f"{name} {sum(n == PAPER_EPOCHS for _, n in cells)} of {len(cells)}" for name, cells in counts.items()]
     paper = f"Methods of the paper's table with its {PAPER_EPOCHS} epochs so far: {', '.join(complete)}."
-    ranked = " Best first among methods of as many epochs: only those can be compared." if several else ""
+    ranked = " Best first within equal epochs: compare only those." if several else ""
     where = [f"{data_title(shown[0])}, test set.{ranked} {paper}"] if found else []
     return told_table("results", columns, shown, notes_on_marks(shown), first_notes=where)
 
