@@ -15,7 +15,7 @@ _FOLDERS = ("bottleneck", "disentanglement", "freeriding", "likelihood", "noise"
 TAKEN = (*KNOWN, *_FOLDERS)  # names of folders of results
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value
 class Dataset:
     """Images or vectors of one data set.
 
@@ -117,6 +117,7 @@ class Dataset:
     test = property(lambda self: self.images("test"))
     validation = property(lambda self: self.images("validation") if "validation" in self.splits else None)
     train_labels = property(lambda self: self.labels.get("train"))
+    validation_labels = property(lambda self: self.labels.get("validation"))
     test_labels = property(lambda self: self.labels.get("test"))
 
     def holdout(self, n: int) -> "Dataset":

@@ -75,6 +75,11 @@ class Channel(WeightedRateLayer):
             self.warn_of_two_rates()
         return (draw.z, draw.rate) if return_rate else draw.z
 
+    def build_for(self, inputs: Tensor) -> None:
+        """Build a layer that was not called yet, for its methods."""
+        if not self.built:
+            self.build((None, *inputs.shape[1:]))
+
     def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
         """A draw of `z` for each example, with its rate."""
         raise NotImplementedError

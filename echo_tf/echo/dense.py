@@ -120,6 +120,7 @@ class EchoDense(EchoWithHeads):
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`f(x)`; `log s(x)` with `log r`, signed `r s(x)`; the rate; each of shape `(batch, ..., units)`."""
+        self.build_for(inputs)
         mean = ops.tanh(self.mean_head(inputs) / self.mean_scale)
         if self.parametrisation == "centred":
             mean = mean - ops.mean(mean, axis=0)

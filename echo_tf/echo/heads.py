@@ -69,6 +69,7 @@ class EchoWithHeads(Channel):
     source: EchoSource
     standardiser: Standardiser | None
     gather: Callable[..., Tensor]  # noise from given echoes
+    _has_warned_of_few = False
 
     @property
     def places(self) -> int:
@@ -139,13 +140,13 @@ class EchoWithHeads(Channel):
             ValueError: fewer than two examples, or features of another size, or that are not finite.
         """
         features = concatenated(data)
-        if not self.built:
-            self.build((None, *features.shape[1:]))
+        self.build_for(features)
         expected = self.mean_head.kernel.shape[0]
         if features.shape[-1] != expected:
             what = f"what {self.name!r} is called with, shape (n, ..., {expected}), as the layer before it gives them"
             raise invalid("data", what, f"shape {tuple(features.shape)}")
-        if len(features) <= self.source.d_max:
+        if len(features) <= self.source.d_max and not self._has_warned_of_few:
+            self._has_warned_of_few = True
             logger.warning(
                 "%r is adapted to %d examples, no more than d_max = %d, so that its noise repeats them. Pass some 10,000 "
                 "training examples.",

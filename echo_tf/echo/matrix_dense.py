@@ -115,6 +115,7 @@ class MatrixEchoDense(EchoWithHeads):
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`f(x)`, `S(x)`, and `-log |s_jj(x)|`. Shapes `(batch, ..., m)`, `(batch, ..., m, m)`, `(batch, ..., m)`."""
+        self.build_for(inputs)
         diagonal = self.log_scale_head(inputs)  # without `r`, which comes in nowhere else
         if self.signed:
             diagonal = bounded_scale(diagonal, math.exp(self.log_max_scale))

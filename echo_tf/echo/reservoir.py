@@ -41,7 +41,8 @@ class Reservoir(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(None if seed is None else (seed + SEED_SHIFT) % SEEDS)
 
     def build(self, mean_shape, scale_shape):
-        options = {"initializer": "zeros", "trainable": False}
+        # Float32 too where a method is called inside a layer of another policy: rounded pairs would be stored again.
+        options = {"initializer": "zeros", "trainable": False, "autocast": False}
         self.mean = self.add_weight(shape=(self.size, *mean_shape[1:]), name="mean", **options)
         self.scale = self.add_weight(shape=(self.size, *scale_shape[1:]), name="scale", **options)
         # How many examples were stored, up to `size`. Files of version 0.2 hold 1 for any number.

@@ -69,7 +69,8 @@ class EchoSource(keras.layers.Layer):
     def build(self, mean_shape, scale_shape):
         self.reservoir.build(mean_shape, scale_shape)
         # 1 while inference takes its echoes from the batch.
-        self.batch_at_inference = self.add_weight(shape=(), initializer="zeros", trainable=False, name="batch_at_inference")
+        options = {"initializer": "zeros", "trainable": False, "autocast": False}
+        self.batch_at_inference = self.add_weight(shape=(), name="batch_at_inference", **options)
 
     def noise(self, mean: Tensor, scale: Tensor, training: bool) -> Tensor:
         """Fresh noise for every example, `scale` with `r`. In training the pairs are stored, for later batches."""

@@ -40,10 +40,10 @@ class Standardiser(keras.layers.Layer):
         self._moments = moments
 
     def build(self, input_shape):
-        shape = tuple(input_shape[1:])
-        self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="z_mean")
-        self.variance = self.add_weight(shape=shape, initializer="ones", trainable=False, name="z_variance")
-        self.renormalising = self.add_weight(shape=(), initializer="zeros", trainable=False, name="renormalising")
+        shape, options = tuple(input_shape[1:]), {"trainable": False, "autocast": False}
+        self.mean = self.add_weight(shape=shape, initializer="zeros", name="z_mean", **options)
+        self.variance = self.add_weight(shape=shape, initializer="ones", name="z_variance", **options)
+        self.renormalising = self.add_weight(shape=(), initializer="zeros", name="renormalising", **options)
 
     def set_moments(self, mean: Tensor, log_scale: Tensor, law: str = "echo") -> None:
         """Store the moments that pairs `(f, log s)` of shape `(n, ..., dim)` give; `log r` included.
@@ -58,7 +58,8 @@ class Standardiser(keras.layers.Layer):
     ) -> Tensor:
         """`z` standardised; the pairs of the batch have `log r`, and in training lie in the reservoir already."""
         if not training:
-            return ops.where(reservoir.filled > 0, self.by_stored(z), _standardise(z, *self._moments(mean, log_scale)))
+            by_batch = _standardise(z, *self._moments(mean, log_scale))
+            return ops.where(_takes_stored(reservoir, z), self.by_stored(z), by_batch)
         stored = _with_variance(self._moments(*reservoir.pairs), reservoir)
         for variable, value in zip((self.mean, self.variance), stored, strict=True):
             variable.assign(value)
@@ -88,7 +89,7 @@ class RunningStandardiser(Standardiser):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, autocast=False, name="steps")
 
     def set_moments(self, mean: Tensor, scale: Tensor, law: str = "echo") -> None:
         """Store the moments that pairs `(f, S)` of shapes `(n, ..., dim)` and `(n, ..., dim, dim)` give; `r` included.
@@ -115,7 +116,7 @@ class RunningStandardiser(Standardiser):
         moments = ops.moments(z, axes=0)
         by_batch = _standardise(z, *moments)
         if not training:
-            return ops.where(reservoir.filled > 0, self.by_stored(z), by_batch)
+            return ops.where(_takes_stored(reservoir, z), self.by_stored(z), by_batch)
         enough = ops.shape(z)[0] >= FEWEST_FOR_MOMENTS
         self.average(ops.stop_gradient(moments[0]), ops.stop_gradient(moments[1]), enough)
         stored = self.by_stored(z)
@@ -157,6 +158,11 @@ def _with_earlier(mean: Tensor, log_scale: Tensor, reservoir: Reservoir) -> tupl
 def _with_variance(moments: tuple[Tensor, ...], reservoir: Reservoir) -> tuple[Tensor, ...]:
     """The moments; those of a single example, which has no variance, become 0 and 1. The reservoir holds the batch already."""
     return tuple(ops.where(reservoir.filled >= 2, value, initial) for value, initial in zip(moments, (0.0, 1.0), strict=True))
+
+
+def _takes_stored(reservoir: Reservoir, z: Tensor) -> Tensor:
+    """Whether inference takes the stored moments: those of training, or 0 and 1 for a single example before any."""
+    return ops.logical_or(reservoir.filled > 0, ops.shape(z)[0] < 2)
 
 
 def _standardise(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

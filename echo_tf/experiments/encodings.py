@@ -43,7 +43,7 @@ def image_arrays(model: keras.Model, images: np.ndarray, labels: np.ndarray | No
     mean, scale = channel.mean_and_scale(features)
     matrix = channel.scale_matrix(features)
     draw = channel.draw(features)
-    distortion = model.distortion(images, model.decoder.predict(ops.convert_to_numpy(draw.z), verbose=0))
+    distortion = model.distortion_of(draw.z, images)
     arrays = {
         "mean": mean,
         "scale": scale if matrix is None else ops.diagonal(matrix, axis1=-2, axis2=-1),

@@ -79,6 +79,7 @@ class GaussianChannel(StandardMarginal):
 
     def statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of `q(z|x)`, each of shape `(batch, units)`."""
+        self.build_for(inputs)
         return self.mean_head(inputs), self.log_var_head(inputs)
 
     def draw(self, inputs: Tensor, training: bool | None = None) -> Draw:
@@ -196,6 +197,7 @@ class FullGaussianChannel(CorrelatedGaussianChannel):
 
     def statistics(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and `log_sd`, each of shape `(batch, m)`, and `L` of shape `(batch, m, m)`."""
+        self.build_for(inputs)
         log_sd = self.log_sd_head(inputs)
         return self.mean_head(inputs), log_sd, lower_triangular(ops.exp(log_sd), self.below_head(inputs))
 
@@ -239,7 +241,8 @@ class IAFChannel(GaussianChannel):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.flow.build()
+        if not self.flow.built:
+            self.flow.build()
 
     def _draw_of(self, base: Tensor, mean: Tensor, log_var: Tensor) -> Draw:
         z, log_det = self.flow(base)

@@ -204,7 +204,7 @@ class ConstraintConfig:
 
 @_settings
 class DistortionConfig:
-    """Decoder's law, whose negative log likelihood is the distortion; see `losses.Bernoulli` and `losses.Gaussian`."""
+    """Decoder's law, whose negative log likelihood is the distortion: `Bernoulli` or `Gaussian` of `distortions.py`."""
 
     kind: Literal["bernoulli", "gaussian"] = "bernoulli"  # paper, section 5: bernoulli
     sd: Positive = 1.0  # gaussian only

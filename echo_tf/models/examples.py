@@ -34,6 +34,8 @@ def some_examples(data: Any, n: int) -> np.ndarray:
 
     Rows of an array are taken evenly from all of it, as it may be sorted; batches are taken to be shuffled, and the first ones
     serve.
+
+    Raises `ValueError` for batches of dictionaries, and where there is no example.
     """
     if hasattr(data, "shape"):
         data = data if isinstance(data, np.ndarray) else ops.convert_to_numpy(data)
@@ -41,7 +43,9 @@ def some_examples(data: Any, n: int) -> np.ndarray:
     examples, found = [], 0
     batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else iter(data)
     for batch in batches:
-        examples.append(ops.convert_to_numpy(batch[0] if isinstance(batch, tuple) else batch))
+        batch = batch[0] if isinstance(batch, tuple | list) else batch
+        check_is_array(batch)
+        examples.append(ops.convert_to_numpy(batch))
         found += len(examples[-1])
         if found >= n:
             break

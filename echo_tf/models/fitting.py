@@ -33,6 +33,8 @@ class Fitting(Passing):
         """
         weights = [kwargs[name] for name in ("sample_weight", "class_weight") if kwargs.get(name) is not None]
         check_training(self, x, y, weights or None)
+        if kwargs.get("validation_data") is not None:  # else an epoch passes before it is looked at
+            check_training(self, *keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"]))
         data = x
         if hasattr(x, "shape"):
             if not kwargs.get("shuffle", True):

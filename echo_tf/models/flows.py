@@ -4,15 +4,13 @@ TFP's own networks are invisible to Keras 3, which would never train them; its b
 """
 
 import itertools
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from echo_tf.echo.checks import Tensor
 from echo_tf.echo.freezing import freeze_parts
-
-Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="echo_tf")
@@ -103,7 +101,8 @@ class AutoregressiveFlow(keras.layers.Layer):
     def build(self, x_shape=None):
         freeze_parts(self)
         for network in self.networks:
-            network.build()
+            if not network.built:
+                network.build()
 
     def start_at_identity(self) -> None:
         """Set the last kernels to 0, so that `T` is the identity until it learns otherwise."""

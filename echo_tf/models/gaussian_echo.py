@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from echo_tf.echo.checks import Tensor
+from echo_tf.echo.bound import invalid
+from echo_tf.echo.checks import Tensor, check_is_flat, concatenated
 from echo_tf.echo.freezing import freeze_parts
 from echo_tf.echo.heads import EchoWithHeads
 from echo_tf.echo.matrix import matrix_moments, product
@@ -33,6 +34,9 @@ class GaussianEcho(CorrelatedGaussianChannel):
 
     Call arguments and returns: as `CorrelatedGaussianChannel`.
 
+    Raises:
+        ValueError: another kind of layer; in `build`, feature maps.
+
     Source: ours.
 
     Example:
@@ -48,14 +52,19 @@ class GaussianEcho(CorrelatedGaussianChannel):
     has_memory = True
 
     def __init__(self, echo: EchoWithHeads, *, seed: int | None = None, **kwargs):
+        plain = {"parametrisation": "standardised", "multiplicative": False}
+        if not isinstance(echo, EchoWithHeads) or any(getattr(echo, name, value) != value for name, value in plain.items()):
+            raise invalid("echo", "a MatrixEchoDense, or an EchoDense that is standardised and not multiplicative", repr(echo))
         super().__init__(echo.units, seed=seed, **kwargs)
         self.echo, self.standardiser = echo, RunningStandardiser(name="standardiser")
+        echo.reports_rate = False  # it is not called, only its methods are
 
     def build(self, input_shape):
+        check_is_flat(self.name, input_shape)
         freeze_parts(self)
         if not self.echo.built:
             self.echo.build(input_shape)
-            self.echo.built = True  # it is not called, only its methods are
+            self.echo.built = True
         self.noise_mean = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="noise_mean")
         factor = {"shape": (self.units, self.units), "initializer": "identity", "trainable": False}
         self.noise_factor = self.add_weight(name="noise_factor", **factor)
@@ -91,6 +100,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
 
     def _whitened(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of `y`."""
+        self.build_for(inputs)
         mean, scale, rates = self.echo.encode(inputs)
         scale, noise_mean = self.echo.as_matrix(scale), ops.convert_to_tensor(self.noise_mean)
         deviation = mean + product(scale, noise_mean) - noise_mean
@@ -99,7 +109,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
         return ops.matmul(deviation, ops.transpose(whitening)), -rates, factor
 
     def adapt(self, data: Tensor, seed: int = 0) -> None:
-        mean, _, factor = self._whitened(data)
+        mean, _, factor = self._whitened(concatenated(data))
         self.standardiser.assign(*_moments(mean, factor))
 
     def renormalise(self) -> None:
@@ -112,7 +122,7 @@ class GaussianEcho(CorrelatedGaussianChannel):
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config.pop("echo")), **config)
+        return cls(**{**config, "echo": keras.saving.deserialize_keras_object(config["echo"])})
 
 
 def _moments(mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +142,7 @@ def with_gaussian_noise(model: RateDistortionModel, x: np.ndarray, prior: MAFPri
         seed: Integer, for the noise.
 
     Raises:
-        ValueError: a decoder that takes the example.
+        ValueError: a decoder that takes the example, or a channel that `GaussianEcho` refuses.
     """
     if model.takes_example:
         raise ValueError(

@@ -1,15 +1,12 @@
 """Terms of the objective in nats: per example, so that the caller takes the mean once, and the MMD penalty of a batch."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import alike
-
-Tensor = Any
+from echo_tf.echo.checks import Tensor, alike
 
 # Quantities whose constraint sets beta, and the sign with which beta answers to too much of each.
 CONSTRAINED = {"rate": 1.0, "distortion": -1.0}

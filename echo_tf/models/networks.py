@@ -8,10 +8,9 @@ import keras
 from keras import layers
 
 from echo_tf.errors import ConfigError
-from echo_tf.models.pixel_cnn import PixelCNN
+from echo_tf.models.pixel_cnn import CHANNELS_LAST, PixelCNN
 
 IMAGE_SHAPE = (28, 28, 1)  # of all data sets of the paper
-CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.json says
 Networks = tuple[keras.Sequential, keras.Model]
 
 

@@ -86,4 +86,6 @@ class Passing(keras.Model):
         """Means and log variances of the components of a prior, where it has some: those of its pseudo-inputs."""
         if not self.prior.needs_components:
             return None
+        if not self.prior.built:
+            self.prior.build()
         return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from echo_tf.echo.bound import invalid
-from echo_tf.echo.checks import Tensor, check_choice, check_options, check_seed, not_negative, positive
+from echo_tf.echo.checks import SEEDS, Tensor, check_choice, check_is_flat, check_options, check_seed, not_negative, positive
 from echo_tf.models.distortions import Serializable
 from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
 
@@ -40,6 +40,9 @@ class Penalty(keras.layers.Layer):
     @weight.setter
     def weight(self, value: Any) -> None:
         self._weight.assign(not_negative("weight", value))
+
+    def build(self, z_shape):
+        check_is_flat(self.name, z_shape)
 
     def get_config(self):
         return {**super().get_config(), "weight": float(ops.convert_to_numpy(self.weight)), "seed": self.seed}
@@ -127,10 +130,11 @@ class TotalCorrelationPenalty(Penalty):
         self.hidden = tuple(hidden)
 
     def build(self, z_shape):
+        super().build(z_shape)
         self.parameters = []
         widths = (z_shape[-1], *self.hidden, 1)
         for i, (units_in, units_out) in enumerate(itertools.pairwise(widths)):
-            initial = keras.initializers.HeNormal(None if self.seed is None else self.seed + i)
+            initial = keras.initializers.HeNormal(None if self.seed is None else (self.seed + i) % SEEDS)
             kernel = self.add_weight(shape=(units_in, units_out), initializer=initial, name=f"kernel_{i}")
             self.parameters.append((kernel, self.add_weight(shape=(units_out,), initializer="zeros", name=f"bias_{i}")))
 

@@ -71,7 +71,8 @@ class MAFPrior(keras.layers.Layer):
 
     def build(self, input_shape=None):
         freeze_parts(self)
-        self.flow.build()
+        if not self.flow.built:
+            self.flow.build()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """`log p(z)` in nats. Shape `(batch,)`."""
@@ -168,6 +169,8 @@ class VampPrior(keras.layers.Layer):
         Raises:
             ValueError: inputs of another shape or range.
         """
+        if not self.built:
+            self.build()
         inputs = np.asarray(inputs)
         if inputs.shape[1:] != self.image_shape or not len(inputs):
             raise invalid("inputs", f"at least one example of shape {self.image_shape}", f"shape {inputs.shape}")

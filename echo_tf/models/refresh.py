@@ -1,10 +1,14 @@
 """Renewal of what a channel stores about the training data, which lags behind the weights while they change."""
 
+import logging
+
 import keras
 import numpy as np
 from keras import ops
 
 from echo_tf.models.examples import some_examples
+
+logger = logging.getLogger(__name__)
 
 # Training examples that renew what a channel stores: enough that their sampling error does not count.
 REFRESH_EXAMPLES = 10_000
@@ -42,5 +46,13 @@ class RefreshChannel(keras.callbacks.Callback):
 
     def _refresh(self):
         channel = self.model.channel
-        if channel.has_memory and channel.trainable and not hasattr(self.data, "__next__"):
+        if not (channel.has_memory and channel.trainable) or hasattr(self.data, "__next__"):
+            return
+        if not all(np.isfinite(weight).all() for weight in self._weights()):
+            logger.warning(
+                "The training has diverged: there are weights that are not finite. What %r stores is not renewed. Lower the "
+                "learning rate, and train anew.",
+                channel.name,
+            )
+        else:
             self.model.refresh_channel(some_examples(self.data, REFRESH_EXAMPLES))

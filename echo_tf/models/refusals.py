@@ -91,6 +91,11 @@ def check_no_targets(y: Any, sample_weight: Any) -> None:
 def check_training(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None:
     """Raise `ValueError` for targets, weights, what `compile` may not have, or examples that encoder or distortion refuses."""
     check_no_targets(y, sample_weight)
+    if (replicas := getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)) > 1:
+        raise ValueError(
+            f"Expected one replica: each would have a reservoir and a beta of its own. Found: {replicas}. Train one model on "
+            "each device."
+        )
     compiled = getattr(getattr(model, "_compile_config", None), "config", {})
     for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
         if compiled.get(name):  # not in `compile`: a model that was saved with one is loaded without optimizer

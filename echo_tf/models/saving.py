@@ -23,7 +23,8 @@ class Saving(keras.Model):
     def load_own_variables(self, store):
         self.beta.assign(store["beta"][()])
         for i, state in enumerate(self.random_states):
-            state.assign(store[f"random_state_{i}"][()])
+            if (name := f"random_state_{i}") in store:  # a file of weights may be of a model without this generator
+                state.assign(store[name][()])
 
     def get_config(self):
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}

@@ -165,6 +165,14 @@ def test_seeds_of_numpy(make):
     assert type(make(UNITS, seed=np.int64(4)).get_config()["seed"]) is int
 
 
+@pytest.mark.parametrize("name", [name for name in CHANNELS if name != "of a user"])
+@pytest.mark.parametrize("method", ["draw", "rate_per_dimension", "mean_and_scale"])
+def test_methods_build_the_channel(name, method):
+    channel = CHANNELS[name]()
+    getattr(channel, method)(features(20))
+    assert channel(features(20)).shape == (20, channel.units)
+
+
 def test_seeds_of_functions():
     mean, log_scale = np.random.default_rng(0).uniform(-1, -0.5, size=(2, 20, 3))
     np.testing.assert_array_equal(echo_noise(mean, log_scale, seed=np.uint32(4)), echo_noise(mean, log_scale, seed=4))

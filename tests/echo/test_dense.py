@@ -468,6 +468,27 @@ class TestMistakes:
         with pytest.raises(ValueError, match="without targets.*gives a tuple"):
             EchoDense(2, d_max=9).adapt([(np.zeros((20, 3)), np.zeros(20))])
 
+    @pytest.mark.parametrize("make", [EchoDense, MatrixEchoDense])
+    def test_state_is_float32_inside_a_layer_of_lower_precision(self, make):
+        """Keras rounds the variables of a layer that is not called itself to the precision of the one that is."""
+
+        class Around(keras.layers.Layer):
+            def __init__(self):
+                super().__init__(dtype="mixed_bfloat16")
+                self.channel = make(3, d_max=7, seed=0, rate_weight=None)
+
+            def build(self, input_shape):
+                self.channel.build(input_shape)
+
+            def call(self, inputs, training=None):
+                return self.channel.draw(keras.ops.cast(inputs, "float32"), training=training).z
+
+        layer = Around()
+        for _ in range(2):
+            layer(features(20), training=True)
+        kept = np.asarray(layer.channel.source.reservoir.mean)[20:40]  # those of the first call, stored again by the second
+        assert np.all(kept != np.asarray(tf.cast(tf.cast(kept, "bfloat16"), "float32")), axis=0).any()
+
     def test_few_examples_to_adapt_to(self, caplog):
         EchoDense(2, d_max=9).adapt(np.random.default_rng(0).normal(size=(9, 3)).astype("float32"))
         assert "adapted to 9 examples, no more than d_max = 9" in caplog.text

@@ -139,6 +139,13 @@ def test_a_single_example_is_left_as_it_is(made, always):
     assert np.all(np.abs(np.asarray(standardiser.variance) - 1.0) > 1e-3)
 
 
+def test_so_it_is_at_inference_before_any_training(made):
+    z = outputs(1)
+    np.testing.assert_allclose(made[1](z, pairs(1), training=False), z, rtol=1e-5)
+    _, transform = TestRunning.made(filled=False)
+    np.testing.assert_allclose(transform(z, training=False), z, rtol=1e-5)
+
+
 def test_a_dead_dimension_stays_finite(made):
     _, transform = made
     mean, log_scale = pairs(20)

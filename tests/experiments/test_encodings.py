@@ -41,6 +41,23 @@ def test_arrays_of_every_image(method, examples):
     np.testing.assert_allclose(arrays["distortion_nats"], expected, rtol=1e-5)
 
 
+def test_arrays_of_a_decoder_that_takes_the_example():
+    config = echo_tf.load_config("vae_pixelcnn", network={"latent_dim": DIM})
+    images = (np.random.default_rng(0).uniform(size=(25, 4, 4, 1)) > 0.5).astype("float32")
+    model = echo_tf.build_model(config, (4, 4, 1))
+    arrays = image_arrays(model, images)
+    np.testing.assert_allclose(arrays["distortion_nats"], model.distortion_of(arrays["z"], images), rtol=1e-5)
+
+
+def test_arrays_of_signed_scales(examples):
+    config = echo_tf.load_config("echo", network={"latent_dim": DIM}, channel={"d_max": 9, "signed": True})
+    model = echo_tf.build_model(config, (20,))
+    arrays, (mean, scale) = image_arrays(model, examples), model.channel.encode(model.features(examples))[:2]
+    np.testing.assert_allclose(arrays["mean"], mean, rtol=1e-5, atol=1e-6)  # before it is standardised
+    np.testing.assert_allclose(arrays["scale"], scale, rtol=1e-5, atol=1e-6)
+    assert np.any(arrays["scale"] < 0) and np.any(arrays["scale"] > 0)
+
+
 def test_map_of_the_two_dimensions_of_highest_rate(examples, tmp_path, monkeypatch):
     model = made("vae", (28, 28, 1))
     images, labels = np.random.default_rng(0).uniform(size=(25, 28, 28, 1)).astype("float32"), np.arange(25) % 3

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 import zipfile
 
 import keras
@@ -168,6 +169,24 @@ class TestReservoir:
                 model.fit(table(20), batch_size=10, shuffle=shuffle, verbose=0)
             assert caplog.text.count("takes batches in the order of the data") == times
 
+    def test_of_batches_in_lists_and_of_a_py_dataset(self):
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return 3
+
+            def __getitem__(self, index):
+                return [table(45)[15 * index :][:15]]
+
+        np.testing.assert_array_equal(some_examples(Batches(), 30), table(45)[:30])
+        model = compiled(echo())
+        model.fit(Batches(), verbose=0)
+        assert_holds(model.channel.source.reservoir.mean, self.means(model, table(45)))
+
+    def test_of_batches_in_dictionaries_is_said(self):
+        data = tf.data.Dataset.from_tensor_slices({"image": table(40)}).batch(20)
+        with pytest.raises(ValueError, match="Received: a dict"):
+            compiled(echo()).fit(data, verbose=0)
+
     def test_of_generators_and_data_sets(self):
         model, x = compiled(echo(), distortion="gaussian", optimizer=keras.optimizers.SGD(0.0)), table(40)
         reservoir = model.channel.echo.source.reservoir
@@ -214,6 +233,12 @@ class TestReservoir:
         model.fit(x, batch_size=20, epochs=3, validation_data=(x,), callbacks=[at_the_end, wanted[how]()], verbose=0)
         look()
         assert len(seen) >= 6
+
+    def test_of_a_training_that_diverged_stays_with_a_warning(self, caplog):
+        model = compiled(echo(), optimizer=keras.optimizers.SGD(1e38), distortion="gaussian")
+        history = model.fit(table(40), batch_size=20, epochs=2, verbose=0)
+        assert not np.isfinite(history.history["loss"][-1])
+        assert "has diverged" in caplog.text
 
     def test_of_a_frozen_channel_stays(self):
         model, x = compiled(echo(), distortion="gaussian"), table(40)
@@ -272,6 +297,13 @@ class TestVampPrior:
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_array_equal(loaded.prior.pseudo_inputs, model.prior.pseudo_inputs)
+
+    def test_generates_before_it_is_built_and_trained(self):
+        for make in (lambda: VampPrior(5, (6,), seed=1), lambda: MAFPrior(DIM, 2, (8,), seed=1)):
+            model = RateDistortionModel(*networks(), GaussianChannel(DIM, seed=0), prior=make())
+            assert model.generate(4).shape == (4, 6)
+            model.compile("sgd")
+            model.fit(table(40), batch_size=20, verbose=0)
 
     def test_cannot_start_from_a_generator(self):
         model = compiled(GaussianChannel(DIM), prior=VampPrior(5, (6,)))
@@ -451,6 +483,20 @@ class TestRefusals:
         for call in (model.decode, lambda z: model.distortion_of(z, table(2, shape=(8, 8, 1)))):
             with pytest.raises(ValueError, match=r"`z`. Expected shape \(n, ..., 3\)"):
                 call(np.zeros(shape))
+
+    def test_validation_data_before_an_epoch_is_trained(self, model):
+        seen, x = [], table(20, shape=(8, 8, 1))
+        watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append(1))
+        for wrong in (255.0 * x, (x, x)):
+            with pytest.raises(ValueError, match=r"\[0, 1\]|targets"):
+                model.fit(x, validation_data=wrong, callbacks=[watch], verbose=0)
+        assert not seen
+
+    def test_several_replicas(self, model, monkeypatch):
+        strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+        monkeypatch.setattr(type(model), "distribute_strategy", property(lambda self: strategy))
+        with pytest.raises(ValueError, match="one replica"):
+            model.fit(table(20, shape=(8, 8, 1)), verbose=0)
 
     def test_codes_of_other_examples(self, model):
         for count in (1, 3):

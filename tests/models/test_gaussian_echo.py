@@ -8,6 +8,7 @@ from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.experiments.evaluation import evaluate
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.build import build_gaussian_phase, build_model
+from echo_tf.models.channels import GaussianChannel
 from echo_tf.models.config import load_config
 from echo_tf.models.gaussian_echo import GaussianEcho, with_gaussian_noise
 from echo_tf.models.losses import gaussian_log_density
@@ -80,6 +81,31 @@ def test_training_standardises_by_the_batch_and_renormalising_by_what_is_stored(
     assert np.abs(z[1].mean(axis=0)).max() > 0.1
     shift = z[0].mean(axis=0) - z[1].mean(axis=0)  # a batch moves what is stored, but does not take its place
     assert 0 < np.abs(ops.convert_to_numpy(gaussian.standardiser.mean) - stored).max() < np.abs(shift).max()
+
+
+@pytest.mark.parametrize(
+    "echo", [GaussianChannel(DIM), EchoDense(DIM, parametrisation="literal"), EchoDense(DIM, multiplicative=True)]
+)
+def test_channels_that_cannot_be_made_gaussian(echo):
+    with pytest.raises(ValueError, match="`echo`"):
+        GaussianEcho(echo)
+
+
+def test_feature_maps_are_refused():
+    with pytest.raises(ValueError, match="Flatten"):
+        GaussianEcho(EchoDense(DIM)).build((None, 4, 4, FEATURES))
+
+
+def test_rate_that_is_reported_is_the_model_s_own():
+    """The Echo channel inside has a weight, and would show its rate too, which nobody updates."""
+    x = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
+    model = RateDistortionModel(*networks(), GaussianEcho(MatrixEchoDense(DIM, d_max=9), seed=0), distortion="gaussian")
+    model.compile()
+    model.refresh_channel(x)
+    found = model.evaluate(x, verbose=0, return_dict=True)
+    assert found["rate"] == pytest.approx(found["loss"] - found["distortion"], rel=1e-4)
+    copy = GaussianEcho.from_config(config := model.channel.get_config())
+    assert copy.get_config() == config == model.channel.get_config()
 
 
 def networks():

@@ -41,6 +41,12 @@ def test_penalties_that_are_refused(arguments):
         MMDPenalty(**arguments)
 
 
+@pytest.mark.parametrize("penalty", [MMDPenalty(), TotalCorrelationPenalty(hidden=(8,))])
+def test_codes_that_are_feature_maps_are_refused(penalty):
+    with pytest.raises(ValueError, match="Flatten"):
+        penalty(np.zeros((10, 4, 4, 3), "float32"))
+
+
 @pytest.mark.parametrize("quantity", ["rate", "distortion"])
 def test_constraint_is_of_its_quantity(quantity):
     constraint = BetaConstraint(quantity, 20.0, gain=0.01)

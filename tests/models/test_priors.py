@@ -57,6 +57,11 @@ class TestVampPrior:
         assert np.asarray(prior.pseudo_inputs).max() > 0.5
         assert {tuple(row) for row in np.asarray(prior.pseudo_inputs)} <= {tuple(row) for row in data}
 
+    def test_start_builds_it(self):
+        prior = VampPrior(3, (2,), seed=0)
+        prior.start_from(np.full((5, 2), 0.5))
+        np.testing.assert_array_equal(prior.pseudo_inputs, 0.5)
+
     def test_start_takes_every_example_once_if_there_are_as_many(self):
         prior, data = vamp(4), np.random.default_rng(0).uniform(size=(4, 4)).astype("float32")
         prior.start_from(data)
