@@ -43,8 +43,8 @@ class Draw(NamedTuple):
 class Channel(WeightedRateLayer):
     """A noise channel: features to `z`, with the rate that it sends. The interface of `EchoDense`, `GaussianChannel`, ...
 
-    A subclass implements `draw`, `rate_per_dimension`, `mean_and_scale` and `sample_marginal`. What is below is that of a
-    channel that stores nothing about the training data.
+    A subclass implements `draw`, `rate_per_dimension`, `mean_and_scale` and `sample_marginal`; with `has_components` also
+    `statistics`, and with a flow `transform`. What is below is that of a channel that stores nothing about the training data.
 
     Attributes:
         units: Dimension of `z`.
@@ -89,8 +89,12 @@ class Channel(WeightedRateLayer):
         raise NotImplementedError
 
     def mean_and_scale(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What an example sends: signal and scale of the noise, each of shape `(batch, units)`."""
+        """What an example sends: signal and scale of the noise, each of shape `(batch, units)`. Echo's are not standardised."""
         raise NotImplementedError
+
+    def transform(self, base: Tensor) -> Tensor:
+        """`z` of a draw in front of the flow, shape `(n, units)`: without a flow the identity."""
+        return base
 
     def scale_matrix(self, inputs: Tensor) -> Tensor | None:
         """The matrix that the noise is multiplied by, shape `(batch, units, units)`; `None` if it is a diagonal one."""

@@ -44,7 +44,7 @@ class EchoDense(EchoWithHeads):
 
     Call arguments:
         inputs: Features. Shape `(batch, ..., features)`; of feature maps the heads are 1x1 convolutions, and moments and echoes
-            are those of each place.
+            are those of each place. Sequences pass as `(batch, time, features)`; `TimeDistributed` would mix times.
         return_rate: Boolean, return `(z, rate)` instead of `z`.
 
     Returns:

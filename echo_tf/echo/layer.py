@@ -69,7 +69,7 @@ class BareEchoLayer(WeightedRateLayer):
             seed: Integer, for the sample.
 
         Raises:
-            ValueError: fewer than two examples, or pairs for which the noise need not converge.
+            ValueError: fewer than two examples; of `EchoLayer` also pairs for which the noise need not converge.
         """
         mean, parameters = concatenated_pairs(data)
         if not self.built:

@@ -15,10 +15,12 @@ logger = logging.getLogger(__name__)
 class WeightedRateLayer(keras.layers.Layer):
     """A layer in float32, under any dtype policy, that can add `rate_weight * mean(rate)` to the loss of its model.
 
-    `rate_weight` is a variable: callbacks may assign it (`layer.rate_weight = 0.5`) on every backend, and it is saved.
+    `rate_weight` is a variable, and saved. Callbacks may assign it (`layer.rate_weight = 0.5`), on JAX within an epoch only to
+    a layer that they reach through `self.model`, which fetches the state of the training first.
 
     With a weight, `fit` and `evaluate` of that model show `rate` beside `loss`: its mean in nats per example, without the
-    weight; of a layer that is called more than once, the mean over its calls. Of several such layers the metrics are called
+    weight; of a layer that is called more than once, the mean over its calls, also those by which a callback predicts in the
+    midst of an epoch. Of several such layers the metrics are called
     `<name of the layer>_rate`. On JAX the value is known at the end of an epoch; before that the progress bar shows `nan`.
 
     Args:

@@ -23,7 +23,8 @@ class RateDistortionModel(Coding, Fitting, Saving):
     An ordinary Keras model: `compile`, `fit(x)`, `evaluate(x)`, `predict(x)`, `save`. Metrics: `loss`, and `rate` and
     `distortion` in nats per example, without beta. A call and `predict` give a dictionary of `z`, `parameters` (those of
     `p(x|z)`, in the shape of `x`), `rate` `(n,)`, `distortion` `(n,)` and, for channels with a density, `log_ratio` `(n,)`:
-    `log q(z|x) - log p(z)` at this very `z`, where the rate is exact or averaged as far as formulas go.
+    `log q(z|x) - log p(z)` at this very `z`, where the rate is exact or averaged as far as formulas go. `train_on_batch` and
+    loops of your own check no examples: begin them with `follow(data)`, end them with `refresh_channel(x)`.
 
     Args:
         encoder: Keras model or layer, examples of any shape to features.
@@ -32,7 +33,8 @@ class RateDistortionModel(Coding, Fitting, Saving):
         channel: `EchoDense`, `MatrixEchoDense`, `GaussianChannel`, `FullGaussianChannel`, `IAFChannel`, or another
             `Channel`. Its own `rate_weight` is not used here.
         prior: Marginal that the rate refers to: `None` for the channel's own, `VampPrior`, or `MAFPrior`.
-        beta: Float >= 0, multiplies the rate. `model.beta` is a variable, also for `model.beta = 0.5`, at any time.
+        beta: Float >= 0, multiplies the rate. `model.beta` is a variable, also for `model.beta = 0.5`, at any time (within an
+            epoch on JAX by callbacks, as `self.model.beta`).
         distortion: `"bernoulli"` (the decoder gives log odds of pixels in [0, 1]); `"gaussian"` or `Gaussian(sd)` (it gives
             means); or a function `(x, parameters) -> nats`, shape `(batch,)`.
         penalty: `MMDPenalty`, `TotalCorrelationPenalty`, or `None`.

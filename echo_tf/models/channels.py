@@ -42,7 +42,7 @@ class GaussianChannel(StandardMarginal):
         units: Integer, dimension of `z`.
         shared_noise: Boolean. `True` draws one `n` for the whole batch, as the code of the paper's submission did: wrong, and
             here to show what it costs.
-        rate_weight: Float or `None`, see `WeightedRateLayer`.
+        rate_weight: Float or `None`, see `WeightedRateLayer`. Unlike in `EchoDense` nothing is added to the loss by default.
         seed: Integer or `None`, seeds the layer's own generator.
 
     Call arguments:
@@ -107,10 +107,6 @@ class GaussianChannel(StandardMarginal):
         """Mean and standard deviation of `q(z|x)`; with a flow those before it. Each of shape `(batch, units)`."""
         mean, log_var = self.statistics(inputs)
         return mean, ops.exp(0.5 * log_var)
-
-    def transform(self, base: Tensor) -> Tensor:
-        """`T(base)`: the identity."""
-        return base
 
     def get_config(self):
         return {**super().get_config(), "shared_noise": self.shared_noise}

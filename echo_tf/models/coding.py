@@ -14,7 +14,10 @@ class Coding(Passing):
     """What a model gives outside of its training."""
 
     def refresh_channel(self, x: np.ndarray) -> None:
-        """Renew what the channel stores about the training data, from training examples; some 10,000 of them."""
+        """Renew what the channel stores about the training data, from training examples; some 10,000 of them.
+
+        Raises `ValueError` as `features`, and for fewer than two.
+        """
         if self.channel.has_memory:
             self.channel.adapt(self.features(x))
 
@@ -27,7 +30,7 @@ class Coding(Passing):
         return self.encoder.predict(x, verbose=0)
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """One draw of `z` for each example. Shape `(n, dim)`."""
+        """One draw of `z` for each example. Shape `(n, dim)`. Raises `ValueError` as `features`."""
         return ops.convert_to_numpy(self.channel.draw(self.features(x)).z)
 
     def distortion_of(self, z: Tensor, x: np.ndarray) -> np.ndarray:
@@ -56,7 +59,7 @@ class Coding(Passing):
         return ops.convert_to_numpy(decoded_mean(self.distortion, self.decoder.predict(z, verbose=0)))
 
     def reconstruct(self, x: np.ndarray, samples: int = 10) -> np.ndarray:
-        """`E[x|z]` averaged over `samples` draws of `z` (10 in the paper). The shape of `x`."""
+        """`E[x|z]` averaged over `samples` draws of `z` (10 in the paper). The shape of `x`. Raises as `features`."""
         check_count(samples, "samples")
         z = self.channel.draw(np.repeat(self.features(x), samples, axis=0)).z
         means = self.decode(z)

@@ -41,6 +41,9 @@ class MAFPrior(keras.layers.Layer):
         train_flow: Boolean. `False` leaves the flow as it starts.
         seed: Integer or `None`, seeds the layer's own generator.
 
+    Raises:
+        ValueError: invalid arguments.
+
     Source: Papamakarios et al. 2017; sizes in the paper's appendix (four shift-only steps). Differs from the released code,
         which never trains the flow.
 

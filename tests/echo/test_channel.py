@@ -150,6 +150,20 @@ def test_noise_samples_have_the_law_of_the_noise(make, options, moments):
     np.testing.assert_array_equal(noise[:20], channel.noise_samples(x, 800, 100, seed=3)[:20])
 
 
+@pytest.mark.parametrize("make", [EchoDense, MatrixEchoDense])
+@pytest.mark.parametrize(
+    ("law", "correlated", "tails"), [("echo", True, None), ("gaussian", True, 3.0), ("independent", False, None)]
+)
+def test_noise_samples_follow_the_law_of_the_channel(make, law, correlated, tails):
+    channel, x = make(2, d_max=19, rate_weight=None, seed=0, noise=law), np.repeat(features(1_000)[:, :1], FEATURES, axis=1)
+    channel.build((None, FEATURES))  # all dimensions see one number
+    noise = channel.noise_samples(x, 2_000, 100, seed=3)
+    noise = (noise - noise.mean(axis=0)) / noise.std(axis=0)
+    assert bool(abs(np.mean(noise[:, 0] * noise[:, 1])) > 5 / math.sqrt(2_000)) is correlated
+    if tails:
+        assert np.all(np.abs(np.mean(noise**4, axis=0) - tails) < 5 * math.sqrt(24 / 2_000))
+
+
 @pytest.mark.parametrize(
     "make",
     [GaussianChannel, FullGaussianChannel, EchoDense, MatrixEchoDense, lambda units, **o: IAFChannel(units, 1, (4,), **o)],

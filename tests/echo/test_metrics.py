@@ -65,6 +65,15 @@ def test_rate_is_shown(style):
         )
 
 
+def test_a_layer_that_is_called_twice_shows_the_mean_of_its_calls():
+    inputs, x, layer = keras.Input((6,)), data(), echo()
+    model = keras.Model(inputs, keras.layers.Dense(6)(layer(inputs) + layer(2.0 * inputs)))
+    model.compile("sgd", "mse")
+    model.fit(x, x, batch_size=30, verbose=0)
+    expected = np.mean([np.mean(layer(factor * x, return_rate=True)[1]) for factor in (1.0, 2.0)])
+    assert model.evaluate(x, x, verbose=0, return_dict=True)["rate"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_two_layers_have_two_names_and_one_has_the_plain_one_again():
     inputs, x = keras.Input((6,)), data()
     first, second = echo(name="low"), echo(name="high")

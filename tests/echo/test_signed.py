@@ -162,14 +162,16 @@ class TestLayers:
 
 
 def test_signed_gradient_reaches_scales_through_the_noise():
-    layer = EchoDense(2, signed=True, d_max=9)
     features = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
-    model = keras.Sequential([keras.Input((4,)), layer])
-    model.compile("sgd", lambda y, z: ops.mean(ops.square(z[:, 0] * z[:, 1] - 1.0)))
-    before = ops.convert_to_numpy(layer.log_scale_head.kernel)
-    layer.rate_weight = 0.0
-    model.fit(features, features, verbose=0)
-    assert np.any(before != ops.convert_to_numpy(layer.log_scale_head.kernel))
+    for sampler in ("ring", "gather"):
+        for echoes, has_gradient in (("batch", True), ("detached", False)):
+            layer = EchoDense(2, signed=True, d_max=9, sampler=sampler, echoes=echoes, seed=0)
+            mean, scale = (tf.convert_to_tensor(value) for value in layer.statistics(features))
+            with tf.GradientTape() as tape:
+                tape.watch(scale)
+                noise = layer.source.noise(mean, scale, True)
+            gradient = tape.gradient(noise, scale)
+            assert (gradient is not None and bool(np.any(gradient))) is has_gradient
 
 
 def test_bare_layer():

@@ -68,7 +68,8 @@ class TestRunAll:
         outcomes = {task.folder: outcome for task, outcome in run_all(tasks, executor, at_once, ignore)}
         assert outcomes == {task.folder: {"folder": task.folder} for task in tasks}
         assert sorted(executor.ended) == sorted(t.folder for t in tasks)
-        assert executor.most == min(at_once, 6)
+        assert executor.most <= at_once
+        assert at_once == 1 or executor.most > 1
 
     def test_expected_errors_end_one_task(self):
         error = TrainingError("The loss is nan in batch 3 of epoch 1.")

@@ -53,6 +53,18 @@ def test_table_is_resumed_by_cell_and_effort(tmp_path, vectors, tiny, monkeypatc
     assert len(asked) == 2 and sorted(row["images"] for row in read_table(tmp_path)) == [5, 5, 10, 10, 10]
 
 
+def test_images_are_the_same_for_all_models(tmp_path, vectors, tiny, monkeypatch):
+    """And drawn from all of the split, which may be sorted."""
+    cells = [Cell("vectors", tiny("vae", epochs=1, seed=seed), data=vectors.fingerprint) for seed in (0, 7)]
+    for cell in cells:
+        run_cell(cell, vectors, tmp_path, passes=2)
+    seen, measured = [], likelihood._measured
+    monkeypatch.setattr(likelihood, "_measured", lambda *o: seen.append(o[2]) or measured(*o))
+    likelihood.run(tmp_path, cells, vectors, tmp_path, effort=SHORT)
+    assert len(seen) == 4 and all(np.array_equal(images, seen[0]) for images in seen)
+    assert not np.array_equal(seen[0], vectors.images("test")[: len(seen[0])])
+
+
 @pytest.mark.parametrize("method", ["vae", "vae_maf", "vae_vamp", "iaf_vamp"])
 def test_marginal_of_a_model_is_that_of_its_density(tmp_path, vectors, tiny, method):
     """Draws and density belong together: for two laws p and N of one mean, `E_p[N(z) / p(z)] = 1`."""

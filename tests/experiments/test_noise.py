@@ -51,21 +51,24 @@ def test_laws_keep_what_they_say(law, correlated, skewed):
 
 class TestCompareLaws:
     @staticmethod
-    def compared(d_max, **options):
-        encoder, channel = keras.Sequential([keras.Input((3,))]), MatrixEchoDense(2, **options)
+    def compared(d_max, bias):
+        encoder, channel = keras.Sequential([keras.Input((3,))]), MatrixEchoDense(2)
         model = RateDistortionModel(encoder, keras.layers.Dense(3), channel, distortion="gaussian")
         model.build((None, 3))
-        model.channel.log_scale_head.bias.assign([3.0, 3.0])
+        model.channel.log_scale_head.bias.assign([bias, bias])
         model.channel.below_head.bias.assign([0.5])
         model.channel.source.d_max = d_max
-        return noise.compare_laws(model, np.random.default_rng(0).normal(size=(4_000, 3)).astype("float32"), 100)
+        # Two values an input, so that neither noise nor `z` is Gaussian.
+        x = np.sign(np.random.default_rng(0).normal(size=(4_000, 3))).astype("float32")
+        return noise.compare_laws(model, x, 100)
 
     def test_noise_has_the_law_of_z_and_is_not_gaussian(self):
-        found = self.compared(99)
+        found = self.compared(99, bias=-1.0)  # a few echoes, whose sum is far from Gaussian
         assert found["z"][0] == 2_000 and found["z"][2] > 0.01
+        assert found["gaussian"][2] < 0.01 and found["gaussian"][1] > 2 * found["z"][1]
 
     def test_a_sum_that_is_cut_too_early_is_noticed(self):
-        assert self.compared(2)["z"][2] < 0.01
+        assert self.compared(2, bias=3.0)["z"][2] < 0.01 < self.compared(99, bias=3.0)["z"][2]
 
 
 class TestMeasure:
@@ -104,6 +107,13 @@ class TestMeasure:
             variance[law] = model.decoder.predict(z, verbose=0)[:, 0].var()
         assert variance["gaussian"] == pytest.approx(variance["echo"], rel=0.2)
         assert variance["gaussian_independent"] > 1.5 * variance["echo"]
+        # What is measured over the data: noise that is independent costs half of the variance that it adds, in each of three.
+        found, *_ = noise.measure(model, x)
+        means = {law: values.mean() for law, values in found.items()}
+        assert means["gaussian"] == pytest.approx(means["echo"], rel=0.1)
+        cost = 1.5 * (variance["gaussian_independent"] - variance["echo"])
+        for law in ("gaussian_independent", "marginals_independent"):
+            assert means[law] - means["echo"] == pytest.approx(cost, rel=0.5)
 
 
 def test_tables(tmp_path, vectors, tiny):

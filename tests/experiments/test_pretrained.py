@@ -1,5 +1,6 @@
 """Trained models as small files: exported from cells, loaded by name."""
 
+import json
 import logging
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from echo_tf.errors import CellError, ConfigError, ResultError
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.pretrained import CHECKSUMS, export_models, load_pretrained
+from echo_tf.experiments.pretrained import CHECKSUMS, _best_cells, export_models, load_pretrained
+from echo_tf.experiments.records import CELL, MODEL
 from echo_tf.experiments.run import load_model, run_cell
+from echo_tf.models.config import load_config
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,35 @@ def test_loaded_model_is_the_exported_one(exported, vectors, monkeypatch, caplog
     assert rate == pytest.approx(own_rate, rel=1e-3)
     assert distortion == pytest.approx(own_distortion, rel=0.02)  # of 600 draws of z
     loaded.fit(vectors.images("train"), batch_size=20, verbose=0)
+
+
+def test_which_cell_of_a_method_is_exported(tmp_path, tiny, caplog):
+    """Each is preferred to those before it."""
+    rising = [
+        Cell("digits", tiny("vae", epochs=9), holdout=10),
+        Cell("digits", tiny("vae", epochs=9, constraint={"quantity": "rate", "target_nats": 4.0})),
+        Cell("digits", load_config("vae", protocol="released", training={"epochs": 9})),
+        Cell("digits", tiny("vae", epochs=2)),
+        Cell("digits", tiny("vae", epochs=3, beta=0.2)),
+        Cell("digits", tiny("vae", epochs=3, seed=5)),
+        Cell("digits", tiny("vae", epochs=3, seed=4)),
+    ]
+    for cell in rising:
+        folder = cell.folder(tmp_path)
+        folder.mkdir(parents=True)
+        for name, text in ((CELL, json.dumps(cell.to_dict())), ("result.json", ""), (MODEL, "")):
+            (folder / name).write_text(text)
+        assert _best_cells(tmp_path) == [cell]
+    untrained = Cell("digits", tiny("vae", epochs=3)).folder(tmp_path)
+    untrained.mkdir(parents=True)
+    (untrained / CELL).write_text(json.dumps(rising[0].to_dict()))
+    assert _best_cells(tmp_path) == [rising[-1]]
+    late = Cell("digits", tiny("echo_maf", epochs=3, flow={"hidden_units": 8}))
+    late.folder(tmp_path).mkdir(parents=True)
+    for name, text in ((CELL, json.dumps(late.to_dict())), ("result.json", ""), (MODEL, "")):
+        (late.folder(tmp_path) / name).write_text(text)
+    assert _best_cells(tmp_path) == [rising[-1]]
+    assert "its channel changes in the training" in caplog.text
 
 
 def test_file_is_small_and_no_pickle(exported):

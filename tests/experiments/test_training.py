@@ -127,6 +127,13 @@ def test_metrics_are_per_epoch_and_in_nats(tmp_path, vectors, tiny):
     assert (tmp_path / CHECKPOINT).exists()
 
 
+def test_learning_rate_follows_the_schedule(tmp_path, vectors, tiny):
+    config = tiny(epochs=4)
+    train(config, vectors, tmp_path)
+    rates = [line["learning_rate"] / config.training.learning_rate for line in read_metrics(tmp_path)]
+    np.testing.assert_allclose(rates, [1.0, 1.0, 0.5, 0.0], atol=1e-6)  # at the end of each epoch
+
+
 @pytest.mark.parametrize(
     ("policy", "devices", "lacks", "warns"),
     [

@@ -116,6 +116,14 @@ class TestTrainedModel:
                 assert np.all((values > 0) & (values < 1))
         np.testing.assert_allclose(model.decode(z), _mean_of(model, z), rtol=1e-5)
 
+    def test_reconstruction_is_the_mean_of_draws_of_the_same_example(self):
+        model = compiled(GaussianChannel(DIM, seed=0), distortion="gaussian")
+        model.channel.log_var_head.bias.assign([-20.0] * DIM)
+        model.channel.log_var_head.kernel.assign(np.zeros((8, DIM)))
+        x = table(5)
+        np.testing.assert_allclose(model.reconstruct(x, samples=3), model.decode(model.encode(x)), atol=1e-3)
+        assert np.abs(np.diff(model.decode(model.encode(x)), axis=0)).min() > 1e-3  # of others it is another
+
     def test_is_saved_and_goes_on_with_the_same_noise(self, trained, tmp_path):
         model = trained.model
         model.beta.assign(0.25)

@@ -50,6 +50,14 @@ def test_mean_of_the_decoder():
         np.testing.assert_array_equal(decoded_mean(distortion, parameters), parameters)
 
 
+def test_draws_of_bernoulli():
+    logits = np.tile(np.array([-2.0, 0.0, 1.0], "float32"), (20_000, 1))
+    draws = np.asarray(Bernoulli().sample(logits))
+    p = 1.0 / (1.0 + np.exp(-logits[0]))
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    assert np.all(np.abs(draws.mean(axis=0) - p) < 5 * np.sqrt(p * (1 - p) / len(draws)))
+
+
 def test_bernoulli_is_the_function():
     x, logits = np.random.default_rng(0).uniform(size=(2, 5, 6))
     np.testing.assert_array_equal(Bernoulli()(x, logits), bernoulli_distortion(x, logits))

@@ -25,9 +25,14 @@ def test_survives_its_config(schedule):
 
 
 def test_optimizer_follows_the_configuration():
-    optimizer = make_optimizer(TrainingConfig(epochs=10, learning_rate=1e-3), steps_per_epoch=7)
-    assert isinstance(optimizer, keras.optimizers.Adam)
-    assert optimizer.get_config()["learning_rate"]["config"]["total_steps"] == 70
+    for schedule, expected in (
+        ("linear", ConstantThenLinear(1e-3, 70, 0.25)),
+        ("released", ReleasedSchedule(1e-3, 70, 7, 0.25)),
+    ):
+        config = TrainingConfig(epochs=10, learning_rate=1e-3, decay_start=0.25, schedule=schedule)
+        optimizer = make_optimizer(config, steps_per_epoch=7)
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert optimizer.get_config()["learning_rate"]["config"] == expected.get_config()
     assert float(make_optimizer(TrainingConfig()).learning_rate) == pytest.approx(3e-4)
 
 

@@ -1,5 +1,6 @@
 """Tables and figures of experiments, whose rows are about single models."""
 
+import numpy as np
 import pytest
 
 from echo_tf.errors import ResultError
@@ -9,7 +10,7 @@ from echo_tf.report.freeriding_figures import plot_draws, plot_used, settings
 from echo_tf.report.laws import laws_table, plot_laws
 
 SUFFIXES = ("", "-holdout=700")
-LAW_ROWS = [{"law": law, "rate_nats": 1.0, "distortion_nats": 2.0, "distortion_se": 0.1} for law in LAWS]
+LAW_ROWS = [{"law": law, "rate_nats": 1.0, "distortion_nats": 2.0 + i, "distortion_se": 0.1} for i, law in enumerate(LAWS)]
 
 
 def row(suffix="", seed=0, **values):
@@ -57,6 +58,15 @@ class TestModelsThatAreNoSeeds:
         rows = [law | row(suffix) for suffix in SUFFIXES for law in LAW_ROWS]
         assert len(laws_table(rows).lines) == 2
         assert "echo (held out 700)" in laws_table(rows).text()
+
+    def test_laws_have_the_number_of_their_own(self, tmp_path, monkeypatch):
+        rows = [law | row() for law in LAW_ROWS]
+        (line,) = laws_table(rows).lines
+        assert [cell.split(" ")[0] for cell in line[-len(LAWS) :]] == [f"{2 + i}.00" for i in range(len(LAWS))]
+        drawn = []
+        monkeypatch.setattr("echo_tf.report.laws.save", lambda figure, path: drawn.append(figure))
+        plot_laws(rows, [row(rate_nats=1.0, worth_nats=0.5)], tmp_path / "laws.png")
+        np.testing.assert_allclose(drawn[0].axes[0].get_lines()[-1].get_xdata(), range(len(LAWS)))
 
 
 def test_more_models_than_colours(tmp_path):
