@@ -89,7 +89,7 @@ def _methods() -> dict[str, str]:
     comments = {}
     for name in available_methods():
         text = (CONFIG_DIR / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = " ".join(line.lstrip("# ") for line in re.findall(r"\A(?:#.*\n)+", text)[0].splitlines())
+        comment = " ".join(line.lstrip("# ") for line in re.findall(r"\A(?:#.*\n)*", text)[0].splitlines())
         comments[name] = re.split(r"(?<=[.?]) |: ", comment)[0].rstrip(".")
     return comments
 
