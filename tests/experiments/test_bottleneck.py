@@ -74,10 +74,21 @@ class Trained:
         kinds += [] if channel == "none" else [("test", "pgd", 0.1, 1), ("test", "transfer", 0.1, 1)]
         names = ("split", "attack", "size", "draws")
         made = [dict(zip(names, kind, strict=True)) for kind in kinds]
-        return point, [robustness.RobustnessPoint(**settings, epochs=epochs, rate_nats=rate, **kind, **LABEL) for kind in made]
+        made = [one | LABEL | {"accuracy": ACCURACY[kind]} for one, kind in zip(made, kinds, strict=True)]
+        settings = settings | {"epochs": epochs, "rate_nats": rate}
+        return point, [robustness.RobustnessPoint(**settings, **one) for one in made]
 
 
 LABEL = {"cross_entropy_nats": 0.5, "cross_entropy_se": 0.01, "accuracy": 0.9, "accuracy_se": 0.01}
+# Another number for each split, attack, size, and number of draws.
+ACCURACY = {
+    ("train", "clean", 0.0, 0): 0.95,
+    ("test", "clean", 0.0, 0): 0.9,
+    ("test", "fgsm", 0.1, 5): 0.6,
+    ("test", "pgd", 0.1, 5): 0.4,
+    ("test", "pgd", 0.1, 1): 0.5,
+    ("test", "transfer", 0.1, 1): 0.7,
+}
 
 
 @pytest.fixture
@@ -125,6 +136,19 @@ def test_figures_have_the_numbers_of_the_tables(blobs, tables, monkeypatch):
     assert [axis.get_title() for axis in figures[1].axes] == ["size 0.1"]
     assert [axis.get_title() for axis in figures[2].axes] == ["Echo channel", "Gaussian channel", "no channel"]
     assert len(figures[2].axes[0].get_lines()) == 4 and len(figures[2].axes[2].get_lines()) == 2  # the diagonal is one
+
+    def heights(axis):
+        """Accuracies by label, of curves and of the level lines of classifiers without a channel."""
+        curves = {bars.get_label(): float(bars[0].get_ydata()[0]) for bars in axis.containers}
+        lines = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+        return curves | {line.get_label(): float(line.get_ydata()[0]) for line in lines}
+
+    for channel in ("Echo channel", "Gaussian channel", "no channel"):
+        points, attacked = heights(figures[0].axes[0]), heights(figures[1].axes[0])
+        assert (points[channel], points[f"{channel}, training"]) == (0.9, 0.95)
+        assert (attacked[f"{channel}, PGD"], attacked[f"{channel}, FGSM"]) == (0.4, 0.6)
+    checks = {line.get_label(): tuple(line.get_xydata()[0]) for line in figures[2].axes[0].get_lines()[:3]}
+    assert checks == {"FGSM": (0.4, 0.6), "PGD, one draw of noise": (0.4, 0.5), "images found for no channel": (0.4, 0.7)}
 
     for beta in (0.4, 0.02):  # what later runs add stands at the end of the table, and is drawn in its place
         bottleneck.run(*tables, blobs, 1, [beta])
