@@ -19,12 +19,23 @@ class Saving(keras.Model):
         # Keras saves no state of seed generators; with it a training that is resumed draws the noise that it would have.
         for i, state in enumerate(self.random_states):
             store[f"random_state_{i}"] = ops.convert_to_numpy(state)
+        for name, variable in self._of_a_subclass().items():
+            store[name] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store):
         self.beta.assign(store["beta"][()])
         for i, state in enumerate(self.random_states):
             if (name := f"random_state_{i}") in store:  # a file of weights may be of a model without this generator
                 state.assign(store[name][()])
+        for name, variable in self._of_a_subclass().items():
+            if name in store:
+                variable.assign(store[name][()])
+
+    def _of_a_subclass(self) -> dict[str, keras.Variable]:
+        """Weights of the model itself besides beta, which only a subclass adds, by their names in a file."""
+        own: dict[str, keras.Variable] = {}
+        super().save_own_variables(own)
+        return {f"own_{place}": variable for place, variable in own.items() if variable is not self.beta}
 
     def get_config(self):
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}

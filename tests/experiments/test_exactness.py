@@ -1,9 +1,11 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from echo_tf.echo.bound import max_scale
+from echo_tf.experiments import exactness
 from echo_tf.experiments.exactness import CASES, independent_pairs, order_bounds, saturation
 
 
@@ -24,6 +26,22 @@ def test_order_bounds():
         assert upper == pytest.approx(lower, rel=1e-9)
     lower, upper = order_bounds(99, 20, "ring", replace=True, seed=0)
     assert -math.log(max_scale(99)) * 1.01 < lower < upper
+
+
+def test_study(monkeypatch):
+    """The estimates of one channel, and the bounds of one setting with replacement and without."""
+    for name, value in (("REPEATS", 3), ("SETTINGS", ((9, 30),)), ("REPLACEMENT_SETTINGS", ((9, 30),))):
+        monkeypatch.setattr(exactness, name, value)
+    monkeypatch.setattr(exactness, "CASES", (dataclasses.replace(CASES[0], samplers=("ring",), pairs=2_000),))
+    *estimates, lower, upper, replaced, _ = exactness.study()
+    for estimate in estimates:  # s = 1/2 has a rate of log 2
+        assert estimate.formula_nats == pytest.approx(math.log(2.0), rel=1e-5)
+        assert abs(estimate.estimate_nats - math.log(2.0)) < 5 * estimate.estimate_se + 0.02
+    assert [bound.estimator for bound in (lower, upper)] == ["lower bound", "upper bound"]
+    assert lower.formula_nats == pytest.approx(-math.log(max_scale(9)))
+    assert lower.estimate_nats <= upper.estimate_nats + 1e-9
+    assert not lower.replace and replaced.replace
+    assert replaced.estimate_nats > lower.estimate_nats  # an example may be its own echo: the formula is too low
 
 
 def test_saturation():

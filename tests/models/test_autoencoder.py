@@ -257,8 +257,8 @@ class TestReservoir:
         for weight, old in zip(model.channel.weights, before, strict=True):
             np.testing.assert_array_equal(weight, old)
 
-    def test_is_not_of_validation_examples(self, trained_echo, monkeypatch):
-        seen, model, x = [], trained_echo.model, table(40)
+    def test_is_not_of_validation_examples(self, monkeypatch):
+        seen, model, x = [], compiled(echo()), table(40)
         monkeypatch.setattr(model, "refresh_channel", lambda found: seen.append(found))
         model.fit(x, batch_size=10, validation_split=0.25, verbose=0)
         assert len(seen) == 2
@@ -617,6 +617,23 @@ class TestRefusals:
                 old.writestr(name, content)
         with pytest.raises(ValueError, match=r"written by version 0\.1"):
             keras.saving.load_model(tmp_path / "old.keras")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithAWeight(RateDistortionModel):
+    def __init__(self, *parts, **options):
+        super().__init__(*parts, **options)
+        self.steps_seen = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps_seen")
+
+
+def test_weights_of_a_subclass_are_saved(tmp_path):
+    model = WithAWeight(*networks(), echo())
+    model.build((None, 6))
+    model.steps_seen.assign(7.0)
+    model.beta = 3.0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert (float(loaded.steps_seen), float(loaded.beta)) == (7.0, 3.0)
 
 
 class TestInsideAnotherModel:
