@@ -33,17 +33,26 @@ def publish_report(out: Path, results: Sequence[Result], paths: Sequence[Path], 
         Paths of the copies of `paths`.
 
     Raises:
-        ResultError: there is a page that is not of this program, or as `check_results` and `check_tables`. Nothing has been
-            copied then.
+        ResultError: a file there has the name of one of these and is not of a published report, or as `check_results` and
+            `check_tables`. Nothing has been copied then.
     """
-    page, cells = folder / "index.html", folder / "cells"
-    if page.exists() and b"by echo_tf" not in page.read_bytes():
-        raise ResultError(f"{page} is a page of another kind. Publish to another folder, or move it away.")
+    cells = folder / "cells"
+    if foreign := _foreign(paths, folder):
+        raise ResultError(f"{foreign[0]} is not of a published report. Publish to another folder, or move it away.")
     check_results(results, cells)
     check_tables(out, cells)
     copy_results(results, cells)
     copy_tables(out, cells)
     return publish_files(paths, folder)
+
+
+def _foreign(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Files that copies would replace and that are of no report: all of them where no results were published before."""
+    targets = [folder / path.name for path in paths if (folder / path.name).resolve() != path.resolve()]
+    there = [target for target in targets if target.exists()]
+    if not (folder / "cells").is_dir():
+        return there
+    return [target for target in there if target.name == "index.html" and b"by echo_tf" not in target.read_bytes()]
 
 
 def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:

@@ -26,17 +26,6 @@ def test_files_are_copied(tmp_path):
     assert (copy, copy.read_text()) == (tmp_path / "published" / "table.md", "table")
 
 
-def test_a_page_of_somebody_else_is_kept(tmp_path):
-    folder, page = tmp_path / "site", tmp_path / "index.html"
-    page.write_text("Made by echo_tf")
-    for _ in range(2):
-        publish_report(tmp_path / "runs", [], [page], folder)
-    (folder / page.name).write_text("my own")
-    with pytest.raises(ResultError, match="page of another kind"):
-        publish_report(tmp_path / "runs", [], [page], folder)
-    assert (folder / page.name).read_text() == "my own"
-
-
 def test_tables_of_experiments_without_cells_lose_no_setting(tmp_path):
     table, folder = tmp_path / "digits.csv", tmp_path / "published"
     table.write_text("channel,beta,seed,rate_nats\necho,0.1,0,2.0\nnone,,0,inf\n")
@@ -60,6 +49,22 @@ def put(result, on_disk, tmp_path):
         return folder
 
     return write
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_file_of_somebody_else_is_kept(put, tmp_path, published):
+    put("runs", "cell")
+    results, folder, page = read_results(tmp_path / "runs"), tmp_path / "site", tmp_path / "index.html"
+    page.write_text("Made by echo_tf")
+    for _ in range(2 * published):
+        publish_report(tmp_path / "runs", results, [page], folder)
+    taken = folder / page.name if published else folder / "comparison.md"
+    folder.mkdir(exist_ok=True)
+    taken.write_text("my own")
+    (tmp_path / "comparison.md").write_text("| table |")
+    with pytest.raises(ResultError, match=f"{taken.name} is not of a published report"):
+        publish_report(tmp_path / "runs", results, [tmp_path / "comparison.md", page], folder)
+    assert taken.read_text() == "my own"
 
 
 def test_published_results_make_the_same_tables(put, tmp_path):

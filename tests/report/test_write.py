@@ -41,7 +41,7 @@ def test_nothing_is_published_where_something_is_refused(result, on_disk, drawn,
     assert not any(site.iterdir())
     readme.write_text(f"{SECTION_BEGIN}\n{SECTION_END}\n")
     (site / "index.html").write_text("my own")
-    with pytest.raises(ResultError, match="page of another kind"):
+    with pytest.raises(ResultError, match="not of a published report"):
         write_report(out, publish=site, readme=readme)
     (site / "index.html").unlink()
     for folder, value in ((site / "cells", 1), (out, 2)):
