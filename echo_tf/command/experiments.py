@@ -107,11 +107,13 @@ EXPERIMENTS = {
     "noise": Experiment(
         "comparison, then Echo under other noise, the worth of its dimensions, and how loose the rates of others are",
         train=training.train_and_change_noise,
+        check=suitable.check_noise,
         methods=("echo", "echo_matrix"),
     ),
     "likelihood": Experiment(
         "comparison, then log p(x) of each model by annealed importance sampling, which Echo has no other way to",
         train=training.train_and_anneal,
+        check=suitable.check_likelihood,
         methods=("echo", "vae", "iaf"),
         datasets=("binary_digits",),
     ),

@@ -123,7 +123,6 @@ def train_and_change_noise(options: argparse.Namespace, inputs: dict[str, Input]
     """Train all cells and measure their models under other noise, as far as that is not on disk."""
     from echo_tf.experiments import noise
 
-    noise.check_measurable(cells)
     for folder, own, found in _trained(options, inputs, cells, "other noise"):
         noise.run(folder, own, _load(options, found), options.out, options.split)
 
@@ -132,7 +131,6 @@ def train_and_anneal(options: argparse.Namespace, inputs: dict[str, Input], cell
     """Train all cells and measure the likelihood of their models, as far as that is not on disk."""
     from echo_tf.experiments import likelihood
 
-    likelihood.check_measurable(cells)
     effort = likelihood.Effort(options.images, options.temperatures, options.chains)
     for folder, own, found in _trained(options, inputs, cells, "annealed importance sampling"):
         likelihood.run(folder, own, _load(options, found), options.out, options.split, effort)

@@ -25,7 +25,6 @@ from scipy.special import expit, logsumexp
 
 from echo_tf.echo.checks import Tensor
 from echo_tf.echo.matrix import product
-from echo_tf.errors import ConfigError
 from echo_tf.models.losses import gaussian_log_density
 
 STEEPNESS = 4.0  # of the schedule; Wu et al. 2017
@@ -99,12 +98,6 @@ def temperatures(count: int) -> np.ndarray:
     return (ends - ends[0]) / (ends[-1] - ends[0])
 
 
-def check_backend() -> None:
-    """Raise `ConfigError` on another backend than TensorFlow, which the gradients are written for."""
-    if (backend := keras.backend.backend()) != "tensorflow":
-        raise ConfigError(f"Annealed importance sampling needs KERAS_BACKEND=tensorflow. Received: {backend}")
-
-
 class Annealer:
     """Annealed importance sampling for one decoder and one marginal.
 
@@ -112,13 +105,9 @@ class Annealer:
         latents: The two.
         distortion: `(x, parameters) -> -log p(x|z)` in nats, shape `(n,)`.
         count: Integer >= 1, number of temperatures.
-
-    Raises:
-        ConfigError: as `check_backend`.
     """
 
     def __init__(self, latents: Latents, distortion: Callable, count: int):
-        check_backend()
         import tensorflow as tf
 
         self.latents, self.distortion, self.betas = latents, distortion, temperatures(count)

@@ -10,10 +10,9 @@ from keras import ops
 
 from echo_tf.echo.channel import Channel
 from echo_tf.models.autoencoder import RateDistortionModel
-from echo_tf.models.config import Config
 from echo_tf.models.examples import some_examples
 from echo_tf.models.flows import AutoregressiveFlow
-from echo_tf.models.gaussian_echo import with_gaussian_noise
+from echo_tf.models.gaussian_echo import GaussianEcho
 from echo_tf.models.losses import gaussian_log_density
 from echo_tf.models.refresh import REFRESH_EXAMPLES
 
@@ -108,15 +107,6 @@ def _repeated(rows: np.ndarray, least: int) -> np.ndarray:
     return np.tile(rows, (-(-least // len(rows)), 1))
 
 
-def is_fittable(config: Config) -> bool:
-    """Whether the rate of such a model refers to a marginal without parameters, and `z` has a density or can be given one."""
-    channel = config.channel
-    if config.prior.kind != "own":
-        return False
-    keeps_moments = channel.noise != "independent" and channel.parametrisation == "standardised" and not channel.multiplicative
-    return not channel.is_echo or channel.gaussian_at < 1 or keeps_moments
-
-
 def measure_looseness(
     model: RateDistortionModel, train: np.ndarray, images: np.ndarray, *, steps: int = STEPS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +114,7 @@ def measure_looseness(
 
     Args:
         model: A model that `is_fittable`. That of an Echo channel is measured with Gaussian noise in the place of Echo's
-            (`with_gaussian_noise`): the same rate formula, about the same distortion, and a density.
+            (`GaussianEcho`): the same rate formula, and a density.
         train: Training images, float32, shape `(n, ...)`.
         images: Held-out images, for the estimates.
         steps, seed: See `fit_marginal`.
@@ -133,12 +123,14 @@ def measure_looseness(
         Rate of every held-out image, and what the fitted marginal takes off it: `E log p(z) - log N(z; 0, I)`. Means over
         `DRAWS` draws, nats, each of shape `(images,)`.
     """
-    if not model.channel.has_density:
-        model = with_gaussian_noise(model, some_examples(train, REFRESH_EXAMPLES), None, seed)
-    marginal = fit_marginal(model.channel, model.features(train), steps, seed)
+    channel, known = model.channel, model.features(train)
+    if not channel.has_density:
+        channel = GaussianEcho(channel, seed=seed)
+        channel.match(some_examples(known, REFRESH_EXAMPLES))
+    marginal = fit_marginal(channel, known, steps, seed)
     features, rates, gains = model.features(images), [], []
     for _ in range(DRAWS):
-        draw = model.channel.draw(features)
+        draw = channel.draw(features)
         rates.append(ops.convert_to_numpy(draw.rate))
         gains.append(ops.convert_to_numpy(marginal.log_prob(draw.z) - gaussian_log_density(draw.z, 0.0, 0.0)))
     return np.mean(rates, axis=0), np.mean(gains, axis=0)

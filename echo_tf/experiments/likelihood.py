@@ -20,14 +20,14 @@ from keras import ops
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.echo.source import RESERVOIR_SIZE
-from echo_tf.errors import ConfigError
 from echo_tf.experiments.annealed import EFFORT, KEY, PAIRS, TABLE, AnnealedPoint, PairPoint, images_name
-from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below, check_backend
+from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import evaluate, standard_error
 from echo_tf.experiments.fitted import STEPS, fit_marginal
 from echo_tf.experiments.points import PointTable, model_key
 from echo_tf.experiments.run import held_out, load_model
+from echo_tf.experiments.suitable import check_likelihood
 from echo_tf.files import locked, replacing
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.config import Config
@@ -134,22 +134,6 @@ def measure(
     return np.concatenate([below(repeated(annealer.forward, part, start_of(model, part))) for part in parts]), gaps, acceptance
 
 
-def check_measurable(cells: list[Cell]) -> None:
-    """Raise `ConfigError` if there is a cell whose marginal is not known, or a backend other than TensorFlow."""
-    check_backend()
-    for cell in cells:
-        config = cell.config
-        if config.prior.kind == "vamp" and config.prior.average == "logs":
-            raise ConfigError(
-                f"{config.method} has no likelihood: the average of log densities in its VampPrior is no density."
-            )
-        if config.network.kind == "pixelcnn":
-            raise ConfigError(
-                f"{config.method} has a decoder that takes the image too, which --experiment likelihood does not measure. Name "
-                "methods with a decoder of z alone (echo, vae, iaf, ...)."
-            )
-
-
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test", effort: Effort = Effort()) -> Path:
     """Measure trained models, as far as that is not on disk.
 
@@ -162,10 +146,10 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         The table. That of the differences of pairs is beside it.
 
     Raises:
-        ConfigError: as `check_measurable`.
+        ConfigError: as `check_likelihood`.
         CellError, ResultError: as `noise.run`.
     """
-    check_measurable(cells)
+    check_likelihood([dataset.name], cells)
     with locked(folder):
         table = PointTable(folder / TABLE, AnnealedPoint, KEY)
         for cell in cells:

@@ -15,16 +15,15 @@ from keras import ops
 
 from echo_tf.data.dataset import Dataset
 from echo_tf.echo.noise import independent_noise
-from echo_tf.errors import ConfigError
 from echo_tf.experiments.analysis import rate_by_dimension
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
-from echo_tf.experiments.fitted import STEPS, is_fittable, measure_looseness
+from echo_tf.experiments.fitted import STEPS, measure_looseness
 from echo_tf.experiments.laws import KEY, LAWS, TABLES, TESTED, DimensionPoint, FitPoint, LawPoint, LawTestPoint
 from echo_tf.experiments.points import ModelKey, PointTable, model_key
 from echo_tf.experiments.run import held_out, load_model
+from echo_tf.experiments.suitable import check_noise, has_echo_noise, is_fittable
 from echo_tf.files import locked
-from echo_tf.models.config import Config
 from echo_tf.models.examples import some_examples
 from echo_tf.theory import energy_test
 
@@ -118,20 +117,6 @@ def compare_laws(model: keras.Model, images: np.ndarray, batch_size: int, seed: 
     return {law: (count, *energy_test(noise / units, samples[law] / units, seed=seed)) for law in TESTED}
 
 
-def has_echo_noise(config: Config) -> bool:
-    """Whether such a model has Echo noise at the end of its training."""
-    return config.channel.noise == "echo" and config.rate_floor > 0
-
-
-def check_measurable(cells: list[Cell]) -> None:
-    """Raise `ConfigError` if there is a cell of which this experiment measures nothing."""
-    if others := [cell.config.method for cell in cells if not (cell.config.rate_floor or is_fittable(cell.config))]:
-        raise ConfigError(
-            f"{others[0]} has no Echo noise that could be replaced, and a learnt marginal. With --experiment noise name "
-            "methods with Echo noise (echo, echo_matrix, ...) or with the marginal N(0, I) (vae, iaf, ...)."
-        )
-
-
 def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str = "test") -> list[Path]:
     """Measure trained models, as far as that is not on disk.
 
@@ -146,11 +131,11 @@ def run(folder: Path, cells: list[Cell], dataset: Dataset, out: Path, split: str
         The tables.
 
     Raises:
-        ConfigError: as `check_measurable`.
+        ConfigError: as `check_noise`.
         CellError: a cell is not trained, or another process works in the folder.
         ResultError: a table is damaged.
     """
-    check_measurable(cells)
+    check_noise([dataset.name], cells)
     with locked(folder):
         laws, dimensions, fits, tests = tables = [PointTable(folder / name, kind, KEY) for name, kind in TABLES.items()]
         for cell in cells:

@@ -82,10 +82,10 @@ def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:
     """The least upper bound of the entropy of the data that rows of one data set give, in nats, and where it is from.
 
     `H <= -E log q(x)` for any density `q`; that of a model is bounded by -ELBO, by importance sampling, or by -ELBO less what
-    annealing took off it, for as many images as it saw.
+    annealing took off it, for as many images as it saw. Models whose rate may be too low give none, unless there are no others.
     """
-    bounds = []
-    for row, look in zip(rows, looks(rows), strict=True):
+    bounds, pairs = [], list(zip(rows, looks(rows), strict=True))
+    for row, look in [pair for pair in pairs if pair[0].is_bound] or pairs:
         neg_elbo = row.mean["neg_elbo_nats"]
         bounds.append((neg_elbo, f"-ELBO of {look['label']}"))
         if row.importance_bound_nats is not None:
@@ -140,5 +140,6 @@ def plot_bounds(rows: list[Row], path: Path) -> Path:
     left.legend(loc="upper right")
     right.set_yticks(range(len(rows)), [look["label"] for _, look in ranked])
     right.set(xlabel="I(X; Z) (nats), from H - D to R", ylim=(-0.7, len(rows) - 0.3))
-    figure.suptitle(f"{title(rows)}\nH: {source}. Filled: the rate is exact; hollow: an upper bound")
+    hollow = "an upper bound" if all(row.is_bound for row in rows) else "an upper bound, or approximate"
+    figure.suptitle(f"{title(rows)}\nH: {source}. Filled: the rate is exact; hollow: {hollow}")
     return save(figure, path)

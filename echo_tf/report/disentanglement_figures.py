@@ -5,7 +5,7 @@ from pathlib import Path
 from echo_tf.experiments.scores import pictures_name
 from echo_tf.report.names import beta_or_target, dataset_title, point_title, told_apart, without_seed
 from echo_tf.report.pictures import mosaic, panels, read_pictures
-from echo_tf.report.rows import grouped, over_seeds
+from echo_tf.report.rows import first_seeds, grouped, over_seeds
 from echo_tf.report.style import FILLS, headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
 from echo_tf.report.tables import BETA_OF_POINT, DATA_OF_POINT, EPOCHS
@@ -74,8 +74,7 @@ def plot_traversals(folder: Path, rows: list[dict], path: Path) -> Path | None:
     pictured = [row for row in rows if _pictures(folder, row).exists()]
     if not pictured:
         return None
-    falling = sorted(pictured, key=lambda row: -row["seed"])
-    settings = list({(row["method"], without_seed(row["cell"])): row for row in falling}.values())[::-1]  # the last counts
+    settings = first_seeds(pictured, lambda row: (row["method"], without_seed(row["cell"])))
     which = "Each row moves one dimension of z, and the others stay: those of highest rate (at the left, nats)"
     figure, axes = panels(len(settings), 3.0, 2.4, f"{dataset_title(rows[0]['dataset'])}\n{which}")
     for axis, row in zip(axes, settings, strict=False):

@@ -202,7 +202,7 @@ def plot_all(results: list[Result], rows: list[Row], curves: list[list[Row]], an
         *draw(plot_beside_paper, rows, lambda row: stem("beside_paper", row.dataset)),
         *draw(plot_rate_distortion, curves, lambda curve: stem("rate_distortion", curve[0].dataset)),
         *draw(plot_squared_error, gaussian, lambda curve: stem("squared_error", curve[0].dataset)),
-        *draw(plot_matched, with_pictures, lambda curve: stem("matched", curve[0].dataset)),
+        *draw(plot_matched, with_pictures, lambda curve: of_split("matched", curve[0])),
         *draw(plot_training, plain, lambda result: stem("training", result.dataset, protocol=result.config.protocol)),
         *(path for kind in PICTURES for path in draw(partial(plot_pictures, kind), pictured, partial(of_split, kind))),
         *draw(plot_rates_by_dimension, analyses, lambda pair: of_split("dimensions", pair[0])),

@@ -7,7 +7,7 @@ import numpy as np
 from echo_tf.experiments.used import pictures_name
 from echo_tf.report.names import beta_or_target, dataset_title, point_title, told_apart, without_seed
 from echo_tf.report.pictures import mosaic, panels, read_pictures
-from echo_tf.report.rows import grouped, over_seeds
+from echo_tf.report.rows import first_seeds, grouped, over_seeds
 from echo_tf.report.style import FILLS, headed, method_look, pyplot, save
 from echo_tf.report.table import Column, Table, measured, plain_columns
 from echo_tf.report.tables import DATA_OF_POINT, EPOCHS, SPLIT_OF_POINT
@@ -105,8 +105,7 @@ def plot_draws(folder: Path, rows: list[dict], path: Path) -> Path | None:
     drawn = [row for row in rows if _pictures(folder, row).exists()]
     if not drawn:
         return None
-    falling = sorted(drawn, key=lambda row: -row["seed"])
-    shown = list({(row["method"], without_seed(row["cell"]), row["split"]): row for row in falling}.values())[::-1]
+    shown = first_seeds(drawn, lambda row: (row["method"], without_seed(row["cell"]), row["split"]))
     heading = f"{dataset_title(rows[0]['dataset'])}: an image, and draws with its z fixed (right of the line)"
     figure, axes = panels(len(shown), 2.6, 1.75, heading)
     for axis, row in zip(axes, shown, strict=False):

@@ -56,15 +56,15 @@ def _foreign(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
-    """Copy files to a folder and return their paths there; without a folder those that they have."""
+    """Copy files to a folder, with the PDF beside each figure. Returns their paths there; without a folder those they have."""
     if folder is None:
         return list(paths)
     folder.mkdir(parents=True, exist_ok=True)
-    copies = [folder / path.name for path in paths]
-    for path, copy in zip(paths, copies, strict=True):
-        if copy.resolve() != path.resolve():
+    beside = [pdf for path in paths if path.suffix == ".png" and (pdf := path.with_suffix(".pdf")).exists()]
+    for path in (*paths, *beside):
+        if (copy := folder / path.name).resolve() != path.resolve():
             shutil.copy(path, copy)
-    return copies
+    return [folder / path.name for path in paths]
 
 
 def publish_measured(paths: Sequence[Path], folder: Path | None) -> list[Path]:

@@ -31,6 +31,11 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list
     return groups
 
 
+def first_seeds(rows: Iterable[dict], setting: Callable[[dict], Any]) -> list[dict]:
+    """The row of the first seed of each setting, in the order in which the settings first occur."""
+    return [min(members, key=lambda row: row["seed"]) for members in grouped(rows, setting).values()]
+
+
 def over_seeds(rows: Iterable[dict], setting: Sequence[str], numbers: Sequence[str]) -> list[dict]:
     """One row a setting: the mean of every number over seeds, and its standard error as `NAME_se`.
 
@@ -97,8 +102,8 @@ class Row(Result):
 
     @property
     def paper(self) -> dict[str, float] | None:
-        """Means by quantity in the paper's table 2; `None` where it has no such row."""
-        return paper_table().get(self.dataset, {}).get(self.method) if self.config.beta == 1 else None
+        """Means by quantity in the paper's table 2; `None` where it has no such row. A model with a target ends at any beta."""
+        return paper_table().get(self.dataset, {}).get(self.method) if self.config.beta == 1 and not self.target else None
 
     @property
     def difference_nats(self) -> float | None:
@@ -116,6 +121,13 @@ class Row(Result):
     def has_exact_rate(self) -> bool:
         """Whether the rate is `I(X; Z)` and no bound of it: with Echo noise that is drawn as it should be."""
         return self.config.rate_floor > 0 and self.config.channel.noise == "echo" and not self.approximate
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the rate is `I(X; Z)` or above. With independent noise behind a matrix it is a formula only."""
+        return not (
+            self.approximate or (self.config.channel.kind == "echo_matrix" and self.config.channel.noise == "independent")
+        )
 
     @property
     def near_floor(self) -> dict[str, float] | None:
@@ -142,7 +154,7 @@ class Row(Result):
     @property
     def is_cell(self) -> bool:
         """Whether it is a cell of the paper's table 2 but for the length of its schedule and the precision of its networks."""
-        plain = self.split == "test" and not (self.cell.holdout or self.target or self.departures)
+        plain = self.split == "test" and not (self.cell.holdout or self.departures)
         return plain and self.config.protocol == "paper" and self.paper is not None
 
     @property

@@ -6,6 +6,7 @@ import pytest
 
 from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.experiments import fitted
+from echo_tf.experiments.suitable import is_fittable
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import GaussianChannel
 
@@ -88,4 +89,4 @@ def test_channel_and_decoder_stay_as_they_are():
     ],
 )
 def test_what_can_be_fitted(tiny, method, expected):
-    assert fitted.is_fittable(tiny(method)) is expected
+    assert is_fittable(tiny(method)) is expected

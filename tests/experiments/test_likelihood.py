@@ -134,7 +134,7 @@ def test_likelihood_of_an_echo_model_that_is_known():
 
 def test_refusals(tmp_path, vectors, tiny):
     with pytest.raises(ConfigError, match="vae_vamp has no likelihood"):
-        likelihood.check_measurable([Cell("vectors", tiny("vae_vamp", prior={"average": "logs"}))])
+        likelihood.run(tmp_path, [Cell("vectors", tiny("vae_vamp", prior={"average": "logs"}))], vectors, tmp_path)
     with pytest.raises(CellError, match="not trained"):
         likelihood.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
 

@@ -6,6 +6,7 @@ import pytest
 
 from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import ConfigError
+from echo_tf.experiments.fitted import measure_looseness
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.build import build_model
 from echo_tf.models.config import load_config
@@ -164,6 +165,11 @@ class TestModel:
     def test_other_noise_is_refused(self, model, images):
         with pytest.raises(ValueError, match=r"decoder of `z` alone. Received: PixelCNN"):
             with_gaussian_noise(model, images, None, 0)
+
+    def test_its_marginal_can_be_fitted(self, model, images):
+        """With Gaussian noise in the place of Echo's, for which no decoder is needed."""
+        rates, gains = measure_looseness(model, images, images, steps=1)
+        assert rates.shape == gains.shape == (len(images),)
 
     def test_other_distortions_are_refused(self, model):
         with pytest.raises(ValueError, match=r"`distortion`.*draws pixels of 0 and 1"):

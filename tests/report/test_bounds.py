@@ -55,6 +55,18 @@ def test_entropy_bound_is_the_least(result):
     assert entropy_bound(with_likelihoods(rows, [point()])) == (87.0, "annealing, Echo")
 
 
+@pytest.mark.parametrize(
+    "config", [{"channel": {"replace": True}}, {"channel": {"kind": "echo_matrix", "noise": "independent"}}]
+)
+def test_a_rate_that_may_be_too_low_bounds_no_entropy(result, drawn, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("echo_tf.report.bounds.save", lambda figure, path: drawn.append(figure) or path)
+    low, vae = result("echo", neg_elbo=80.0, **config), result("vae", neg_elbo=92.0)
+    assert entropy_bound(compare([low, vae])) == (92.0, "-ELBO of VAE")
+    assert entropy_bound(compare([low]))[0] == 80.0
+    plot_bounds(compare([low, vae]), tmp_path / "b.png")
+    assert "hollow: an upper bound, or approximate" in drawn[0].get_suptitle()
+
+
 def test_pairs_table():
     effort = {"dataset": "binary_mnist", "cell": "c", "split": "test", "images": 100, "temperatures": 500, "chains": 1}
     models = {"method": "echo", "marginal": "fitted", "other_method": "vae", "other_marginal": "own"}

@@ -154,18 +154,19 @@ class TestPictures:
         assert samples == ["Echo\nfloat32", "Echo\nbfloat16"]  # the second seed is not shown
         assert reconstructions == ["test\nimages", *samples]
 
-    def test_matched_reconstructions_tell_images_and_precision_apart(self, put, strips, bfloat16, tmp_path):
+    def test_matched_reconstructions_tell_precision_apart_and_are_of_one_split(self, put, strips, bfloat16, tmp_path):
         settings = ({}, {"split": "validation"}, bfloat16)
         results = [
             put(f"{place}-{beta}", beta=beta, rate=26.0 / beta, **setting)
             for place, setting in enumerate(settings)
             for beta in (1.0, 2.0)
         ]
-        plot_matched(curves(compare(results)), tmp_path / "f.png")
-        labels = {name.splitlines()[0] for name in strips[0][1:]}
+        files_of(results, tmp_path, "matched")
+        of_test, of_validation = (names[1:] for names in strips if names[0] == "images")
+        assert {name.partition(",")[0] for name in of_validation} == {"Echo"}
+        labels = {name.splitlines()[0] for name in of_test}
         assert {label.removesuffix(", β = 1") for label in labels if "β = 1" in label} == {
             "Echo, float32",
-            "Echo, float32, validation",
             "Echo, bfloat16",
         }
 

@@ -24,6 +24,10 @@ def test_files_are_copied(tmp_path):
     assert publish_files([path], tmp_path) == [path]  # onto itself
     (copy,) = publish_files([path], tmp_path / "published")
     assert (copy, copy.read_text()) == (tmp_path / "published" / "table.md", "table")
+    for name in ("figure.png", "figure.pdf"):
+        (tmp_path / name).write_text(name)
+    assert publish_files([tmp_path / "figure.png"], tmp_path / "published") == [tmp_path / "published" / "figure.png"]
+    assert (tmp_path / "published" / "figure.pdf").read_text() == "figure.pdf"  # to which the page has a link
 
 
 def test_tables_of_experiments_without_cells_lose_no_setting(tmp_path):

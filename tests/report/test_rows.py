@@ -5,7 +5,7 @@ import pytest
 
 from echo_tf.errors import ResultError
 from echo_tf.report.paper import paper_table
-from echo_tf.report.rows import compare, curves, rankings
+from echo_tf.report.rows import compare, curves, first_seeds, rankings
 
 
 def test_paper_has_all_methods_and_adds_up():
@@ -113,6 +113,12 @@ class TestRow:
         constraint = {"quantity": "rate", "target_nats": 20}
         (row,) = compare([result(constraint=constraint, seed=seed, final_beta=beta) for seed, beta in enumerate((1.0, 2.0))])
         assert (row.target, row.final_beta) == ("rate 20", 1.5)
+        assert row.paper is None  # its beta is 1 only where it begins
+
+
+def test_the_first_seeds_stand_in_the_order_of_their_settings():
+    rows = [{"seed": seed, "name": name} for seed, name in ((1, "b"), (0, "b"), (2, "a"), (3, "a"), (0, "c"))]
+    assert first_seeds(rows, lambda row: row["name"]) == [rows[1], rows[2], rows[4]]
 
 
 class TestCompare:
