@@ -11,6 +11,7 @@ python reproduce.py --report                 report on what is on disk
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -21,6 +22,10 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves these kernels off on processors without VNNI instructions, where a training step takes twice as long then.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# TensorFlow would take all memory of a GPU, also where it only prepares data for JAX.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# Channels and losses are in float32, which JAX would multiply in TensorFloat-32 on a GPU. For TensorFlow see `keep_to_float32`.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -56,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reproduce.py: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("reproduce.py: interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print("reproduce.py: interrupted. The same command goes on where it stopped.", file=sys.stderr)
         return EXIT_SIGNAL + (progress.signals[-1] if progress.signals else signal.SIGINT)
 
 
@@ -113,7 +119,7 @@ def _share_machine(options: argparse.Namespace, cells: int) -> None:
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in a log file, in its order with the errors
     terminal.filter_errors()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in progress.STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell script
             signal.signal(number, progress.stop)
     terminal.leave(main())

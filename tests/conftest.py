@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as reproduce.py does
+# The same numbers everywhere, and room for several processes: no GPU, unless you name one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import keras
 import numpy as np

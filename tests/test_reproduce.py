@@ -257,6 +257,16 @@ for arguments in json.loads(sys.argv[1]):
         printed = self.check(*([*arguments, experiment] for experiment in ("comparison", "theory", "bottleneck")))
         assert printed.count("Look at:") == 3
 
+    @pytest.mark.parametrize("own", ["", "default"])
+    def test_what_libraries_read_when_they_are_imported(self, own):
+        """Unless the user has decided: float32 that is float32, and memory of a GPU as it is needed."""
+        names = ["JAX_DEFAULT_MATMUL_PRECISION", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_ENABLE_ONEDNN_OPTS"]
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        environment |= {names[0]: own} if own else {}
+        code = f"import os, reproduce; print(*(os.environ[name] for name in {names}))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.stdout.split() == [own or "highest", "true", "1"]
+
     def test_all_names_are_there_after_an_import_of_the_command(self):
         code = (
             "import reproduce, echo_tf; print(echo_tf.build_model.__name__, len([getattr(echo_tf, n) for n in dir(echo_tf)]))"

@@ -82,6 +82,8 @@ def test_each_data_set_has_its_own_values(reproduce):
         (["--experiment", "freeriding", "--dataset", "digits"], "digits has other values than 0 and 1"),
         (["--experiment", "freeriding", "--dataset", "omniglot"], "omniglot has other values than 0 and 1"),
         (["--experiment", "disentanglement", "--dataset", "binary_mnist"], "binary_mnist has no known factors"),
+        (["--experiment", "noise", "--method", "vae_maf"], "vae_maf has no Echo noise that could be replaced"),
+        (["--experiment", "likelihood", "--method", "echo_pixelcnn"], "echo_pixelcnn has a decoder that takes the image too"),
     ],
 )
 @pytest.mark.parametrize("dry", [True, False])
@@ -163,18 +165,17 @@ class TestJobs:
         [
             (False, [], "2", "2 models at once with 2 threads each (5 cores, no NVIDIA GPU)"),
             (False, ["--threads", "3"], "3", "2 models at once"),
-            (True, [], None, "2 models at once (5 cores, an NVIDIA GPU)"),
+            (True, [], None, "2 models at once (5 cores, 1 NVIDIA GPU)"),
         ],
     )
     def test_auto(self, reproduce, trained, tmp_path, monkeypatch, capsys, gpu, options, threads, told):
         monkeypatch.setattr(sharing, "count_cores", lambda: 5)
-        monkeypatch.setattr(sharing, "has_gpu", lambda: gpu)
+        monkeypatch.setattr(sharing, "gpus", lambda: gpu * ("NVIDIA H200",))
         monkeypatch.setattr(sharing.shutil, "which", lambda name: None)
         self.run(reproduce, tmp_path, "--method", "vae", "echo", "iaf", "--jobs", "auto", *options)
         assert capsys.readouterr().err.count(told) == 1
         assert [os.environ.get(name) for name in THREADS] == 3 * [threads]
         assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-        assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
     def test_one_model_may_have_the_whole_gpu(self, reproduce, tmp_path, monkeypatch):
         monkeypatch.setattr(reproduce.progress, "run_here", lambda tasks: pytest.fail("no results"))
@@ -191,7 +192,8 @@ class TestService:
     @pytest.fixture
     def events(self, trained, monkeypatch):
         _, events = trained
-        monkeypatch.setattr(sharing, "has_gpu", lambda: True)
+        monkeypatch.setattr(sharing, "gpus", lambda: ("NVIDIA H200",))
+        monkeypatch.setattr(sharing, "_ask_backend", sharing.gpus)
         monkeypatch.setattr(sharing.shutil, "which", lambda name: name)
         monkeypatch.setattr(sharing, "_runs", lambda: False)
         monkeypatch.setattr(sharing, "_starts", lambda: not events.append("start"))

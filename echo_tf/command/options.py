@@ -152,7 +152,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("machine").add_argument
     jobs = (
         "train so many models at once, the longest first, on a GPU by CUDA's multi-process service where it is installed; "
-        f"auto: one for every two cores, on a GPU at most {sharing.MOST_ON_A_GPU} (default: 1, in this process; on Ray all)"
+        f"auto: one for every two cores, at most {sharing.MOST_ON_A_GPU} for each GPU (default: 1, in this process; on Ray all)"
     )
     either = count | {"type": lambda text: text if text == "auto" else count["type"](text), "metavar": "N|auto"}
     add("--jobs", **either, help=jobs)

@@ -25,8 +25,8 @@ _FIRST = (".html", ".png", ".csv")
 # GPU, and that log messages come before there is a log. Anything else may be a reason why something failed.
 _KNOWN = re.compile(
     rb"I\d{4} |WARNING: All log messages before absl::InitializeLog|To enable the following instructions: |"
-    rb"[WE]\d{4} .*(failed call to cuInit|Could not find cuda drivers|Unable to register cu\w+ (factory|plugin)|"
-    rb"computation placer already registered)"
+    rb"[WE]\d{4} .*(failed call to cuInit: .*(UNKNOWN ERROR|NO_DEVICE)|Could not find cuda drivers|"
+    rb"Unable to register cu\w+ (factory|plugin)|computation placer already registered)"
 )
 
 
@@ -88,11 +88,11 @@ def tell_machine(options: argparse.Namespace, models: int | None = None) -> None
     packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     threads = sharing.count_threads()
-    gpus = sharing.gpus()
+    gpus = sharing.gpus() if options.executor != "ray" else ()
     here = ", ".join(f"{gpus.count(gpu)} {gpu}" for gpu in dict.fromkeys(gpus)) or f"{threads} CPU thread{'s'[: threads > 1]}"
     count = "" if models is None else f": {models} model{'s' if models != 1 else ''} to train"
     at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and (models or 1) > 1 else ""
-    where = "Ray" if options.executor == "ray" else here
+    where = f"Ray with {options.gpus:g} GPUs for a model" if options.executor == "ray" else here
     print(f"echo_tf {echo_tf.__version__}, {versions}, {where}{count}{at_once}.", file=sys.stderr)
 
 

@@ -72,7 +72,7 @@ def _outcomes(options: argparse.Namespace, tasks: list[Task]) -> Iterator[Outcom
     elif options.jobs > 1:
         with (
             sharing.multi_process_service(min(options.jobs, len(tasks))),
-            contextlib.closing(progress.run_elsewhere(tasks, LocalProcesses(), options.jobs)) as outcomes,
+            contextlib.closing(progress.run_elsewhere(tasks, LocalProcesses(sharing.devices()), options.jobs)) as outcomes,
         ):
             yield outcomes
     else:

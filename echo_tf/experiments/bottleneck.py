@@ -23,6 +23,7 @@ from echo_tf.errors import DataError
 from echo_tf.experiments.points import PointTable
 from echo_tf.experiments.robustness import DRAWS, Attack, Measured, RobustnessPoint, attacks, measure
 from echo_tf.experiments.source_models import CHANNELS, make_channel
+from echo_tf.experiments.steps import keep_to_float32
 from echo_tf.files import locked
 from echo_tf.models.examples import some_examples
 from echo_tf.models.losses import mean_rate
@@ -107,6 +108,7 @@ def build_classifier(
 
 def train_classifier(dataset: Dataset, channel: str, beta: float, seed: int, epochs: int) -> keras.Model:
     """Train one classifier, with its stored noise made of the final parameters. Labels are integers or strings."""
+    keep_to_float32()
     keras.utils.set_random_seed(seed)
     images, (labels, _), batch_size = dataset.train, _answers(dataset), _batch_size(dataset)
     count = len(images) // batch_size * batch_size

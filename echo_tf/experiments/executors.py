@@ -3,6 +3,7 @@
 This module imports no Keras, so that a worker process has its environment set before TensorFlow looks at it.
 """
 
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -11,7 +12,8 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,12 +27,14 @@ logger = logging.getLogger(__name__)
 
 LOG = "worker.log"
 RETRIES = 3  # new workers for a task whose worker was killed, for want of memory or with its machine
+RETRY_SECONDS = 10.0  # for a device to recover, and for others to give memory back
 POLL_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
 # Environment variables that choose backend, threads and folders.
 _VARIABLES = ("TF_", "XLA_", "JAX_", "KERAS_", "ECHO_TF_", "NPROC")
 EXPECTED_ERRORS = (CellError, ConfigError, DataError, TrainingError, OSError)
 _DEVICE_LIBRARIES = ("jax", "jaxlib", "tensorflow")
+_NO_DEVICE = "Unable to initialize backend"  # how a RuntimeError of Python's own begins, which JAX raises
 
 
 class LostDeviceError(CellError):
@@ -77,43 +81,85 @@ def run_task(task: Task, callbacks: tuple = ()) -> dict:
     return run_cell(task.cell, dataset, task.out, callbacks=callbacks, **options)
 
 
-def run_task_apart(task: Task) -> dict:
-    """Run a cell in a process of its own. Errors of the device, which need not come through pickle, become `LostDeviceError`.
+@contextlib.contextmanager
+def device_errors(task: Task) -> Iterator[None]:
+    """Errors of the device, which need not come through pickle, become `LostDeviceError`; all of them goes to standard error.
 
     One model can fail another on a shared GPU: it takes the memory, or ends the service through which both compute.
     """
     try:
-        return run_task(task)
+        yield
     except EXPECTED_ERRORS:
         raise
     except Exception as error:
-        if not isinstance(error, MemoryError) and type(error).__module__.partition(".")[0] not in _DEVICE_LIBRARIES:
+        of_device = isinstance(error, MemoryError) or type(error).__module__.partition(".")[0] in _DEVICE_LIBRARIES
+        if not of_device and not str(error).startswith(_NO_DEVICE):
             raise
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]
         raise LostDeviceError(f"{task.folder}: {type(error).__name__}: {first[:300]}") from None
 
 
+def run_task_apart(task: Task, on_gpu: bool) -> dict:
+    """Run a cell in a process of its own, with the errors of `run_task` and `device_errors`.
+
+    Raises:
+        LostDeviceError: it shall run on a GPU, and there is none. TensorFlow would train on processors in silence.
+    """
+    from echo_tf.experiments.steps import on_cpu
+
+    with device_errors(task):
+        if on_gpu and on_cpu():
+            raise LostDeviceError(f"{task.folder}: its process sees no GPU")
+        return run_task(task)
+
+
 class LocalProcesses:
     """Runs a task in a process of its own on this machine, again if that or its device is lost.
 
     What it prints goes to `worker.log`.
+
+    Args:
+        gpus: What `CUDA_VISIBLE_DEVICES` calls the GPUs, among which tasks are shared out; none to run on processors.
     """
 
-    def __init__(self):
-        self._stopped = threading.Event()
+    def __init__(self, gpus: Sequence[str] = ()):
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        self._tasks = Counter(dict.fromkeys(gpus, 0))
 
     def __call__(self, task: Task) -> dict:
         task.folder.mkdir(parents=True, exist_ok=True)
         (task.folder / LOG).open("a").close()  # a process that cannot open it would seem to be killed
+        with self._gpu() as gpu:
+            return self._run(task, gpu)
+
+    @contextlib.contextmanager
+    def _gpu(self) -> Iterator[str | None]:
+        """The GPU with the fewest tasks; `None` where there is no choice."""
+        if len(self._tasks) < 2:
+            yield None
+            return
+        with self._lock:
+            gpu = min(self._tasks, key=self._tasks.__getitem__)
+            self._tasks[gpu] += 1
+        try:
+            yield gpu
+        finally:
+            with self._lock:
+                self._tasks[gpu] -= 1
+
+    def _run(self, task: Task, gpu: str | None) -> dict:
         reason = ""
-        for _ in range(RETRIES + 1):
+        for tried in range(RETRIES + 1):
+            if tried:
+                logger.warning("%s. Another process goes on from the checkpoint.", reason)
+                self._stopped.wait(RETRY_SECONDS)
             if self._stopped.is_set():
                 raise CellError(f"{task.folder}: stopped before it began. The same command goes on.")
             try:
                 context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-                with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG,)) as pool:
-                    future = pool.submit(run_task_apart, task)
+                with futures.ProcessPoolExecutor(1, context, _prepare_worker, (task.folder / LOG, gpu)) as pool:
+                    future = pool.submit(run_task_apart, task, bool(self._tasks))
                     if self._stopped.is_set():  # `stop` may have looked before there was a process
                         self.stop()
                     return future.result()
@@ -123,7 +169,6 @@ class LocalProcesses:
                 reason = f"{task.folder}: its process was killed"
             except LostDeviceError as error:
                 reason = str(error)
-            logger.warning("%s. Another process goes on from the checkpoint.", reason)
         times = f"({RETRIES + 1} times, perhaps for want of memory)"
         raise CellError(f"{reason} {times}. Lower --jobs; {task.folder / LOG} has what it printed.")
 
@@ -134,8 +179,10 @@ class LocalProcesses:
             process.kill()
 
 
-def _prepare_worker(log: Path) -> None:
+def _prepare_worker(log: Path, gpu: str | None) -> None:
     """Show warnings where the parent shows its own, send all else to a file, leave signals to the parent, and die with it."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=os.fdopen(os.dup(2), "w"))
@@ -175,11 +222,12 @@ class RayCluster:
                 ray.init(address, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"No Ray cluster at {address}: {error}. Start one (ray start --head) or leave it out.") from None
-        self._ray = ray
+        self._ray, self._on_gpu = ray, gpus > 0
         self._run = ray.remote(
             num_cpus=cpus,
             num_gpus=gpus,
             max_retries=RETRIES,
+            retry_exceptions=[LostDeviceError],
             max_calls=1,  # a process each, as on one machine: Keras and TensorFlow keep state between models
             runtime_env={"env_vars": {**variables, "PYTHONPATH": paths}},
         )(run_task_apart)
@@ -187,7 +235,7 @@ class RayCluster:
     def __call__(self, task: Task) -> dict:
         values: dict[str, Any] = {n: v.absolute() if isinstance(v, Path) else v for n, v in vars(task).items()}
         try:
-            return self._ray.get(self._run.remote(Task(**values)))
+            return self._ray.get(self._run.remote(Task(**values), self._on_gpu))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:  # the machine died, or the worker, once more than it was retried

@@ -1,16 +1,20 @@
 """Trainings as a person at the terminal sees them: a progress line, and signals that stop them. Needs no Keras to import."""
 
 import contextlib
+import signal
 import sys
 import time
 
 from tqdm import tqdm
 
 from echo_tf.experiments.estimates import in_words
-from echo_tf.experiments.executors import EXPECTED_ERRORS, Executor, Outcomes, Task, run_all, run_task
+from echo_tf.experiments.executors import EXPECTED_ERRORS, Executor, Outcomes, Task, device_errors, run_all, run_task
 from echo_tf.experiments.records import read_metrics
 
 WIDTH = 80
+
+# Ctrl-C, a request to end, and a terminal that is closed.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 # Numbers of the signals that asked this process to stop.
 signals: list[int] = []
@@ -87,7 +91,8 @@ def run_here(tasks: list[Task]) -> Outcomes:
         with contextlib.ExitStack() as stack:  # clears the line, however the training ends
             outcome: dict | Exception
             try:
-                outcome = run_task(task, (epochs_line(stack, names[task.folder]),))
+                with device_errors(task):
+                    outcome = run_task(task, (epochs_line(stack, names[task.folder], task.cell.config.training.epochs),))
             except EXPECTED_ERRORS as error:
                 outcome = error
         yield task, outcome
@@ -137,26 +142,31 @@ def short_names(tasks: list[Task]) -> dict:
     return names
 
 
-def epochs_line(stack: contextlib.ExitStack, name: str):
-    """Keras callback with the line of one training, which `stack` clears. It leaves the metrics on the device."""
+def epochs_line(stack: contextlib.ExitStack, name: str, epochs: int):
+    """Keras callback with the line of one training, which `stack` clears. It leaves the metrics on the device.
+
+    A training of two phases is two calls of `fit`, each of which knows its last epoch only: `epochs` are those of all.
+    """
     import keras
 
     class EpochsLine(keras.callbacks.Callback):
         """Also stops a training whose signal Keras has swallowed, before the next steps and before the epoch is recorded."""
 
         async_safe = True
+        line, values = None, ""
 
         def on_train_begin(self, logs=None):
-            finished, self.train_function = int(self.model.optimizer.iterations.numpy()), self.model.train_function
-            self.steps, self.values = self.train_function.steps_per_epoch, ""
-            self.line = stack.enter_context(Line(self.params["epochs"] * self.steps, finished, f"{name}: compiling,"))
+            self.train_function, self.steps = self.model.train_function, self.model.train_function.steps_per_epoch
+            if self.line is None:
+                finished = int(self.model.optimizer.iterations.numpy())
+                self.line = stack.enter_context(Line(epochs * self.steps, finished, f"{name}: compiling,"))
 
         def on_train_batch_begin(self, batch, logs=None):
             self.stop_if_asked()
 
         def on_train_batch_end(self, batch, logs=None):
             done = self.line.done + len(self.train_function.losses)
-            self.line.update(done, name, f" epoch {done / self.steps:.1f}/{self.params['epochs']}{self.values}")
+            self.line.update(done, name, f" epoch {done / self.steps:.1f}/{epochs}{self.values}")
             self.stop_if_asked()
 
         def stop_if_asked(self):
@@ -165,6 +175,6 @@ def epochs_line(stack: contextlib.ExitStack, name: str):
 
         def on_epoch_end(self, epoch, logs=None):
             self.values = quantities(logs)
-            self.line.tell(f"{name} epoch {epoch + 1}/{self.params['epochs']}{self.values}")
+            self.line.tell(f"{name} epoch {epoch + 1}/{epochs}{self.values}")
 
     return EpochsLine()

@@ -1,12 +1,16 @@
 """How many models share this machine, and what lets them share its GPU. Needs no Keras."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +19,24 @@ logger = logging.getLogger(__name__)
 MOST_ON_A_GPU = 9  # as were tried: nine models of the paper make about twice the steps of one there (docs/guides/gpu.md)
 CORES_EACH = 2  # on a GPU one for Python and one for compiling; on processors a model of the paper gains little from more
 CONTROL = "nvidia-cuda-mps-control"
+PIPES, _LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 _ANSWER_SECONDS, _STOP_SECONDS = 10.0, 30.0
+_LIST_SECONDS, _IMPORT_SECONDS = 60.0, 120.0  # a driver that sleeps takes seconds for each GPU
+
+# Programs that print the names of the GPUs that a backend sees.
+_ASK = {
+    "tensorflow": """
+import tensorflow as tf
+for device in tf.config.list_physical_devices("GPU"):
+    print("GPU:", tf.config.experimental.get_device_details(device).get("device_name", "GPU"))
+""",
+    "jax": """
+import jax
+for device in jax.devices():
+    if device.platform == "gpu":
+        print("GPU:", device.device_kind)
+""",
+}
 
 
 def choose_jobs(cells: int) -> tuple[int, int | None, str]:
@@ -26,12 +47,12 @@ def choose_jobs(cells: int) -> tuple[int, int | None, str]:
     Returns:
         Their number; threads of each, `None` to leave them alone; and a sentence that says so.
     """
-    cores, on_gpu = count_cores(), has_gpu()
-    jobs = max(1, min(cells, cores // CORES_EACH, *([MOST_ON_A_GPU] if on_gpu else [])))
-    threads = None if on_gpu or jobs == 1 else cores // jobs
+    cores, devices = count_cores(), len(gpus())
+    jobs = max(1, min(cells, cores // CORES_EACH, *([devices * MOST_ON_A_GPU] if devices else [])))
+    threads = None if devices or jobs == 1 else cores // jobs
     each = f" with {threads} threads each" if threads else ""
-    machine = f"{cores} core{'s' if cores > 1 else ''}, {'an NVIDIA GPU' if on_gpu else 'no NVIDIA GPU'}"
-    return jobs, threads, f"--jobs auto: {jobs} model{'s' if jobs > 1 else ''} at once{each} ({machine})."
+    machine = f"{cores} core{'s'[: cores > 1]}, {devices or 'no'} NVIDIA GPU{'s'[: devices > 1]}"
+    return jobs, threads, f"--jobs auto: {jobs} model{'s'[: jobs > 1]} at once{each} ({machine})."
 
 
 def count_cores() -> int:
@@ -48,26 +69,48 @@ def backend() -> str:
     return given or "tensorflow"
 
 
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that models may use, see `gpus`."""
-    return bool(gpus())
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs on which models of this process will be computed, in the order of CUDA.
 
-
-def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, as far as can be told without the libraries that compute on them.
-
-    Empty if models may use none; those that `CUDA_VISIBLE_DEVICES` leaves out of several are listed too.
+    The backend of Keras is asked, where `nvidia-smi` lists any: a GPU that it does not see is a warning, and none.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return []
+        return ()
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if backend() == "jax" and platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
-        return []
+        return ()
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS)
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_LIST_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", listed.stdout, re.MULTILINE)
+        return ()
+    listed = re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout, re.MULTILINE)
+    seen = _ask_backend() if listed else ()
+    if listed and not seen:
+        logger.warning(
+            "nvidia-smi lists %s, but %s sees no GPU: models are computed on processors. See docs/guides/gpu.md for the "
+            "installation; with CUDA_VISIBLE_DEVICES=-1 the GPU is left out on purpose.",
+            listed[0],
+            backend(),
+        )
+    return seen
+
+
+def _ask_backend() -> tuple[str, ...]:
+    """Names of the GPUs that the backend of Keras sees, in a process of its own: it would take their memory in this one."""
+    command = [sys.executable, "-c", _ASK.get(backend(), "")]
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(re.findall(r"^GPU: (.*)$", done.stdout, re.MULTILINE))
+
+
+def devices() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` calls each of `gpus`."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[: len(gpus())] if given else [str(i) for i in range(len(gpus()))]
 
 
 def set_threads(threads: int) -> None:
@@ -84,8 +127,7 @@ def count_threads() -> int:
 
 
 def share_memory() -> None:
-    """Keep models from taking all memory of the GPU when they start, unless the user has decided. Call it before an import."""
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    """Keep JAX from taking most memory of the GPU when it starts, unless the user has decided. Call it before an import."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
@@ -96,19 +138,41 @@ def multi_process_service(at_once: int) -> Iterator[None]:
     It is started if several models will share a GPU and it is installed and does not run yet, and only then stopped at the
     end. All models must have ended before. Without it everything works too, more slowly.
     """
-    ours = False
-    try:
-        if at_once > 1 and shutil.which(CONTROL) and has_gpu() and not _runs():
-            ours = True  # before it starts: an interruption may come in between
+    if not (shutil.which(CONTROL) and 0 < len(gpus()) < at_once) or _runs():
+        yield
+        return
+    ours = True  # before it starts: an interruption may come in between
+    with _own_pipes():
+        try:
             ours = _starts()
+            if ours and not _ask_backend():
+                logger.warning("%s starts, but no program sees a GPU then. Models take turns on it, which is slower.", CONTROL)
+                _stop()
+                ours = False
+            yield
+        finally:
+            if ours:
+                _stop()
+
+
+@contextlib.contextmanager
+def _own_pipes() -> Iterator[None]:
+    """A folder for the pipes of the service, unless the user chose one: no other program takes the service for its own."""
+    names = [name for name in (PIPES, _LOGS) if name not in os.environ]
+    folder = tempfile.mkdtemp(prefix="echo_tf_mps_")
+    os.environ.update(dict.fromkeys(names, folder))
+    try:
         yield
     finally:
-        if ours:
-            _stop()
+        if not _runs():  # else it could not be stopped any more
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in names:
+            del os.environ[name]
 
 
 def _tell(command: str, seconds: float) -> subprocess.CompletedProcess:
-    return subprocess.run([CONTROL], input=f"{command}\n", capture_output=True, text=True, timeout=seconds)
+    options = {"capture_output": True, "text": True, "timeout": seconds, "start_new_session": True}  # out of reach of Ctrl-C
+    return subprocess.run([CONTROL], input=f"{command}\n", **options)  # type: ignore[call-overload]
 
 
 def _runs() -> bool:
@@ -120,10 +184,13 @@ def _runs() -> bool:
 
 
 def _starts() -> bool:
-    # No pipes, which a daemon might hold open, and a session of its own, which Ctrl-C does not reach.
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # No pipes, which a daemon might hold open, and a session of its own, which Ctrl-C does not reach. Programs count only those
+    # GPUs that the daemon was given, from 0: with all of them, a number means the same to programs with and without it.
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    options = {**streams, "env": environment, "start_new_session": True, "timeout": _ANSWER_SECONDS}
     try:
-        done = subprocess.run([CONTROL, "-d"], timeout=_ANSWER_SECONDS, start_new_session=True, **options)  # type: ignore[call-overload]
+        done = subprocess.run([CONTROL, "-d"], **options)  # type: ignore[call-overload]
         reason = f"status {done.returncode}" if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
@@ -133,9 +200,15 @@ def _starts() -> bool:
 
 
 def _stop() -> None:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}  # a second Ctrl-C would leave it behind
     try:
         reason = "" if (done := _tell("quit", _STOP_SECONDS)).returncode == 0 else f"status {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if reason:
-        logger.warning("%s did not stop (%s). Stop it with: echo quit | %s", CONTROL, reason, CONTROL)
+        command = f"echo quit | {PIPES}={os.environ[PIPES]} {CONTROL}"
+        logger.warning("%s did not stop (%s). Stop it with: %s", CONTROL, reason, command)

@@ -9,6 +9,7 @@ from keras import ops
 from echo_tf.echo.channel import Channel
 from echo_tf.echo.dense import EchoDense
 from echo_tf.experiments.evaluation import standard_error
+from echo_tf.experiments.steps import keep_to_float32
 from echo_tf.models.channels import GaussianChannel
 from echo_tf.theory.sources import Source
 
@@ -112,6 +113,7 @@ def learn_curve(source: Source, channel: str, seed: int) -> list[LearnedPoint]:
     Returns:
         One `LearnedPoint` per slope.
     """
+    keep_to_float32()
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     model = SourceAutoencoder(source, channel, seed)

@@ -32,6 +32,14 @@ def keep_graphs_as_traced() -> None:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+def keep_to_float32() -> None:
+    """Turn off TensorFloat-32, in which TensorFlow multiplies float32 numbers on GPUs, with relative errors of about 1e-3."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 class BatchOrders(keras.utils.PyDataset):
     """Rows of the images that make up the batches of an epoch, those of one call at a time: integers `(steps, batch_size)`.
 

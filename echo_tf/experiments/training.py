@@ -23,6 +23,7 @@ from echo_tf.experiments.steps import (
     as_input,
     compiled_steps,
     keep_graphs_as_traced,
+    keep_to_float32,
     on_cpu,
 )
 from echo_tf.files import replacing, set_aside, write_atomically, zip_damage
@@ -130,7 +131,9 @@ def load_saved(path: Path) -> keras.Model | None:
     Raises:
         TrainingError: the file is whole, but no model that this version can load.
     """
-    keep_graphs_as_traced()  # whatever is done with the model: training, renewal of the channel, measurement
+    # Whatever is done with the model: training, renewal of the channel, measurement.
+    keep_graphs_as_traced()
+    keep_to_float32()
     if not path.exists():
         return None
     if damage := zip_damage(path):

@@ -19,6 +19,11 @@ from echo_tf.experiments.records import CHECKPOINT
 from echo_tf.models.config import load_config
 
 
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
+    monkeypatch.setattr(executors, "RETRY_SECONDS", 0.0)
+
+
 class InThreads:
     """An executor that notes what runs, and fails where it is told to."""
 
@@ -207,7 +212,7 @@ WORKER = """
 import os, signal
 from echo_tf.experiments.executors import LostDeviceError
 
-def run(task):
+def run(task, on_gpu):
     first = not (task.folder / "tried").exists()
     (task.folder / "tried").touch()
     if task.folder.name == "dies" or (task.folder.name == "dies_once" and first):
@@ -232,7 +237,39 @@ def test_a_lost_process_loses_no_other_cell(tmp_path, monkeypatch, caplog):
     assert "RESOURCE_EXHAUSTED (2 times" in str(outcomes["no_memory"]) and "Lower --jobs" in str(outcomes["no_memory"])
     assert all(isinstance(outcomes[name], CellError) for name in ("dies", "no_memory"))
     assert outcomes["dies_once"]["process"] != outcomes["well"]["process"]
-    assert caplog.text.count("Another process goes on from the checkpoint") == 5
+    assert caplog.text.count("Another process goes on from the checkpoint") == 3
+
+
+DEVICE = """
+import os, time
+
+def run(task, on_gpu):
+    time.sleep(0.5)
+    return on_gpu, os.environ["CUDA_VISIBLE_DEVICES"]
+"""
+
+
+def test_tasks_are_shared_out_among_gpus(tmp_path, monkeypatch):
+    (tmp_path / "echo_tf_test_device.py").write_text(DEVICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(executors, "run_task_apart", importlib.import_module("echo_tf_test_device").run)
+
+    def found(*gpus):
+        tasks = [Task(CELL, tmp_path / str(i), tmp_path, "digits") for i in range(4)]
+        return sorted(outcome for _, outcome in run_all(tasks, LocalProcesses(gpus), 4, ignore))
+
+    assert found("4", "5") == 2 * [(True, "4")] + 2 * [(True, "5")]
+    assert found("4") == 4 * [(True, "4,5")]  # left alone
+    assert found() == 4 * [(False, "4,5")]
+
+
+def test_a_process_without_the_gpu_that_is_there_is_lost(monkeypatch):
+    monkeypatch.setattr(executors, "run_task", lambda task: {})
+    assert executors.run_task_apart(task("cell"), on_gpu=False) == {}
+    with pytest.raises(LostDeviceError, match="cell: its process sees no GPU"):
+        executors.run_task_apart(task("cell"), on_gpu=True)
 
 
 @pytest.mark.parametrize("module", ["jaxlib._jax", "jax.errors", "tensorflow.python.framework.errors_impl"])
@@ -244,19 +281,30 @@ def test_an_error_of_the_device_is_a_lost_process(monkeypatch, capsys, module):
 
     monkeypatch.setattr(executors, "run_task", fail)
     with pytest.raises(LostDeviceError, match=r"cell: RuntimeErrorOfTheDevice: RESOURCE_EXHAUSTED: Out of memory$") as found:
-        executors.run_task_apart(task("cell"))
+        executors.run_task_apart(task("cell"), on_gpu=False)
     assert str(pickle.loads(pickle.dumps(found.value))) == str(found.value)
     assert "many lines" in capsys.readouterr().err  # the log has all of it
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, TrainingError, CellError])
+def test_a_backend_that_does_not_start_is_a_lost_process(monkeypatch):
+    """JAX raises an error of Python's own then."""
+
+    def fail(task):
+        raise RuntimeError("Unable to initialize backend 'cuda': INTERNAL: no supported devices found (you may need to ...)")
+
+    monkeypatch.setattr(executors, "run_task", fail)
+    with pytest.raises(LostDeviceError, match="Unable to initialize backend"):
+        executors.run_task_apart(task("cell"), on_gpu=False)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError, TrainingError, CellError])
 def test_other_errors_stay_what_they_are(monkeypatch, error):
     def fail(task):
         raise error("a mistake")
 
     monkeypatch.setattr(executors, "run_task", fail)
     with pytest.raises(error) as found:
-        executors.run_task_apart(task("cell"))
+        executors.run_task_apart(task("cell"), on_gpu=False)
     assert type(found.value) is error
 
 

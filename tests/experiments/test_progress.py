@@ -1,5 +1,6 @@
 import contextlib
 import io
+import re
 import signal
 import sys
 
@@ -8,9 +9,10 @@ import pytest
 
 from echo_tf.experiments import progress
 from echo_tf.experiments.cells import plan
-from echo_tf.experiments.executors import Task
+from echo_tf.experiments.executors import LostDeviceError, Task
 from echo_tf.experiments.records import METRICS, read_metrics
 from echo_tf.experiments.run import run_cell
+from echo_tf.experiments.training import train
 from echo_tf.models.config import load_config
 
 
@@ -123,8 +125,39 @@ def test_signal_that_keras_swallows_stops_the_next_step(cell, vectors, tmp_path,
                     progress.stop(signal.SIGTERM, None)
 
     with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        run_cell(cell, vectors, tmp_path, callbacks=[progress.epochs_line(stack, "vae seed=0"), Receive()])
+        run_cell(cell, vectors, tmp_path, callbacks=[progress.epochs_line(stack, "vae seed=0", 3), Receive()])
     assert steps == [0]
     assert progress.signals == [signal.SIGTERM]
     assert [line["epoch"] for line in read_metrics(cell.folder(tmp_path))] == [1]
     assert "vae seed=0 epoch 1/3 rate" in capsys.readouterr().err
+
+
+def test_a_training_of_two_phases_has_one_line(vectors, tiny, tmp_path, monkeypatch, capsys):
+    lines, line = [], progress.Line
+    monkeypatch.setattr(progress, "Line", lambda *arguments: lines.append(arguments) or line(*arguments))
+    config = tiny("echo_maf", epochs=2, channel={"gaussian_at": 0.5}, flow={"hidden_units": 8})
+    with contextlib.ExitStack() as stack:
+        train(config, vectors, tmp_path, callbacks=[progress.epochs_line(stack, "echo_maf", 2)])
+    assert lines == [(2 * 3, 0, "echo_maf: compiling,")]
+    assert re.findall(r"echo_maf epoch (\S+) rate", capsys.readouterr().err) == ["1/2", "2/2"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), ZeroDivisionError("a mistake")])
+def test_a_device_that_fails_one_model_leaves_the_others(tmp_path, monkeypatch, error):
+    """As in processes of their own. A mistake in the code ends all."""
+
+    def fail_first(task, callbacks):
+        if task.folder.name == "a":
+            raise error
+        return {}
+
+    monkeypatch.setattr(progress, "run_task", fail_first)
+    (cell,) = plan("digits", [load_config("vae", dataset="digits")], [1.0], 1)
+    tasks = [Task(cell, tmp_path / name, tmp_path, "digits") for name in "ab"]
+    if isinstance(error, ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):
+            list(progress.run_here(tasks))
+        return
+    (_, first), (_, second) = progress.run_here(tasks)
+    assert isinstance(first, LostDeviceError) and "a: MemoryError: no memory" in str(first)
+    assert second == {}

@@ -313,7 +313,7 @@ class TestNonFiniteLoss:
 
 class TestStopping:
     @pytest.mark.slow
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_signal_in_training(self, small_command, tmp_path, number):
         command = [sys.executable, "reproduce.py", *small_command("vae"), "--epochs", "100000", "--out", str(tmp_path)]
         options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -51,11 +51,12 @@ class TestBatchOrders:
             BatchOrders(25, batch_size=26, seed=0, call_steps=10)
 
 
-def fitted(config, vectors, in_one_call):
+def fitted(config, vectors, in_one_call, jit_compile=False):
     """Weights, optimizer, states of the noise and metrics after an epoch of three steps."""
     keras.utils.set_random_seed(0)
     model = build_model(config, vectors.shape, steps_per_epoch=3)
     model.optimizer.build(model.trainable_variables)
+    model.jit_compile = jit_compile
     orders = BatchOrders(60, 20, seed=0, call_steps=10)
     if in_one_call:
         model.train_function = compiled_steps(model, vectors.raw("train"), vectors.white, 3)
@@ -73,6 +74,16 @@ def test_a_call_is_its_steps_one_by_one(method, vectors, tiny, caplog):
     for found, expected in zip(fitted(config, vectors, True), fitted(config, vectors, False), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # rounding of float32
     assert "loop of its own" not in caplog.text  # that of the call is the model's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["echo_matrix", "iaf_maf", "vae_vamp"])
+def test_a_call_can_be_compiled_by_xla(method, vectors, tiny):
+    """As it is on a GPU, where Keras asks for it. XLA draws other random numbers."""
+    config = tiny(method, flow={"hidden_units": 8})
+    found, usual = fitted(config, vectors, True, jit_compile=True), fitted(config, vectors, True)
+    assert all(np.all(np.isfinite(value)) for value in found)
+    np.testing.assert_allclose(found[-3:], usual[-3:], atol=0.3)  # metrics of the epoch
 
 
 @pytest.mark.parametrize("method", ["echo", "echo_matrix", "iaf_maf"])

@@ -10,7 +10,7 @@ from echo_tf.data.load import load_dataset
 from echo_tf.errors import ConfigError, DataError, TrainingError
 from echo_tf.experiments import training
 from echo_tf.experiments.records import CHECKPOINT, read_metrics
-from echo_tf.experiments.training import train
+from echo_tf.experiments.training import load_saved, train
 from echo_tf.files import write_atomically
 from echo_tf.models.config import load_config
 
@@ -108,6 +108,17 @@ def test_loss_that_is_not_finite_names_its_batch_in_the_call(losses, batch):
 def test_interrupted_training_of_the_convolutions(tmp_path, digits, policy):
     settings = {"epochs": 3, "batch_size": 20, "dtype_policy": policy}
     assert_resumed_training_is_the_same(load_config("echo", channel={"d_max": 9}, training=settings), digits, tmp_path)
+
+
+def test_float32_is_not_tensorfloat(tmp_path):
+    """In which TensorFlow multiplies on GPUs. All that is done with a model begins here."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("reproduce.py sets it for JAX")
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    assert load_saved(tmp_path / "none.keras") is None
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_another_seed_gives_other_numbers(tmp_path, vectors, tiny):
