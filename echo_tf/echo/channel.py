@@ -14,16 +14,12 @@ class Density(NamedTuple):
 
     Attributes:
         base: `z` before the flow `T`; `z` itself where there is none. Shape `(batch, dim)`.
-        mean: Mean of `base`. Same shape.
-        log_var: Logarithm of the variance of every dimension of `base`. Same shape.
         log_det: `log |det dz/dbase|`, shape `(batch,)`, 0 without a flow.
         at_draw: `log q(base|x)` at this draw; `at_draw - log_det` is `log q(z|x)`. Nats, `(batch,)`.
         expected: `E log q(base|x)` over draws where there is a formula, else `at_draw`. Nats, `(batch,)`.
     """
 
     base: Tensor
-    mean: Tensor
-    log_var: Tensor
     log_det: Tensor
     at_draw: Tensor
     expected: Tensor

@@ -1,9 +1,8 @@
 """What the experiment `likelihood` writes. Needs no Keras."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from echo_tf.experiments.points import MODEL, ModelPoint, read_points
+from echo_tf.experiments.points import MODEL, ModelPoint
 
 TABLE, PAIRS = "likelihood.csv", "pairs.csv"
 
@@ -65,16 +64,6 @@ class PairPoint:
     other_marginal: str
     difference_nats: float
     difference_se: float
-
-
-def read_table(folder: Path) -> list[dict]:
-    """The rows of the table, none where there is no file. Raises `ResultError` for a damaged one."""
-    return read_points(folder / TABLE, AnnealedPoint)
-
-
-def read_pairs(folder: Path) -> list[dict]:
-    """The rows about pairs, none where there is no file. Raises `ResultError` for a damaged one."""
-    return read_points(folder / PAIRS, PairPoint)
 
 
 def images_name(row: dict) -> str:

@@ -1,9 +1,8 @@
 """What the experiment `noise` writes. Needs no Keras."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from echo_tf.experiments.points import MODEL, ModelPoint, read_points
+from echo_tf.experiments.points import MODEL, ModelPoint
 
 # Echo's own noise; Gaussian noise of its mean and covariance; the same without the correlations; draws of every dimension from
 # its own marginal, independent of the others.
@@ -77,8 +76,3 @@ class LawTestPoint(NoisePoint):
 
 
 TABLES = {"laws.csv": LawPoint, "dimensions.csv": DimensionPoint, "fits.csv": FitPoint, "tests.csv": LawTestPoint}
-
-
-def read_tables(folder: Path) -> list[list[dict]]:
-    """The rows of each table, none where there is no file. Raises `ResultError` for a damaged one."""
-    return [read_points(folder / name, kind) for name, kind in TABLES.items()]

@@ -107,8 +107,9 @@ def export_models(out: Path, directory: Path) -> list[Path]:
     for cell in chosen:
         path = directory / _file_name(cell.config.method, cell.dataset)
         logger.info("%s: from %s", path, cell.folder(out))
+        contents = _as_bytes(load_model(cell.folder(out)), cell)
         with replacing(path) as temporary:
-            temporary.write_bytes(_as_bytes(load_model(cell.folder(out)), cell))
+            temporary.write_bytes(contents)
         sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         paths.append(path)
     lines = (f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

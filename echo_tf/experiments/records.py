@@ -300,9 +300,6 @@ class Analysis(_Arrays):
     what = "an analysis"
 
 
-load_analysis = Analysis.load
-
-
 @dataclass(frozen=True)
 class LatentMap(_Arrays):
     """Images in two dimensions of `z`, and what the decoder makes of these (`encodings.latent_map`).

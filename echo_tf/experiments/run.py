@@ -196,7 +196,7 @@ def analyse_cell(cell: Cell, dataset: Dataset, out: Path, *, split: str = "test"
     with locked(folder):  # which a second process would take before it deletes temporary files, ours too
         paths = [path, *([records.map_path(folder, split)] if cell.config.network.latent_dim > 1 else [])]
         _make_missing(cell, dataset, split, folder, [*paths, *([records.arrays_path(folder, split)] if arrays else [])])
-        analysis = records.load_analysis(path)
+        analysis = records.Analysis.load(path)
         if len(analysis.total_correlation_nats):
             mean, se = (float(number) for number in analysis.total_correlation_nats)
             noise = {"total_correlation_nats": {"mean": mean, "se": se}, "draws": int(analysis.noise_draws)}

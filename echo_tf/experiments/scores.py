@@ -7,13 +7,12 @@ disentanglement_lib has these scores, but needs TensorFlow 1 and is not maintain
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import entropy
 
-from echo_tf.experiments.points import ModelPoint, read_points
+from echo_tf.experiments.points import ModelPoint
 from echo_tf.theory import mutual_information
 
 TABLE = "scores.csv"
@@ -188,8 +187,3 @@ class ScorePoint(ModelPoint):
 def pictures_name(method: str, cell: str) -> str:
     """File of the traversals that belongs to rows about a model."""
     return f"{method}-{cell}.npz"
-
-
-def read_scores(folder: Path) -> list[dict]:
-    """The rows of `scores.csv` in a folder, none where there is no file. Raises `ResultError` for a damaged one."""
-    return read_points(folder / TABLE, ScorePoint)

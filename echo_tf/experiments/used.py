@@ -1,9 +1,6 @@
 """What the experiment `freeriding` writes. Needs no Keras."""
 
 from dataclasses import dataclass
-from pathlib import Path
-
-from echo_tf.experiments.points import read_points
 
 TABLE = "used.csv"
 
@@ -42,8 +39,3 @@ class UsedPoint:
 def pictures_name(row: dict) -> str:
     """File of the draws with `z` fixed that belongs to a row."""
     return f"{row['method']}-{row['cell']}-{row['split']}.npz"
-
-
-def read_used(folder: Path) -> list[dict]:
-    """The rows of `used.csv` in a folder, none where there is no file. Raises `ResultError` for a damaged one."""
-    return read_points(folder / TABLE, UsedPoint)

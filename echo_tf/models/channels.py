@@ -91,7 +91,7 @@ class GaussianChannel(StandardMarginal):
 
     def _draw_of(self, base: Tensor, mean: Tensor, log_var: Tensor) -> Draw:
         at_draw = gaussian_log_density(base, mean, log_var)
-        density = Density(base, mean, log_var, ops.zeros_like(at_draw), at_draw, -gaussian_entropy(log_var))
+        density = Density(base, ops.zeros_like(at_draw), at_draw, -gaussian_entropy(log_var))
         return Draw(base, gaussian_kl(mean, log_var), density)
 
     def rate_per_dimension(self, inputs: Tensor) -> Tensor:
@@ -134,8 +134,6 @@ class CorrelatedGaussianChannel(StandardMarginal):
         rate = 0.5 * ops.sum(row_squares(factor) + ops.square(mean) - 1.0, axis=-1) - log_det
         density = Density(
             base=z,
-            mean=mean,
-            log_var=ops.log(row_squares(factor)),
             log_det=ops.zeros_like(log_det),
             at_draw=gaussian_log_density(noise, 0.0, 0.0) - log_det,
             expected=-gaussian_entropy(2.0 * log_sd),  # it depends on the determinant alone
@@ -244,7 +242,7 @@ class IAFChannel(GaussianChannel):
         z, log_det = self.flow(base)
         at_draw = gaussian_log_density(base, mean, log_var)
         rate = at_draw - log_det - gaussian_log_density(z, 0.0, 0.0)
-        return Draw(z, rate, Density(base, mean, log_var, log_det, at_draw, at_draw))
+        return Draw(z, rate, Density(base, log_det, at_draw, at_draw))
 
     def transform(self, base: Tensor) -> Tensor:
         """`T(base)`, shape `(n, units)`."""

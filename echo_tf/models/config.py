@@ -195,7 +195,7 @@ class TCConfig:
 
 @_settings
 class ConstraintConfig:
-    """Rate or distortion that training holds by changing beta, the Lagrange multiplier; see `losses.constrained_beta`."""
+    """Rate or distortion that training holds by changing beta, the Lagrange multiplier; see `BetaConstraint`."""
 
     quantity: Literal["none", "rate", "distortion"] = "none"  # none: beta is constant
     target_nats: Number = 0.0

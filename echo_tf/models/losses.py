@@ -8,11 +8,6 @@ from keras import ops
 from echo_tf.echo.bound import invalid
 from echo_tf.echo.checks import Tensor, alike
 
-# Quantities whose constraint sets beta, and the sign with which beta answers to too much of each.
-CONSTRAINED = {"rate": 1.0, "distortion": -1.0}
-BETA_RANGE = (1e-4, 1e4)
-DAMPING = 5.0
-
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 def bernoulli_distortion(images: Tensor, logits: Tensor) -> Tensor:
@@ -136,29 +131,3 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """`|a_i - b_j|^2`. Shapes `(n, dim)` and `(m, dim)` to `(n, m)`."""
     # Differences, not |a|^2 + |b|^2 - 2 a b: near 0 that is all rounding.
     return ops.sum(ops.square(ops.expand_dims(a, 1) - ops.expand_dims(b, 0)), axis=-1)
-
-
-def constrained_beta(beta: Tensor, quantity: str, nats: Tensor, target: float, gain: float) -> tuple[Tensor, Tensor]:
-    """Weights of the rate under a constraint on the rate or the distortion: that of this step, and beta after it.
-
-    With the relative deviation `c = sign (nats / target - 1)`, cut at -1 and 1 (a distortion may be negative), the step uses
-    `beta exp(DAMPING c)`, and beta becomes `beta exp(gain c)`: dual ascent in `log beta` on the Lagrangian of `min D` with
-    `R = target` (sign 1), or of `min R` with `D = target` (sign -1, since there the multiplier is `1 / beta`). The first factor
-    acts as the quadratic term of an augmented Lagrangian: it answers at once, so that beta itself does not run away while the
-    model is still learning.
-
-    Args:
-        beta: Multiplier so far. Scalar, positive.
-        quantity: `"rate"` or `"distortion"`.
-        nats: Mean of that quantity in the batch. Scalar.
-        target: Nats, positive.
-        gain: Positive.
-
-    Returns:
-        `(weight, next_beta)`, scalars without gradient; `next_beta` lies in `BETA_RANGE`.
-
-    Source: Rezende & Viola 2018 (GECO), whose multiplier acts on the distortion; the paper's section 5 suggests constraints.
-        Differs: relative deviation of the batch instead of nats of a moving average, and the damping.
-    """
-    deviation = CONSTRAINED[quantity] * ops.stop_gradient(ops.clip(ops.convert_to_tensor(nats / target - 1.0), -1.0, 1.0))
-    return beta * ops.exp(DAMPING * deviation), ops.clip(beta * ops.exp(gain * deviation), *BETA_RANGE)

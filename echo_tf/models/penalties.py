@@ -9,9 +9,10 @@ from keras import ops
 from echo_tf.echo.bound import invalid
 from echo_tf.echo.checks import SEEDS, Tensor, check_choice, check_is_flat, check_options, check_seed, not_negative, positive
 from echo_tf.models.distortions import Serializable
-from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
+from echo_tf.models.losses import median_bandwidth, mmd
 
 BANDWIDTHS = ("median", "fixed")
+BETA_RANGE, DAMPING = (1e-4, 1e4), 5.0  # of `BetaConstraint`
 
 
 class Penalty(keras.layers.Layer):
@@ -161,7 +162,13 @@ class TotalCorrelationPenalty(Penalty):
 
 @keras.saving.register_keras_serializable(package="echo_tf")
 class BetaConstraint(Serializable):
-    """Lets training find the beta at which rate or distortion is at a target; see `constrained_beta`.
+    """Lets training find the beta at which rate or distortion is at a target.
+
+    With the relative deviation `c = sign (mean / target - 1)` of a batch, cut at -1 and 1 (a distortion may be negative), the
+    weight of the rate in this step is `beta exp(DAMPING c)`, and beta becomes `beta exp(gain c)`: dual ascent in `log beta` on
+    the Lagrangian of `min D` with `R = target` (sign 1), or of `min R` with `D = target` (sign -1, since there the multiplier
+    is `1 / beta`). The first factor acts as the quadratic term of an augmented Lagrangian: it answers at once, so that beta
+    itself does not run away while the model is still learning.
 
     Args:
         quantity: `"rate"` or `"distortion"`.
@@ -170,6 +177,9 @@ class BetaConstraint(Serializable):
 
     Raises:
         ValueError: invalid arguments.
+
+    Source: Rezende & Viola 2018 (GECO), whose multiplier acts on the distortion; the paper's section 5 suggests constraints.
+        Differs: relative deviation of the batch instead of nats of a moving average, and the damping.
 
     Example:
         >>> weight, following = BetaConstraint("rate", 20.0)(1.0, rate=ops.full((100,), 25.0), distortion=ops.ones((100,)))
@@ -182,6 +192,10 @@ class BetaConstraint(Serializable):
         self.quantity, self.target_nats, self.gain = quantity, positive("target_nats", target_nats), positive("gain", gain)
 
     def __call__(self, beta: Tensor, rate: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight of the rate in this step, and beta after it; `rate` and `distortion` of shape `(batch,)`."""
-        nats = ops.mean({"rate": rate, "distortion": distortion}[self.quantity])
-        return constrained_beta(beta, self.quantity, nats, self.target_nats, self.gain)
+        """Weight of the rate in this step, and beta after it, which lies in `BETA_RANGE`: scalars without gradient.
+
+        `beta` is the multiplier so far, positive; `rate` and `distortion` are in nats, of shape `(batch,)`.
+        """
+        sign, values = (1.0, rate) if self.quantity == "rate" else (-1.0, distortion)
+        deviation = sign * ops.stop_gradient(ops.clip(ops.mean(values) / self.target_nats - 1.0, -1.0, 1.0))
+        return beta * ops.exp(DAMPING * deviation), ops.clip(beta * ops.exp(self.gain * deviation), *BETA_RANGE)

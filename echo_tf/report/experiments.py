@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from echo_tf.experiments.annealed import read_pairs
-from echo_tf.experiments.laws import read_tables
+from echo_tf.experiments import annealed, laws, scores, used
+from echo_tf.experiments.points import read_points
 from echo_tf.experiments.records import LatentMap, Result, map_path
-from echo_tf.experiments.scores import read_scores
-from echo_tf.experiments.used import read_used
 from echo_tf.report.bounds import likelihood_table, pairs_table, plot_all_bounds
 from echo_tf.report.disentanglement_figures import plot_scores, plot_traversals, scores_table
 from echo_tf.report.elsewhere import elsewhere_table
@@ -39,22 +37,24 @@ def of_experiments(
         likelihoods: Points of the experiment `likelihood`.
         folder: Where the figures go.
     """
-    pairs = all_rows(read_folders(out / "likelihood", read_pairs))
+    pairs = all_rows(read_folders(out / "likelihood", annealed.PAIRS, annealed.PairPoint))
+    scored = read_folders(out / "disentanglement", scores.TABLE, scores.ScorePoint)
+    listened = read_folders(out / "freeriding", used.TABLE, used.UsedPoint)
     parts = (
         Found([overfitting_table(rows), likelihood_table(likelihoods), pairs_table(pairs), elsewhere_table(results)], []),
         _maps(results, folder),
         Found([], plot_all_bounds(rows, folder)),
         _noise(out, rows, folder),
-        _scored(out, folder, "disentanglement", read_scores, scores_table, scores=plot_scores, traversals=plot_traversals),
-        _scored(out, folder, "freeriding", read_used, used_table, used=plot_used, draws=plot_draws),
+        _scored("disentanglement", scored, folder, scores_table, scores=plot_scores, traversals=plot_traversals),
+        _scored("freeriding", listened, folder, used_table, used=plot_used, draws=plot_draws),
     )
     tables = [table for part in parts for table in part.tables if table is not None]
     return tables, [figure for part in parts for figure in part.figures]
 
 
-def read_folders(parent: Path, read: Callable[[Path], list]) -> dict[Path, list]:
-    """What an experiment has left in its folders, one for each data set, by folder; without those that hold nothing."""
-    return {path: found for path in sorted(parent.glob("*")) if path.is_dir() and any(found := read(path))}
+def read_folders(parent: Path, name: str, kind: type) -> dict[Path, list[dict]]:
+    """The rows of a table that an experiment has written, one for each data set, by folder; see `read_points`."""
+    return {path.parent: found for path in sorted(parent.glob(f"*/{name}")) if (found := read_points(path, kind))}
 
 
 def all_rows(found: dict[Path, list]) -> list[dict]:
@@ -72,21 +72,17 @@ def _maps(results: list[Result], folder: Path) -> Found:
 
 
 def _noise(out: Path, rows: list[Row], folder: Path) -> Found:
-    found = read_folders(out / "noise", read_tables)
-    laws, _, fits, tests = ([row for tables in found.values() for row in tables[i]] for i in range(4))
-    figures = [
-        plot_laws(laws, dimensions, folder / f"noise_{path.name}.png")
-        for path, (laws, dimensions, *_) in found.items()
-        if dimensions
-    ]
+    of_laws, dimensions, fits, tests = (read_folders(out / "noise", *table) for table in laws.TABLES.items())
+    figures = [plot_laws(of_laws[path], rows, folder / f"noise_{path.name}.png") for path, rows in dimensions.items()]
     for name, groups in grouped(trained_groups(rows), lambda group: group[0].dataset).items():
         figures.append(plot_trained(groups, folder / f"noise_trained_{name}.png"))
-    return Found([laws_table(laws), trained_table(rows), fits_table(fits), tests_table(tests)], figures)
+    tables = [laws_table(all_rows(of_laws)), fits_table(all_rows(fits)), tests_table(all_rows(tests))]
+    return Found([tables[0], trained_table(rows), *tables[1:]], figures)
 
 
-def _scored(out: Path, folder: Path, name: str, read: Callable, table: Callable, **plots: Callable) -> Found:
+def _scored(name: str, found: dict[Path, list[dict]], folder: Path, table: Callable, **plots: Callable) -> Found:
     """The table of an experiment; for each data set a figure of its rows and one of its pictures, which are not published."""
-    found, figures = read_folders(out / name, read), []
+    figures = []
     (of_rows, plot_rows), (of_pictures, plot_pictures) = plots.items()
     for path, rows in found.items():
         figures.append(plot_rows(rows, folder / f"{name}_{of_rows}_{path.name}.png"))

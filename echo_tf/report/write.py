@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import echo_tf
 from echo_tf.errors import ResultError
-from echo_tf.experiments.annealed import read_table
+from echo_tf.experiments.annealed import TABLE, AnnealedPoint
 from echo_tf.experiments.points import warn_of_other_models
 from echo_tf.experiments.records import (
+    Analysis,
     Result,
     analysis_path,
-    load_analysis,
     noise_path,
     read_noise,
     read_results,
@@ -69,10 +69,10 @@ def write_report(out: Path, *, publish: Path | None = None, readme: Path | None 
     if not results:
         raise FileNotFoundError(f"No results in {out}. Train first, or point --out at a folder with results.")
     warn_of_other_models(out, [result.cell for result in results])
-    points = all_rows(read_folders(out / "likelihood", read_table))
+    points = all_rows(read_folders(out / "likelihood", TABLE, AnnealedPoint))
     rows = with_likelihoods(compare(results), points)
     drawn = curves(rows)
-    analyses = [(r, load_analysis(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
+    analyses = [(r, Analysis.load(path)) for r in results if (path := analysis_path(r.folder, r.split)).exists()]
     noises = [(r, read_noise(path)) for r in results if (path := noise_path(r.folder, r.split)).exists()]
     tables, folder = all_tables(rows, drawn, noises), out / "report"
     figures = plot_all(results, rows, drawn, analyses, folder)

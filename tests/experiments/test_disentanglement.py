@@ -8,6 +8,7 @@ from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import CellError, ConfigError
 from echo_tf.experiments import disentanglement, scores
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.points import read_points
 from echo_tf.experiments.run import run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.report import write
@@ -107,7 +108,7 @@ def test_from_training_to_report(small, tiny, tmp_path, monkeypatch, without_fig
     for cell in cells:
         run_cell(cell, load_dataset("sprites"), tmp_path)
     before = disentanglement.run(folder, cells, tmp_path).read_bytes()
-    rows = scores.read_scores(folder)
+    rows = read_points(folder / scores.TABLE, scores.ScorePoint)
     assert [(row["method"], row["codes"]) for row in rows] == [
         ("echo", "mean"), ("echo", "sample"), ("vae_tc", "mean"), ("vae_tc", "sample")
     ]  # fmt: skip

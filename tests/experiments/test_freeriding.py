@@ -5,8 +5,9 @@ from echo_tf.data.dataset import Dataset
 from echo_tf.errors import CellError, ConfigError, ResultError
 from echo_tf.experiments import freeriding
 from echo_tf.experiments.cells import Cell
+from echo_tf.experiments.points import read_points
 from echo_tf.experiments.run import run_cell
-from echo_tf.experiments.used import TABLE, read_used
+from echo_tf.experiments.used import TABLE, UsedPoint
 from echo_tf.report import write
 from echo_tf.report.freeriding_figures import settings
 
@@ -56,7 +57,7 @@ def test_run_is_resumed_and_reported(stripes, tiny, tmp_path, monkeypatch, witho
         run_cell(cell, stripes, tmp_path)
     freeriding.run(folder, cells[:1], stripes, tmp_path)
     before = freeriding.run(folder, cells, stripes, tmp_path).read_text()
-    echo, vae = read_used(folder)
+    echo, vae = read_points(folder / TABLE, UsedPoint)
     assert (echo["method"], echo["target"], echo["beta"], echo["split"]) == ("echo_pixelcnn", "", 1.0, "test")
     assert (vae["method"], vae["target"]) == ("vae", "rate 3") and vae["beta"] != 1.0
     assert echo["rate_floor_nats"] == pytest.approx(configs[0].rate_floor) and vae["rate_floor_nats"] == 0.0

@@ -8,10 +8,11 @@ from scipy.stats import kurtosis, multivariate_normal
 from echo_tf.echo.dense import EchoDense
 from echo_tf.errors import CellError, ConfigError
 from echo_tf.experiments import fitted, likelihood
-from echo_tf.experiments.annealed import images_name, read_pairs, read_table
+from echo_tf.experiments.annealed import PAIRS, TABLE, AnnealedPoint, PairPoint, images_name
 from echo_tf.experiments.cells import Cell
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.experiments.likelihood import Effort
+from echo_tf.experiments.points import read_points
 from echo_tf.experiments.run import load_model, run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.distortions import Gaussian
@@ -33,7 +34,7 @@ def test_table_is_resumed_by_cell_and_effort(tmp_path, vectors, tiny, monkeypatc
     for cell in cells:
         run_cell(cell, vectors, tmp_path, passes=2)
     likelihood.run(tmp_path, cells, vectors, tmp_path, effort=SHORT)
-    rows = read_table(tmp_path)
+    rows = read_points(tmp_path / TABLE, AnnealedPoint)
     expected = [("vae", "own", 10), ("vae", "fitted", 10), ("echo", "fitted", 10)]
     assert [(row["method"], row["marginal"], row["images"]) for row in rows] == expected
     for row in rows:
@@ -41,8 +42,9 @@ def test_table_is_resumed_by_cell_and_effort(tmp_path, vectors, tiny, monkeypatc
         assert row["gap_nats"] > -5 * row["gap_se"] and 0 < row["acceptance"] <= 1
         assert np.load(tmp_path / images_name(row)).mean() == pytest.approx(-row["neg_log_likelihood_nats"])
     first, second = (np.load(tmp_path / images_name(rows[i])) for i in (0, 2))
-    (pair,) = [pair for pair in read_pairs(tmp_path) if (pair["marginal"], pair["other_method"]) == ("own", "echo")]
-    assert pair["difference_nats"] == pytest.approx(np.mean(second - first)) and len(read_pairs(tmp_path)) == 3
+    pairs = read_points(tmp_path / PAIRS, PairPoint)
+    (pair,) = [pair for pair in pairs if (pair["marginal"], pair["other_method"]) == ("own", "echo")]
+    assert pair["difference_nats"] == pytest.approx(np.mean(second - first)) and len(pairs) == 3
     assert pair["difference_nats"] == pytest.approx(rows[0]["neg_log_likelihood_nats"] - rows[2]["neg_log_likelihood_nats"])
     assert pair["difference_se"] == pytest.approx(np.std(second - first, ddof=1) / np.sqrt(10))
     asked = []
@@ -50,7 +52,13 @@ def test_table_is_resumed_by_cell_and_effort(tmp_path, vectors, tiny, monkeypatc
     likelihood.run(tmp_path, cells, vectors, tmp_path, effort=SHORT)
     assert not asked
     likelihood.run(tmp_path, cells[:1], vectors, tmp_path, effort=Effort(5, 3, 1))
-    assert len(asked) == 2 and sorted(row["images"] for row in read_table(tmp_path)) == [5, 5, 10, 10, 10]
+    assert len(asked) == 2 and sorted(row["images"] for row in read_points(tmp_path / TABLE, AnnealedPoint)) == [
+        5,
+        5,
+        10,
+        10,
+        10,
+    ]
 
 
 def test_images_are_the_same_for_all_models(tmp_path, vectors, tiny, monkeypatch):

@@ -11,7 +11,8 @@ from echo_tf.echo.matrix_dense import MatrixEchoDense
 from echo_tf.errors import CellError, ConfigError
 from echo_tf.experiments import fitted, noise
 from echo_tf.experiments.cells import Cell
-from echo_tf.experiments.laws import read_tables
+from echo_tf.experiments.laws import TABLES, FitPoint
+from echo_tf.experiments.points import read_points
 from echo_tf.experiments.run import run_cell
 from echo_tf.models.autoencoder import RateDistortionModel
 
@@ -120,7 +121,7 @@ def test_tables(tmp_path, vectors, tiny):
     cells = [Cell("vectors", tiny("echo", epochs=1), data=vectors.fingerprint)]
     run_cell(cells[0], vectors, tmp_path, passes=2)
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path)
-    laws, dimensions, fits, tests = read_tables(tmp_path / "noise")
+    laws, dimensions, fits, tests = (read_points(tmp_path / "noise" / name, kind) for name, kind in TABLES.items())
     assert [row["other"] for row in tests] == ["z", "gaussian"] and tests[0]["p_value"] > 0.01
     assert [(row["noise"], row["rate_nats"] - row["fitted_rate_nats"]) for row in fits] == [
         ("gaussian", pytest.approx(fits[0]["lowered_nats"], abs=1e-4))
@@ -137,7 +138,7 @@ def test_tables(tmp_path, vectors, tiny):
     with pytest.raises(CellError, match="not trained"):  # it is not taken for the one that is measured
         noise.run(tmp_path / "noise", [held], vectors, tmp_path)
     noise.run(tmp_path / "noise", cells[:1], vectors, tmp_path, split="train")
-    assert [row["split"] for row in read_tables(tmp_path / "noise")[2]] == ["test", "train"]
+    assert [row["split"] for row in read_points(tmp_path / "noise" / "fits.csv", FitPoint)] == ["test", "train"]
 
 
 def test_refusals(tmp_path, vectors, tiny):

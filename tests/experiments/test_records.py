@@ -12,7 +12,6 @@ from echo_tf.experiments.records import (
     check_same_cell,
     damages,
     is_finished,
-    load_analysis,
     pictures_path,
     read_metrics,
     read_noise,
@@ -203,14 +202,14 @@ def test_analysis_is_saved_and_read(tmp_path):
     path = tmp_path / "analysis.npz"
     arrays = {field.name: np.arange(place) for place, field in enumerate(dataclasses.fields(Analysis))}
     Analysis(**arrays).save(path)
-    for name, value in vars(load_analysis(path)).items():
+    for name, value in vars(Analysis.load(path)).items():
         np.testing.assert_array_equal(value, arrays[name])
     np.savez(path, rate_by_dimension_nats=np.zeros(3))
     with pytest.raises(CellError, match="not an analysis"):
-        load_analysis(path)
+        Analysis.load(path)
     path.write_text("damaged")
     with pytest.raises(CellError, match=r"analysis\.npz is damaged"):
-        load_analysis(path)
+        Analysis.load(path)
 
 
 def test_noise_is_read_whole_or_not_at_all(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 
 from echo_tf.errors import CellError, TrainingError
 from echo_tf.experiments import training
-from echo_tf.experiments.records import CHECKPOINT, is_finished, load_analysis, read_metrics
+from echo_tf.experiments.records import CHECKPOINT, Analysis, is_finished, read_metrics
 from echo_tf.experiments.run import analyse_cell, run_cell
 from echo_tf.experiments.training import save_atomically
 from echo_tf.files import LOCK, checksum, locked, set_aside, write_atomically, zip_damage
@@ -224,14 +224,14 @@ class TestDamage:
         path = cell.folder(out) / "analysis.npz"
         damaged = flip(path)
         with pytest.raises(CellError, match=r"analysis\.npz is damaged"):
-            load_analysis(path)
+            Analysis.load(path)
         again = analyse_cell(cell, vectors, out)
         assert str(path) in caplog.text
         assert path.with_name("analysis.npz.damaged").read_bytes() == damaged
         np.testing.assert_array_equal(first.pointwise_rate_nats, again.pointwise_rate_nats)
         np.savez(path, rate_by_dimension_nats=np.array([None], object), allow_pickle=True)
         with pytest.raises(CellError, match="not an analysis"):  # and no pickle is loaded
-            load_analysis(path)
+            Analysis.load(path)
 
     def test_torn_line_of_metrics(self, cell, undisturbed, out, vectors, caplog):
         folder = cell.folder(out)

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 
 from echo_tf.echo.dense import EchoDense
-from echo_tf.models import losses
 from echo_tf.models.autoencoder import RateDistortionModel
 from echo_tf.models.channels import FullGaussianChannel, GaussianChannel, IAFChannel
 from echo_tf.models.distortions import Gaussian
@@ -358,7 +357,7 @@ class TestObjective:
         model = compiled(GaussianChannel(DIM), beta=2.0, constraint=BetaConstraint("rate", 1.0, 0.05))
         assert self.objective(model, training=False) == pytest.approx(7.0 + 2.0 * 1.1, rel=1e-6)
         assert float(model.beta) == 2.0
-        weight, following = losses.constrained_beta(2.0, "rate", 1.1, 1.0, 0.05)
+        weight, following = BetaConstraint("rate", 1.0, 0.05)(2.0, rate=np.float32([1.1]), distortion=np.float32([7.0]))
         assert self.objective(model) == pytest.approx(7.0 + float(weight) * 1.1, rel=1e-6)
         assert float(model.beta) == pytest.approx(float(following), rel=1e-6) != pytest.approx(float(weight), rel=1e-2)
 

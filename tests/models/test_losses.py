@@ -1,14 +1,11 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy.stats import multivariate_normal
 
 import echo_tf
 from echo_tf.models.losses import (
-    BETA_RANGE,
     bernoulli_distortion,
-    constrained_beta,
     gaussian_entropy,
     gaussian_kl,
     gaussian_log_density,
@@ -87,30 +84,6 @@ def test_median_bandwidth_is_of_pairs_of_different_draws(n):
     # Every distance occurs twice: of an even number of pairs the upper one of the two in the middle is taken.
     assert float(median_bandwidth(prior)) == pytest.approx(sorted(distances)[len(distances) // 2], rel=1e-5)
     assert float(median_bandwidth(prior[:1])) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("quantity", "nats", "up"), [("rate", 25, 1), ("rate", 15, -1), ("distortion", 25, -1), ("distortion", 15, 1)]
-)
-def test_beta_answers_to_a_deviation_at_once_and_lastingly(quantity, nats, up):
-    weight, following = (float(b) for b in constrained_beta(2.0, quantity, float(nats), 20.0, 0.01))
-    assert following == pytest.approx(2.0 * np.exp(up * 0.01 * 0.25))
-    assert up * (weight - 2.0) > up * (following - 2.0) > 0
-
-
-def test_beta_rests_at_the_target_and_stays_in_its_range():
-    assert [float(b) for b in constrained_beta(2.0, "rate", 20.0, 20.0, 0.01)] == [2.0, 2.0]
-    assert float(constrained_beta(BETA_RANGE[1], "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(BETA_RANGE[1])
-    assert float(constrained_beta(2.0, "rate", 1e6, 20.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))  # cut at 1
-    assert float(constrained_beta(2.0, "distortion", -1e3, 1.0, 0.01)[1]) == pytest.approx(2.0 * np.exp(0.01))
-
-
-def test_weight_of_a_constraint_has_no_gradient():
-    nats = tf.Variable(25.0)
-    with tf.GradientTape() as tape:
-        weight, following = constrained_beta(2.0, "rate", nats, 20.0, 0.01)
-        both = weight + following
-    assert tape.gradient(both, nats) is None
 
 
 @pytest.mark.parametrize("loss", [bernoulli_distortion, mean_rate])

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from echo_tf.errors import ConfigError
 from echo_tf.models.config import load_config
-from echo_tf.models.losses import constrained_beta, median_bandwidth, mmd
-from echo_tf.models.penalties import BetaConstraint, MMDPenalty, TotalCorrelationPenalty
+from echo_tf.models.losses import median_bandwidth, mmd
+from echo_tf.models.penalties import BETA_RANGE, BetaConstraint, MMDPenalty, TotalCorrelationPenalty
 
 
 @pytest.mark.parametrize(("options", "squared_bandwidth"), [({}, None), ({"bandwidth": "fixed", "fixed_bandwidth": 5.0}, 25.0)])
@@ -47,14 +47,41 @@ def test_codes_that_are_feature_maps_are_refused(penalty):
         penalty(np.zeros((10, 4, 4, 3), "float32"))
 
 
+def constrained(quantity, nats, beta=2.0, target=20.0):
+    """Weight and next beta where that quantity has this mean, and the other one another."""
+    values = np.float32([nats - 2.0, nats + 2.0])
+    arguments = {"rate": values, "distortion": 3.0 * values}
+    if quantity == "distortion":
+        arguments = {"rate": 3.0 * values, "distortion": values}
+    return [float(b) for b in BetaConstraint(quantity, target, gain=0.01)(beta, **arguments)]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "nats", "up"), [("rate", 25, 1), ("rate", 15, -1), ("distortion", 25, -1), ("distortion", 15, 1)]
+)
+def test_beta_answers_to_a_deviation_at_once_and_lastingly(quantity, nats, up):
+    weight, following = constrained(quantity, nats)
+    assert following == pytest.approx(2.0 * np.exp(up * 0.01 * 0.25))
+    assert up * (weight - 2.0) > up * (following - 2.0) > 0
+
+
+def test_beta_rests_at_the_target_and_stays_in_its_range():
+    assert constrained("rate", 20.0) == [2.0, 2.0]
+    assert constrained("rate", 1e6, beta=BETA_RANGE[1])[1] == pytest.approx(BETA_RANGE[1])
+    assert constrained("rate", 1e6)[1] == pytest.approx(2.0 * np.exp(0.01))  # cut at 1
+    assert constrained("distortion", -1e3, target=1.0)[1] == pytest.approx(2.0 * np.exp(0.01))
+
+
+def test_weight_of_a_constraint_has_no_gradient():
+    rate = tf.Variable([25.0])
+    with tf.GradientTape() as tape:
+        both = sum(BetaConstraint("rate", 20.0)(2.0, rate=rate, distortion=rate))
+    assert tape.gradient(both, rate) is None
+
+
 @pytest.mark.parametrize("quantity", ["rate", "distortion"])
-def test_constraint_is_of_its_quantity(quantity):
+def test_constraint_is_saved(quantity):
     constraint = BetaConstraint(quantity, 20.0, gain=0.01)
-    rate, distortion = np.array([20.0, 24.0], "float32"), np.array([10.0, 14.0], "float32")
-    found = constraint(2.0, rate, distortion)
-    expected = constrained_beta(2.0, quantity, 22.0 if quantity == "rate" else 12.0, 20.0, 0.01)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert found[0] != found[1]
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(constraint))
     assert copy.get_config() == {"quantity": quantity, "target_nats": 20.0, "gain": 0.01}
 

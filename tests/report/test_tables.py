@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from echo_tf.experiments.records import noise_path, read_noise, read_results
-from echo_tf.experiments.scores import read_scores
+from echo_tf.experiments.scores import TABLE, ScorePoint
 from echo_tf.report.disentanglement_figures import scores_table
 from echo_tf.report.experiments import read_folders
 from echo_tf.report.overfitting import overfitting_table
@@ -268,7 +268,7 @@ class TestResultsOnFile:
         results = read_results(cells)
         rows = compare(results)
         noises = [(found, read_noise(path)) for found in results if (path := noise_path(found.folder, found.split)).exists()]
-        scores = [row for found in read_folders(cells / "disentanglement", read_scores).values() for row in found]
+        scores = [row for found in read_folders(cells / "disentanglement", TABLE, ScorePoint).values() for row in found]
         for table in filter(None, (*all_tables(rows, curves(rows), noises), scores_table(scores), overfitting_table(rows))):
             table.write(tmp_path)
         kept = {path.name for suffix in ("md", "csv") for path in cells.parent.glob(f"*.{suffix}")} - {"README.md"}
