@@ -105,7 +105,8 @@ def _run(options: argparse.Namespace) -> int:
 def _share_machine(options: argparse.Namespace, cells: int) -> None:
     """Settle how many models are trained at once, and set what must be set before TensorFlow and JAX are imported."""
     if options.jobs == "auto":
-        options.jobs, threads, told = sharing.choose_jobs(cells)
+        gpus = sharing.gpus() if options.measure or not options.dry_run else sharing.listed_gpus()
+        options.jobs, threads, told = sharing.choose_jobs(cells, len(gpus))
         options.threads = options.threads or threads
         print(told, file=sys.stderr)
     if options.dry_run and not options.measure:

@@ -22,14 +22,16 @@ from pathlib import Path
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as reproduce.py does
+# As reproduce.py does.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 import keras
 import numpy as np
 
 from benchmarks.channel import compiled_draws
 from benchmarks.timing import ROUNDS, write
-from echo_tf.experiments.steps import BatchOrders, compiled_steps, keep_graphs_as_traced
+from echo_tf.experiments.steps import BatchOrders, compiled_steps, keep_graphs_as_traced, keep_to_float32
 from echo_tf.models.build import build_model
 from echo_tf.models.config import load_config
 from echo_tf.models.networks import IMAGE_SHAPE, NETWORKS
@@ -91,7 +93,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args()
-    keep_graphs_as_traced()  # as `train` does
+    # As `train` does.
+    keep_graphs_as_traced()
+    keep_to_float32()
     shape = (FEATURES,) if options.networks == "none" else IMAGE_SHAPE
     devices, clock = list(map(str, keras.distribution.list_devices())), CLOCKS[options.clock]
     result = {"backend": keras.backend.backend(), "devices": devices, "clock": options.clock}

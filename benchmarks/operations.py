@@ -14,10 +14,13 @@ import argparse
 import collections
 import gzip
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
+
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # as reproduce.py does
 
 import jax
 import keras

@@ -88,7 +88,7 @@ def tell_machine(options: argparse.Namespace, models: int | None = None) -> None
     packages = ("keras", backend) if backend in ("tensorflow", "jax") else ("keras",)
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     threads = sharing.count_threads()
-    gpus = sharing.gpus() if options.executor != "ray" else ()
+    gpus = sharing.gpus() if models != 0 and options.executor != "ray" else ()
     here = ", ".join(f"{gpus.count(gpu)} {gpu}" for gpu in dict.fromkeys(gpus)) or f"{threads} CPU thread{'s'[: threads > 1]}"
     count = "" if models is None else f": {models} model{'s' if models != 1 else ''} to train"
     at_once = f", {options.jobs} at once" if (options.jobs or 1) > 1 and (models or 1) > 1 else ""

@@ -96,6 +96,7 @@ def device_errors(task: Task) -> Iterator[None]:
         if not of_device and not str(error).startswith(_NO_DEVICE):
             raise
         traceback.print_exc()
+        traceback.clear_frames(error.__traceback__)  # which hold the model, and its memory
         first = (str(error).strip().splitlines() or [""])[0]
         raise LostDeviceError(f"{task.folder}: {type(error).__name__}: {first[:300]}") from None
 

@@ -27,7 +27,8 @@ _LIST_SECONDS, _IMPORT_SECONDS = 60.0, 120.0  # a driver that sleeps takes secon
 _ASK = {
     "tensorflow": """
 import tensorflow as tf
-for device in tf.config.list_physical_devices("GPU"):
+used = tf.config.list_logical_devices("GPU")  # too old ones are not
+for device, _ in zip(tf.config.list_physical_devices("GPU"), used):
     print("GPU:", tf.config.experimental.get_device_details(device).get("device_name", "GPU"))
 """,
     "jax": """
@@ -39,15 +40,15 @@ for device in jax.devices():
 }
 
 
-def choose_jobs(cells: int) -> tuple[int, int | None, str]:
-    """How many of so many cells to train at once on this machine.
+def choose_jobs(cells: int, devices: int) -> tuple[int, int | None, str]:
+    """How many of so many cells to train at once on this machine, with so many GPUs.
 
     It depends on the plan and the machine only, not on what is finished: a command that goes on chooses as it did before.
 
     Returns:
         Their number; threads of each, `None` to leave them alone; and a sentence that says so.
     """
-    cores, devices = count_cores(), len(gpus())
+    cores = count_cores()
     jobs = max(1, min(cells, cores // CORES_EACH, *([devices * MOST_ON_A_GPU] if devices else [])))
     threads = None if devices or jobs == 1 else cores // jobs
     each = f" with {threads} threads each" if threads else ""
@@ -70,11 +71,8 @@ def backend() -> str:
 
 
 @functools.cache
-def gpus() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs on which models of this process will be computed, in the order of CUDA.
-
-    The backend of Keras is asked, where `nvidia-smi` lists any: a GPU that it does not see is a warning, and none.
-    """
+def listed_gpus() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs that `nvidia-smi` lists, none where the environment hides them from the backend of Keras."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return ()
     platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -84,26 +82,41 @@ def gpus() -> tuple[str, ...]:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_LIST_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    listed = re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout, re.MULTILINE)
+    return tuple(re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout, re.MULTILINE))
+
+
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """Names of the GPUs on which models of this process will be computed, in the order of CUDA: those that its backend sees.
+
+    Where `nvidia-smi` lists any, the backend is asked, which takes seconds. That it sees none is a warning.
+    """
+    listed = listed_gpus()
     seen = _ask_backend() if listed else ()
-    if listed and not seen:
+    if listed and seen == ():
         logger.warning(
             "nvidia-smi lists %s, but %s sees no GPU: models are computed on processors. See docs/guides/gpu.md for the "
             "installation; with CUDA_VISIBLE_DEVICES=-1 the GPU is left out on purpose.",
             listed[0],
             backend(),
         )
-    return seen
+    return listed if seen is None else seen
 
 
-def _ask_backend() -> tuple[str, ...]:
-    """Names of the GPUs that the backend of Keras sees, in a process of its own: it would take their memory in this one."""
+def _ask_backend() -> tuple[str, ...] | None:
+    """Names of the GPUs that the backend of Keras sees; `None` if it does not answer in time.
+
+    It is asked in a process of its own: it would take their memory in this one.
+    """
     command = [sys.executable, "-c", _ASK.get(backend(), "")]
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    little = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    options = {"capture_output": True, "text": True, "timeout": _IMPORT_SECONDS, "env": os.environ | little}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, env=environment)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
+        done = subprocess.run(command, **options)  # type: ignore[call-overload]
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode:
+        logger.warning("%s cannot be asked for its GPUs: %s", backend(), done.stderr.strip().rpartition("\n")[2])
     return tuple(re.findall(r"^GPU: (.*)$", done.stdout, re.MULTILINE))
 
 
@@ -141,33 +154,37 @@ def multi_process_service(at_once: int) -> Iterator[None]:
     if not (shutil.which(CONTROL) and 0 < len(gpus()) < at_once) or _runs():
         yield
         return
-    ours = True  # before it starts: an interruption may come in between
-    with _own_pipes():
-        try:
-            ours = _starts()
-            if ours and not _ask_backend():
-                logger.warning("%s starts, but no program sees a GPU then. Models take turns on it, which is slower.", CONTROL)
-                _stop()
-                ours = False
-            yield
-        finally:
-            if ours:
-                _stop()
+    # Pipes that no other program knows, unless the user chose some: nobody else takes the service for his own.
+    folder, names = tempfile.mkdtemp(prefix="echo_tf_mps_"), [name for name in (PIPES, _LOGS) if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, folder))
+    runs = True  # before it starts: an interruption may come in between
+    try:
+        runs = _starts()
+        if runs and _ask_backend() == ():
+            logger.warning("%s starts, but no program sees a GPU then. Models take turns on it, which is slower.", CONTROL)
+            runs = not _stop()
+        yield
+    finally:
+        with _signals_later():
+            if not runs or _stop():  # else it could not be stopped any more
+                shutil.rmtree(folder, ignore_errors=True)
+            for name in names:
+                del os.environ[name]
 
 
 @contextlib.contextmanager
-def _own_pipes() -> Iterator[None]:
-    """A folder for the pipes of the service, unless the user chose one: no other program takes the service for its own."""
-    names = [name for name in (PIPES, _LOGS) if name not in os.environ]
-    folder = tempfile.mkdtemp(prefix="echo_tf_mps_")
-    os.environ.update(dict.fromkeys(names, folder))
+def _signals_later() -> Iterator[None]:
+    """Signals that stop programs come after the block. In it, a second Ctrl-C would leave the service behind."""
+    late: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, lambda number, frame: late.append(number)) for number in numbers}
     try:
         yield
     finally:
-        if not _runs():  # else it could not be stopped any more
-            shutil.rmtree(folder, ignore_errors=True)
-        for name in names:
-            del os.environ[name]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if late:
+            signal.raise_signal(late[0])
 
 
 def _tell(command: str, seconds: float) -> subprocess.CompletedProcess:
@@ -199,16 +216,12 @@ def _starts() -> bool:
     return not reason
 
 
-def _stop() -> None:
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}  # a second Ctrl-C would leave it behind
+def _stop() -> bool:
     try:
         reason = "" if (done := _tell("quit", _STOP_SECONDS)).returncode == 0 else f"status {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     if reason:
         command = f"echo quit | {PIPES}={os.environ[PIPES]} {CONTROL}"
         logger.warning("%s did not stop (%s). Stop it with: %s", CONTROL, reason, command)
+    return not reason

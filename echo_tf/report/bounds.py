@@ -82,10 +82,10 @@ def entropy_bound(rows: Sequence[Row]) -> tuple[float, str]:
     """The least upper bound of the entropy of the data that rows of one data set give, in nats, and where it is from.
 
     `H <= -E log q(x)` for any density `q`; that of a model is bounded by -ELBO, by importance sampling, or by -ELBO less what
-    annealing took off it, for as many images as it saw. Models whose rate may be too low give none, unless there are no others.
+    annealing took off it, for as many images as it saw. A model whose rate may be too low gives none; one other is needed.
     """
-    bounds, pairs = [], list(zip(rows, looks(rows), strict=True))
-    for row, look in [pair for pair in pairs if pair[0].is_bound] or pairs:
+    bounds = []
+    for row, look in [pair for pair in zip(rows, looks(rows), strict=True) if pair[0].is_bound]:
         neg_elbo = row.mean["neg_elbo_nats"]
         bounds.append((neg_elbo, f"-ELBO of {look['label']}"))
         if row.importance_bound_nats is not None:
@@ -101,7 +101,7 @@ def plot_all_bounds(rows: list[Row], folder: Path) -> list[Path]:
     paths = []
     for (dataset, split, law), members in alike.items():
         name = stem("bounds", dataset, *([] if law == "bernoulli" else [law]), split=split)
-        if len(members) > 1:
+        if len(members) > 1 and any(row.is_bound for row in members):
             paths.append(plot_bounds(members, folder / f"{name}.png"))
     return paths
 

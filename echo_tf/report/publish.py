@@ -48,11 +48,15 @@ def publish_report(out: Path, results: Sequence[Result], paths: Sequence[Path], 
 
 def _foreign(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Files that copies would replace and that are of no report: all of them where no results were published before."""
-    targets = [folder / path.name for path in paths if (folder / path.name).resolve() != path.resolve()]
+    targets = [folder / path.name for path in _with_pdfs(paths) if (folder / path.name).resolve() != path.resolve()]
     there = [target for target in targets if target.exists()]
     if not (folder / "cells").is_dir():
         return there
     return [target for target in there if target.name == "index.html" and b"by echo_tf" not in target.read_bytes()]
+
+
+def _with_pdfs(paths: Sequence[Path]) -> list[Path]:
+    return [*paths, *(pdf for path in paths if path.suffix == ".png" and (pdf := path.with_suffix(".pdf")).exists())]
 
 
 def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
@@ -60,8 +64,7 @@ def publish_files(paths: Sequence[Path], folder: Path | None) -> list[Path]:
     if folder is None:
         return list(paths)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = [pdf for path in paths if path.suffix == ".png" and (pdf := path.with_suffix(".pdf")).exists()]
-    for path in (*paths, *beside):
+    for path in _with_pdfs(paths):
         if (copy := folder / path.name).resolve() != path.resolve():
             shutil.copy(path, copy)
     return [folder / path.name for path in paths]

@@ -266,6 +266,7 @@ def test_tasks_are_shared_out_among_gpus(tmp_path, monkeypatch):
 
 
 def test_a_process_without_the_gpu_that_is_there_is_lost(monkeypatch):
+    monkeypatch.setattr("echo_tf.experiments.steps.on_cpu", lambda: True)
     monkeypatch.setattr(executors, "run_task", lambda task: {})
     assert executors.run_task_apart(task("cell"), on_gpu=False) == {}
     with pytest.raises(LostDeviceError, match="cell: its process sees no GPU"):

@@ -3,8 +3,10 @@ import io
 import re
 import signal
 import sys
+import weakref
 
 import keras
+import numpy as np
 import pytest
 
 from echo_tf.experiments import progress
@@ -146,9 +148,14 @@ def test_a_training_of_two_phases_has_one_line(vectors, tiny, tmp_path, monkeypa
 def test_a_device_that_fails_one_model_leaves_the_others(tmp_path, monkeypatch, error):
     """As in processes of their own. A mistake in the code ends all."""
 
+    models = []
+
     def fail_first(task, callbacks):
         if task.folder.name == "a":
+            model = np.zeros(3)
+            models.append(weakref.ref(model))
             raise error
+        assert models[0]() is None  # it would keep its memory
         return {}
 
     monkeypatch.setattr(progress, "run_task", fail_first)

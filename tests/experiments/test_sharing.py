@@ -67,16 +67,18 @@ def machine(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def asked_anew():
     """Each test has GPUs of its own."""
-    sharing.gpus.cache_clear()
+    for function in (sharing.gpus, sharing.listed_gpus):
+        function.cache_clear()
     yield
-    sharing.gpus.cache_clear()
+    for function in (sharing.gpus, sharing.listed_gpus):
+        function.cache_clear()
 
 
 class TestService:
     def test_runs_while_models_do(self, machine):
         with sharing.multi_process_service(2):
             assert machine.runs
-        assert machine.calls == ["get_server_list", "start", "quit", "get_server_list"] and not machine.runs
+        assert machine.calls == ["get_server_list", "start", "quit"] and not machine.runs
 
     def test_has_pipes_of_its_own_and_all_gpus(self, machine, tmp_path, monkeypatch):
         """So that it ends no models of others, and a number in `CUDA_VISIBLE_DEVICES` means the same with it and without."""
@@ -109,9 +111,9 @@ class TestService:
             return tell(command, seconds)
 
         monkeypatch.setattr(sharing, "_tell", interrupted)
-        with sharing.multi_process_service(2):
+        with pytest.raises(KeyboardInterrupt), sharing.multi_process_service(2):  # it comes when the service is gone
             pass
-        assert not machine.runs
+        assert not machine.runs and sharing.PIPES not in os.environ
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -199,17 +201,21 @@ def test_the_gpus_are_those_that_the_backend_sees(machine, monkeypatch, caplog):
     assert sharing.gpus() == ("NVIDIA A", "NVIDIA B")
     assert not caplog.text
     sharing.gpus.cache_clear()
-    monkeypatch.setitem(sharing._ASK, "tensorflow", "raise RuntimeError")
+    monkeypatch.setitem(sharing._ASK, "tensorflow", "raise RuntimeError('no library')")
     assert sharing.gpus() == ()
     assert "nvidia-smi lists NVIDIA H200, but tensorflow sees no GPU" in caplog.text
+    assert "tensorflow cannot be asked for its GPUs: RuntimeError: no library" in caplog.text
+    sharing.gpus.cache_clear()
+    monkeypatch.setattr(sharing, "_IMPORT_SECONDS", 0.001)  # no answer is no answer
+    assert sharing.gpus() == ("NVIDIA H200", "NVIDIA H200")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_backends_can_be_asked(backend):
-    code = sharing._ASK[backend]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")  # without a GPU
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", sharing._ASK[backend]], capture_output=True, text=True, env=hidden)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, ["0", "1"]), ("3,GPU-5", ["3", "GPU-5"]), ("3,4,99", ["3", "4"])])
@@ -248,8 +254,7 @@ def test_the_backend_is_that_of_keras(tmp_path, monkeypatch):
 )
 def test_jobs_that_fit_the_machine(monkeypatch, cores, gpus, cells, jobs, threads):
     monkeypatch.setattr(sharing, "count_cores", lambda: cores)
-    monkeypatch.setattr(sharing, "gpus", lambda: gpus * ("NVIDIA H200",))
-    chosen = sharing.choose_jobs(cells)
+    chosen = sharing.choose_jobs(cells, gpus)
     assert chosen[:2] == (jobs, threads)
     told = chosen[2]
     assert f"{jobs} model" in told and f"{cores} core" in told and f"{gpus or 'no'} NVIDIA GPU" in told

@@ -55,20 +55,20 @@ def put(result, on_disk, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("published", [True, False])
-def test_a_file_of_somebody_else_is_kept(put, tmp_path, published):
+@pytest.mark.parametrize(("published", "name"), [(True, "index.html"), (False, "comparison.md"), (False, "comparison.pdf")])
+def test_a_file_of_somebody_else_is_kept(put, tmp_path, published, name):
     put("runs", "cell")
     results, folder, page = read_results(tmp_path / "runs"), tmp_path / "site", tmp_path / "index.html"
     page.write_text("Made by echo_tf")
     for _ in range(2 * published):
         publish_report(tmp_path / "runs", results, [page], folder)
-    taken = folder / page.name if published else folder / "comparison.md"
     folder.mkdir(exist_ok=True)
-    taken.write_text("my own")
-    (tmp_path / "comparison.md").write_text("| table |")
-    with pytest.raises(ResultError, match=f"{taken.name} is not of a published report"):
-        publish_report(tmp_path / "runs", results, [tmp_path / "comparison.md", page], folder)
-    assert taken.read_text() == "my own"
+    (folder / name).write_text("my own")
+    for own in ("comparison.md", "comparison.png", "comparison.pdf"):
+        (tmp_path / own).write_text("ours")
+    with pytest.raises(ResultError, match=f"{name} is not of a published report"):
+        publish_report(tmp_path / "runs", results, [tmp_path / "comparison.md", tmp_path / "comparison.png", page], folder)
+    assert (folder / name).read_text() == "my own"
 
 
 def test_published_results_make_the_same_tables(put, tmp_path):
