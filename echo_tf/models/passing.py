@@ -88,4 +88,6 @@ class Passing(keras.Model):
             return None
         if not self.prior.built:
             self.prior.build()
-        return self.channel.statistics(self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs)))
+        # As in inference, also in training: BatchNormalization would take moments of, and remember, what is no example.
+        features = self.encoder(ops.convert_to_tensor(self.prior.pseudo_inputs), training=False)
+        return self.channel.statistics(features)

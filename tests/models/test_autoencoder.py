@@ -283,6 +283,15 @@ class TestReservoir:
 
 
 class TestVampPrior:
+    def test_normalisation_of_batches_knows_no_pseudo_inputs(self):
+        encoder = keras.Sequential([keras.layers.Dense(8), keras.layers.BatchNormalization(momentum=0.0)])
+        model = RateDistortionModel(encoder, keras.layers.Dense(6), GaussianChannel(DIM), prior=VampPrior(5, (6,), seed=1))
+        model.compile(keras.optimizers.SGD(0.0))
+        x = table(10)
+        model.fit(x, batch_size=10, epochs=1, verbose=0)
+        mean = encoder.layers[1].moving_mean
+        np.testing.assert_allclose(mean, np.mean(encoder.layers[0](x), axis=0), rtol=1e-4, atol=1e-5)
+
     def test_starts_from_training_examples_and_stays_in_the_unit_interval(self):
         model = compiled(GaussianChannel(DIM, seed=0), prior=VampPrior(5, (6,), seed=1), optimizer=keras.optimizers.SGD(0.0))
         x = table(20)
