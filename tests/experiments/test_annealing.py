@@ -1,10 +1,8 @@
 import keras
 import numpy as np
-import pytest
 from keras import ops
 from scipy.stats import multivariate_normal
 
-from echo_tf.errors import ConfigError
 from echo_tf.experiments.annealing import Annealer, Latents, Start, above, below, temperatures
 from echo_tf.experiments.evaluation import standard_error
 from echo_tf.models.distortions import Gaussian
@@ -94,9 +92,3 @@ def test_temperatures_and_means_over_chains():
     assert betas[0] == 0 and betas[-1] == 1 and np.all(np.diff(betas) > 0)
     np.testing.assert_allclose(below(np.log([[1.0], [3.0]])), np.log(2.0))
     np.testing.assert_allclose(above(np.log([[1.0], [0.5]])), np.log(1 / 1.5))
-
-
-def test_another_backend_is_refused(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ConfigError, match="KERAS_BACKEND=tensorflow. Received: jax"):
-        Annealer(normal_latents(), LAW, 2)

@@ -140,9 +140,13 @@ def test_likelihood_of_an_echo_model_that_is_known():
     assert 0 < gaps.mean() < 1.0
 
 
-def test_refusals(tmp_path, vectors, tiny):
+def test_refusals(tmp_path, vectors, tiny, monkeypatch):
     with pytest.raises(ConfigError, match="vae_vamp has no likelihood"):
         likelihood.run(tmp_path, [Cell("vectors", tiny("vae_vamp", prior={"average": "logs"}))], vectors, tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=tensorflow. Received: jax"):
+        likelihood.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     with pytest.raises(CellError, match="not trained"):
         likelihood.run(tmp_path, [Cell("vectors", tiny("echo"))], vectors, tmp_path)
 

@@ -111,10 +111,11 @@ class TestService:
             return tell(command, seconds)
 
         monkeypatch.setattr(sharing, "_tell", interrupted)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
         with pytest.raises(KeyboardInterrupt), sharing.multi_process_service(2):  # it comes when the service is gone
             pass
         assert not machine.runs and sharing.PIPES not in os.environ
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
     def test_is_stopped_whatever_ends_them(self, machine, error):
