@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import signal
 import stat
@@ -7,6 +8,8 @@ import sys
 import pytest
 
 from echo_tf.experiments import sharing
+
+WITH_JAX = [pytest.mark.jax, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")]
 
 CONTROL = """#!/bin/sh
 cd "$(dirname "$0")"
@@ -211,8 +214,7 @@ def test_the_gpus_are_those_that_the_backend_sees(machine, monkeypatch, caplog):
     assert sharing.gpus() == ("NVIDIA H200", "NVIDIA H200")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.slow), pytest.param("jax", marks=WITH_JAX)])
 def test_backends_can_be_asked(backend):
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", sharing._ASK[backend]], capture_output=True, text=True, env=hidden)
